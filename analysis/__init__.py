@@ -1,0 +1,1 @@
+"""Reads what sweeps wrote: schema, store, Pareto frontier, plots, report."""

@@ -1,0 +1,41 @@
+"""Compressed embedding tables: methods, byte-exact storage, files, and a drop-in module.
+
+>>> import torch, quantizers
+>>> table = torch.randn(1000, 16, generator=torch.Generator().manual_seed(0))
+>>> q = quantizers.create("pq", num_codebooks=4, codebook_size=16).fit(table)
+>>> q.payload_bytes  # 1000 rows x 4 codes of 4 bits, and 16 x 16 floats of codebook
+3024
+>>> q.module()(torch.tensor([[1, 2], [3, 4]])).shape
+torch.Size([2, 2, 16])
+"""
+
+from quantizers.artifact import Artifact, load, read, save
+from quantizers.base import Budget, CodeQuantizer, FitStep, Quantizer, QuantizerConfig, Skip, StorageCost
+from quantizers.embedding import CompressedEmbedding
+from quantizers.errors import ArtifactError, InputError, NotFittedError
+from quantizers.registry import create, get, make_config, methods
+from quantizers.table import Table, TableStats
+
+__all__ = [
+    "Artifact",
+    "ArtifactError",
+    "Budget",
+    "CodeQuantizer",
+    "CompressedEmbedding",
+    "FitStep",
+    "InputError",
+    "NotFittedError",
+    "Quantizer",
+    "QuantizerConfig",
+    "Skip",
+    "StorageCost",
+    "Table",
+    "TableStats",
+    "create",
+    "get",
+    "load",
+    "make_config",
+    "methods",
+    "read",
+    "save",
+]

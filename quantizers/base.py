@@ -1,0 +1,368 @@
+"""What a compression method is: the contract that every quantizer keeps.
+
+Shapes: N rows (num_embeddings), D columns (embedding_dim), B batch, M codes a row, K codebook_size, L code bytes a row.
+
+A fitted method is its *state*: named tensors, exactly what the compressed file holds. Bytes are counted on those tensors
+and nowhere else, so that a number which is needed to rebuild a row cannot be left out of the count.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+
+import torch
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor
+
+from quantizers.errors import InputError, NotFittedError
+from quantizers.packing import bits_for, row_bytes, unpack
+from quantizers.table import Table, TableStats
+
+if TYPE_CHECKING:
+    from quantizers.embedding import CompressedEmbedding
+
+Role = Literal["code", "codebook", "side"]
+CHUNK_ROWS = 1 << 14
+
+
+class QuantizerConfig(BaseModel):
+    """Parameters of one method: frozen, unknown keys refused. Units are in the names."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+@dataclasses.dataclass(frozen=True)
+class Budget:
+    """The most bytes that a compressed table may take, all of its payload counted."""
+
+    payload_bytes: int
+
+    @classmethod
+    def from_ratio(cls, ratio: float, shape: tuple[int, int]) -> Budget:
+        """The budget of a compression ratio: at most ``4 * N * D / ratio`` bytes."""
+        if not ratio > 0:
+            raise InputError(f"A compression ratio must be above 0, not {ratio}.")
+        return cls(int(4 * shape[0] * shape[1] / ratio))
+
+    def ratio(self, shape: tuple[int, int]) -> float:
+        """Compression ratio that a table of ``shape`` has at this budget."""
+        return 4 * shape[0] * shape[1] / max(1, self.payload_bytes)
+
+
+@dataclasses.dataclass(frozen=True)
+class StorageCost:
+    """Bytes of a compressed table by role; ``exact`` is False where they are an upper bound."""
+
+    code_bytes: int
+    codebook_bytes: int = 0
+    side_bytes: int = 0
+    exact: bool = True
+
+    @property
+    def payload_bytes(self) -> int:
+        """Everything a reader needs to rebuild all rows, apart from the words."""
+        return self.code_bytes + self.codebook_bytes + self.side_bytes
+
+
+@dataclasses.dataclass(frozen=True)
+class Skip:
+    """Why a method has no configuration for a budget or a table."""
+
+    reason: str
+
+
+@dataclasses.dataclass(frozen=True)
+class FitStep:
+    """One report of a fit under way.
+
+    Attributes:
+        phase: name of the phase; a scheduler compares steps of one phase only.
+        fraction: share of the whole fit that is done, 0 to 1.
+        value: half the squared error of a row on hard codes (of held-out rows where the method holds rows out), or None.
+        metrics: further curves by name (train loss, maxp, ...).
+    """
+
+    phase: str
+    fraction: float
+    value: float | None = None
+    metrics: Mapping[str, float] = dataclasses.field(default_factory=dict)
+
+
+class Quantizer(ABC):
+    """A compression method. One method, one module; the registry finds it.
+
+    A method implements ``configs_for``, ``storage``, ``_fit_steps`` (which ends in ``self._set_state``), ``reconstruct``,
+    and names every state tensor in ``state_roles``.
+
+    Attributes:
+        name: what people type.
+        Config: the parameters.
+        reference: paper and equation.
+        state_roles: for every tensor name of the state, what its bytes count as.
+        uses_weights: whether ``fit`` makes use of row weights.
+        iterative: whether the fit reports more than its end, so that a scheduler may stop it.
+        lookup: whether a row is rebuilt by look-up alone, so that it is the same bit for bit everywhere.
+    """
+
+    name: ClassVar[str]
+    Config: ClassVar[type[QuantizerConfig]]
+    reference: ClassVar[str]
+    state_roles: ClassVar[Mapping[str, Role]]
+    uses_weights: ClassVar[bool] = False
+    iterative: ClassVar[bool] = False
+    lookup: ClassVar[bool] = True
+
+    def __init__(self, config: QuantizerConfig) -> None:
+        self.config: Any = config
+        self.words: Sequence[str] | None = None
+        self.encode_seconds: float | None = None  # set by a fit that measures its last encoding of the whole table
+        self._shape: tuple[int, int] | None = None
+        self._state: dict[str, Tensor] = {}
+
+    # What a method answers before it has seen a table ------------------------------------------------------------
+
+    @classmethod
+    @abstractmethod
+    def configs_for(cls, budget: Budget, stats: TableStats) -> Sequence[QuantizerConfig] | Skip:
+        """Configurations whose predicted payload is within ``budget``, the recommended one first; or why there is none."""
+
+    @classmethod
+    @abstractmethod
+    def storage(cls, config: Any, shape: tuple[int, int]) -> StorageCost:
+        """Bytes of a table of ``shape`` (N, D) compressed with ``config``: exact, or an upper bound."""
+
+    @classmethod
+    def check(cls, config: Any, shape: tuple[int, int]) -> Skip | None:
+        """Why ``config`` makes no sense for a table of ``shape`` (a codebook larger than the table), or None."""
+        return None
+
+    @classmethod
+    def family_key(cls, config: Any) -> str | None:
+        """Configurations with the same key share one fit: the largest is fitted, the others are ``restrict``-ed from it.
+
+        None (the default): every configuration is fitted by itself.
+        """
+        return None
+
+    def restrict(self, config: Any) -> Self:
+        """This fit cut down to a smaller ``config`` of the same family: the same codes as a fit of its own, bit for bit."""
+        raise NotImplementedError(f"{self.name} has no nested configurations")
+
+    # Fitting -----------------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def _fit_steps(self, table: Table, *, seed: int, weights: Tensor | None, budget: Budget | None) -> Iterator[FitStep]:
+        """The fit itself, on the table's device; ``weights`` have mean 1. Must end with ``self._set_state(...)``."""
+
+    def fit_steps(
+        self, table: Table, *, seed: int = 0, weights: Tensor | None = None, budget: Budget | None = None
+    ) -> Iterator[FitStep]:
+        """Fit to ``table``, with reports on the way.
+
+        Args:
+            table: what to compress; the work is done on its device.
+            seed: the same seed gives the same codes (on one machine with the same number of threads).
+            weights: (N,) how much each row's error counts, not negative; ignored by methods whose ``uses_weights`` is False.
+            budget: for methods of variable length, what the result may take at the most.
+
+        Raises:
+            InputError: the weights do not fit the table.
+        """
+        if weights is not None:
+            weights = _checked_weights(weights, table)
+        self._shape = table.shape
+        self.words = table.words
+        yield from self._fit_steps(table, seed=seed, weights=weights, budget=budget)
+        self._require_fitted()
+
+    def fit(
+        self, table: Table | Tensor, *, seed: int = 0, weights: Tensor | None = None, budget: Budget | None = None
+    ) -> Self:
+        """:meth:`fit_steps` to its end; returns ``self``."""
+        if isinstance(table, Tensor):
+            table = Table(table)
+        for _ in self.fit_steps(table, seed=seed, weights=weights, budget=budget):
+            pass
+        return self
+
+    # The fitted state --------------------------------------------------------------------------------------------
+
+    def _set_state(self, state: Mapping[str, Tensor]) -> None:
+        unknown = set(state) - set(self.state_roles)
+        if unknown:
+            raise ValueError(f"{self.name}: state tensors without a role: {sorted(unknown)}")
+        self._state = {name: tensor.detach().contiguous() for name, tensor in state.items()}
+
+    def _require_fitted(self) -> None:
+        if not self._state or self._shape is None:
+            raise NotFittedError(f"This {self.name} quantizer holds no table yet: call fit(table) or load a file first.")
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(N, D) of the table that was fitted."""
+        if self._shape is None:
+            self._require_fitted()
+        assert self._shape is not None
+        return self._shape
+
+    @property
+    def num_embeddings(self) -> int:
+        """N."""
+        return self.shape[0]
+
+    @property
+    def embedding_dim(self) -> int:
+        """D."""
+        return self.shape[1]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the state is."""
+        self._require_fitted()
+        return next(iter(self._state.values())).device
+
+    def state(self) -> dict[str, Tensor]:
+        """Everything that rebuilds the table, by name: what the file holds."""
+        self._require_fitted()
+        return dict(self._state)
+
+    @classmethod
+    def from_state(cls, config: Any, state: Mapping[str, Tensor], *, shape: tuple[int, int]) -> Self:
+        """Undo :meth:`state`. The tensors are kept, not copied.
+
+        Args:
+            config: the configuration that the state was fitted with.
+            state: tensors by name.
+            shape: (N, D) of the table.
+        """
+        self = cls(config)
+        self._shape = (int(shape[0]), int(shape[1]))
+        # Not through _set_state: a trainable module hands in its parameters, which must stay attached.
+        self._state = dict(state)
+        self._require_fitted()
+        return self
+
+    def measured_storage(self) -> StorageCost:
+        """Bytes of the state's tensors by role."""
+        totals: dict[Role, int] = {"code": 0, "codebook": 0, "side": 0}
+        for name, tensor in self.state().items():
+            totals[self.state_roles[name]] += tensor.numel() * tensor.element_size()
+        return StorageCost(totals["code"], totals["codebook"], totals["side"])
+
+    @property
+    def payload_bytes(self) -> int:
+        """Bytes of everything that is needed to rebuild the table, apart from the words."""
+        return self.measured_storage().payload_bytes
+
+    def to(self, device: torch.device | str) -> Self:
+        """The same quantizer on ``device``."""
+        state = {name: tensor.to(device) for name, tensor in self.state().items()}
+        moved = type(self).from_state(self.config, state, shape=self.shape)
+        moved.words = self.words
+        return moved
+
+    # Use ---------------------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def reconstruct(self, ids: Tensor) -> Tensor:
+        """Rebuild rows.
+
+        Args:
+            ids: (B,) int64 row numbers in [0, N).
+
+        Returns:
+            (B, D) float32. Differentiable in the floating-point tensors of the state.
+        """
+
+    def to_dense(self, chunk_rows: int = CHUNK_ROWS) -> Tensor:
+        """The whole table rebuilt: (N, D) float32."""
+        out = torch.empty(self.shape, dtype=torch.float32, device=self.device)
+        with torch.no_grad():
+            for start in range(0, self.num_embeddings, chunk_rows):
+                stop = min(start + chunk_rows, self.num_embeddings)
+                out[start:stop] = self.reconstruct(torch.arange(start, stop, device=self.device))
+        return out
+
+    def module(self) -> CompressedEmbedding:
+        """A drop-in ``nn.Module`` in place of ``nn.Embedding``."""
+        from quantizers.embedding import CompressedEmbedding
+
+        return CompressedEmbedding(self)
+
+    def save(self, path: str | Path) -> int:
+        """Write the compressed file (atomically) and return its size in bytes. See :mod:`quantizers.artifact`."""
+        from quantizers.artifact import save
+
+        return save(self, path)
+
+
+class CodeQuantizer(Quantizer):
+    """A method that gives each row M codes of the same width, which any new vector can be given too.
+
+    The state holds ``codes``: (N, L) uint8, packed. A method implements ``num_codes``, ``code_values``, ``encode`` and
+    ``decode``.
+    """
+
+    @classmethod
+    @abstractmethod
+    def num_codes(cls, config: Any, embedding_dim: int) -> int:
+        """M, the codes of one row."""
+
+    @classmethod
+    @abstractmethod
+    def code_values(cls, config: Any) -> int:
+        """K, how many values a code has."""
+
+    @classmethod
+    def code_bits(cls, config: Any) -> int:
+        """Bits of one code: ceil(log2 K)."""
+        return bits_for(cls.code_values(config))
+
+    @classmethod
+    def code_bytes_per_row(cls, config: Any, embedding_dim: int) -> int:
+        """L, the packed bytes of one row."""
+        return row_bytes(cls.num_codes(config, embedding_dim), cls.code_bits(config))
+
+    @abstractmethod
+    def encode(self, vectors: Tensor) -> Tensor:
+        """Packed codes of new vectors: (B, D) float32 -> (B, L) uint8."""
+
+    @abstractmethod
+    def decode(self, packed: Tensor) -> Tensor:
+        """Vectors of packed codes: (B, L) uint8 -> (B, D) float32."""
+
+    def unpack(self, packed: Tensor) -> Tensor:
+        """Codes as numbers: (B, L) uint8 -> (B, M) int64."""
+        return unpack(packed, self.num_codes(self.config, self.embedding_dim), self.code_bits(self.config))
+
+    def codes(self, ids: Tensor | None = None) -> Tensor:
+        """Codes of rows ``ids`` (default: of all): (B, M) int64."""
+        packed = self.state()["codes"]
+        return self.unpack(packed if ids is None else packed[ids])
+
+    def reconstruct(self, ids: Tensor) -> Tensor:
+        """See :meth:`Quantizer.reconstruct`."""
+        self._require_fitted()
+        return self.decode(self._state["codes"][ids])
+
+
+def _checked_weights(weights: Tensor, table: Table) -> Tensor:
+    if tuple(weights.shape) != (table.num_embeddings,):
+        raise InputError(f"weights must be ({table.num_embeddings},), one a row, not {tuple(weights.shape)}.")
+    weights = weights.to(device=table.vectors.device, dtype=torch.float32)
+    total = float(weights.sum(dtype=torch.float64))
+    if not total > 0 or not total < float("inf") or float(weights.min()) < 0:
+        raise InputError("weights must be finite, not negative, and not all zero.")
+    return weights * (len(weights) / total)
+
+
+def generator(seed: int, stream: int = 0) -> torch.Generator:
+    """A CPU random generator for ``seed``; ``stream`` keeps the uses of one seed apart.
+
+    Random numbers are drawn on the CPU and moved, so that a seed means the same start on every device.
+    """
+    return torch.Generator().manual_seed((seed * 1_000_003 + stream * 7_919 + 12_345) % (1 << 63))

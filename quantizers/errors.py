@@ -1,0 +1,32 @@
+"""Errors that a user can cause, with messages that say what, where and what was expected."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class InputError(ValueError):
+    """The input is wrong; the message is one clear line. The command line exits with code 2 on it."""
+
+
+class ArtifactError(InputError):
+    """A compressed file is truncated, altered, from another program or from a newer version."""
+
+
+class NotFittedError(RuntimeError):
+    """A quantizer was used before ``fit`` or ``from_state``."""
+
+
+def unknown_name(kind: str, name: str, known: Iterable[str]) -> InputError:
+    """The error for a name that is not known, with the nearest one that is.
+
+    Args:
+        kind: what the name is of ("quantizer", "task", "key"), for the message.
+        name: the name that was given.
+        known: every valid name.
+    """
+    names = sorted(known)
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    return InputError(f"Unknown {kind} {name!r}.{hint} Known: {', '.join(names) or 'none'}.")
