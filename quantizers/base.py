@@ -111,7 +111,7 @@ class Quantizer(ABC):
     name: ClassVar[str]
     Config: ClassVar[type[QuantizerConfig]]
     reference: ClassVar[str]
-    state_roles: ClassVar[Mapping[str, Role]]
+    state_roles: ClassVar[dict[str, Role]]
     uses_weights: ClassVar[bool] = False
     iterative: ClassVar[bool] = False
     lookup: ClassVar[bool] = True
@@ -139,6 +139,11 @@ class Quantizer(ABC):
     def check(cls, config: Any, shape: tuple[int, int]) -> Skip | None:
         """Why ``config`` makes no sense for a table of ``shape`` (a codebook larger than the table), or None."""
         return None
+
+    @classmethod
+    def examples(cls) -> Sequence[QuantizerConfig]:
+        """Small configurations that show what the method can do; the contract suite fits each to a tiny table."""
+        return [cls.Config()]
 
     @classmethod
     def family_key(cls, config: Any) -> str | None:
@@ -292,6 +297,20 @@ class Quantizer(ABC):
         from quantizers.embedding import CompressedEmbedding
 
         return CompressedEmbedding(self)
+
+    def training_module(self, table: Table, *, seed: int = 0) -> CompressedEmbedding:
+        """A module to train inside a task network; ``harden()`` then gives the quantizer that is saved and scored.
+
+        The default trains the floating-point tensors (codebooks, scales) and keeps the codes. A method that learns its
+        codes with the task overrides this with a module of its own.
+
+        Args:
+            table: the table that this quantizer was fitted to (methods that re-encode need it).
+            seed: for modules that draw noise.
+        """
+        from quantizers.embedding import CompressedEmbedding
+
+        return CompressedEmbedding(self, trainable=True)
 
     def save(self, path: str | Path) -> int:
         """Write the compressed file (atomically) and return its size in bytes. See :mod:`quantizers.artifact`."""

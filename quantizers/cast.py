@@ -6,12 +6,12 @@ Reference: IEEE 754 binary16; bfloat16; OCP 8-bit floating point (E4M3, E5M2).
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
-from quantizers.base import Budget, FitStep, Quantizer, QuantizerConfig, Skip, StorageCost
+from quantizers.base import Budget, FitStep, Quantizer, QuantizerConfig, Role, Skip, StorageCost
 from quantizers.table import Table, TableStats
 
 _DTYPES = {
@@ -38,7 +38,7 @@ class Cast(Quantizer):
     name = "cast"
     Config = CastConfig
     reference = "IEEE 754 binary16, bfloat16, OCP FP8"
-    state_roles = {"vectors": "code"}
+    state_roles: ClassVar[dict[str, Role]] = {"vectors": "code"}
 
     @classmethod
     def configs_for(cls, budget: Budget, stats: TableStats) -> Sequence[CastConfig] | Skip:

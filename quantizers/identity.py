@@ -6,11 +6,11 @@ Reference: none; 4 * N * D bytes.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor
 
-from quantizers.base import Budget, FitStep, Quantizer, QuantizerConfig, Skip, StorageCost
+from quantizers.base import Budget, FitStep, Quantizer, QuantizerConfig, Role, Skip, StorageCost
 from quantizers.table import Table, TableStats
 
 
@@ -24,7 +24,7 @@ class Identity(Quantizer):
     name = "identity"
     Config = IdentityConfig
     reference = "the uncompressed table"
-    state_roles = {"vectors": "code"}
+    state_roles: ClassVar[dict[str, Role]] = {"vectors": "code"}
 
     @classmethod
     def configs_for(cls, budget: Budget, stats: TableStats) -> Sequence[IdentityConfig] | Skip:

@@ -1,0 +1,104 @@
+"""What all additive methods share: a row is the sum of M codewords, one of each codebook (RQ, LSQ, DCCL).
+
+x_hat = sum_m C_m[code_m], C of (M, K, D). Payload: ``N * ceil(M * ceil(log2 K) / 8)`` bytes of codes and
+``M * K * D * 4`` bytes of codebooks (2 instead of 4 where they are kept in float16).
+
+Shapes: N rows, D columns, B batch, M num_codebooks, K codebook_size.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from quantizers.base import Budget, CodeQuantizer, QuantizerConfig, Role, Skip, StorageCost
+from quantizers.packing import bits_for, pack, row_bytes
+
+DTYPES = {"float32": torch.float32, "float16": torch.float16}
+
+
+class AdditiveConfig(QuantizerConfig):
+    """Parameters that every additive method has.
+
+    Attributes:
+        num_codebooks: M, codes a row.
+        codebook_size: K, codewords a codebook, 2 to 65,536.
+        codebook_dtype: what the codewords are stored in.
+    """
+
+    num_codebooks: int = Field(default=16, ge=1, le=4096)
+    codebook_size: int = Field(default=16, ge=2, le=65_536)
+    codebook_dtype: Literal["float32", "float16"] = "float32"
+
+
+def codebook_bytes(config: Any, embedding_dim: int) -> int:
+    """Bytes of M codebooks of K codewords of D values."""
+    width = DTYPES[config.codebook_dtype].itemsize
+    return int(config.num_codebooks * config.codebook_size * embedding_dim * width)
+
+
+def largest_num_codebooks(
+    budget: Budget, shape: tuple[int, int], codebook_size: int, codebook_dtype: str = "float32"
+) -> int:
+    """The largest M whose codes and codebooks are within ``budget``; 0 where not even one is."""
+    num_embeddings, embedding_dim = shape
+    bits = bits_for(codebook_size)
+    book = codebook_size * embedding_dim * DTYPES[codebook_dtype].itemsize
+    count = int(budget.payload_bytes / (num_embeddings * bits / 8 + book))
+    while count and num_embeddings * row_bytes(count, bits) + count * book > budget.payload_bytes:
+        count -= 1
+    return count
+
+
+class AdditiveQuantizer(CodeQuantizer):
+    """Base of the additive methods. State: ``codes`` (N, L) uint8 and ``codebooks`` (M, K, D)."""
+
+    Config = AdditiveConfig
+    state_roles: ClassVar[dict[str, Role]] = {"codes": "code", "codebooks": "codebook"}
+
+    @classmethod
+    def num_codes(cls, config: Any, embedding_dim: int) -> int:
+        """M."""
+        return int(config.num_codebooks)
+
+    @classmethod
+    def code_values(cls, config: Any) -> int:
+        """K."""
+        return int(config.codebook_size)
+
+    @classmethod
+    def storage(cls, config: Any, shape: tuple[int, int]) -> StorageCost:
+        """Codes and codebooks, exact."""
+        return StorageCost(shape[0] * cls.code_bytes_per_row(config, shape[1]), codebook_bytes(config, shape[1]))
+
+    @classmethod
+    def check(cls, config: Any, shape: tuple[int, int]) -> Skip | None:
+        """A codebook larger than the table makes no sense."""
+        if config.codebook_size > shape[0]:
+            return Skip(f"codebook_size {config.codebook_size} is more than the table's {shape[0]} rows")
+        return None
+
+    @property
+    def codebooks(self) -> Tensor:
+        """(M, K, D) float32."""
+        return self.state()["codebooks"].to(torch.float32)
+
+    def decode(self, packed: Tensor) -> Tensor:
+        """Sum of the codewords: (B, L) uint8 -> (B, D) float32."""
+        return sum_codewords(self.unpack(packed), self.codebooks)
+
+    def _set_codes(self, codes: Tensor, codebooks: Tensor) -> None:
+        """Keep codes (N, M) of integers and codebooks (M, K, D); packs the one and rounds the other as configured."""
+        packed = pack(codes, self.code_bits(self.config))
+        self._set_state({"codes": packed, "codebooks": codebooks.to(DTYPES[self.config.codebook_dtype])})
+
+
+def sum_codewords(codes: Tensor, codebooks: Tensor) -> Tensor:
+    """x_hat = sum_m C_m[code_m]: codes (B, M) int64, codebooks (M, K, D) float32 -> (B, D)."""
+    num_codebooks, codebook_size, dim = codebooks.shape
+    offsets = torch.arange(num_codebooks, device=codes.device) * codebook_size
+    # embedding_bag gathers and adds in one pass, without the (B, M, D) intermediate.
+    return torch.nn.functional.embedding_bag(codes + offsets, codebooks.reshape(-1, dim), mode="sum")
