@@ -8,13 +8,14 @@ Shapes: N rows, M codes a row, L bytes a row.
 
 from __future__ import annotations
 
-import functools
+import math
 
 import torch
 from torch import Tensor
 
 MAX_BITS = 16
-_CHUNK_CODES = 1 << 22  # bounds the int32 temporaries to some tens of MB
+_CHUNK_CODES = 1 << 18  # keeps the temporaries of one step in the processor's cache
+_INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 
 def bits_for(codebook_size: int) -> int:
@@ -34,11 +35,17 @@ def _check(bits: int) -> None:
         raise ValueError(f"bits must be between 1 and {MAX_BITS}, not {bits}")
 
 
-@functools.lru_cache(maxsize=256)
-def _layout(num_codes: int, bits: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """For each code its first byte and its shift within it: two int64/int32 tensors of (M,)."""
-    start = torch.arange(num_codes, dtype=torch.int64) * bits
-    return (start // 8).to(device), (start % 8).to(torch.int32).to(device)
+def _group(bits: int) -> tuple[int, int]:
+    """The fewest codes that fill whole bytes, and those bytes: 2 codes of 4 bits fill 1, 8 codes of 9 bits fill 9."""
+    codes = 8 // math.gcd(8, bits)
+    return codes, codes * bits // 8
+
+
+def _places(bits: int) -> list[tuple[int, int, int]]:
+    """For each code of a group its first byte, its shift within that, and how many bytes it touches (3 at the most)."""
+    codes, _ = _group(bits)
+    starts = [divmod(code * bits, 8) for code in range(codes)]
+    return [(first, shift, row_bytes(1, shift + bits)) for first, shift in starts]
 
 
 def pack(codes: Tensor, bits: int) -> Tensor:
@@ -52,30 +59,33 @@ def pack(codes: Tensor, bits: int) -> Tensor:
         (N, L) uint8 on the device of ``codes``.
 
     Raises:
-        ValueError: a code is negative or needs more than ``bits`` bits.
+        ValueError: the codes are not integers, or one is negative or needs more than ``bits`` bits.
     """
     _check(bits)
-    if codes.ndim != 2:
-        raise ValueError(f"codes must be (N, M), not {tuple(codes.shape)}")
+    if codes.ndim != 2 or codes.dtype not in _INTEGERS:
+        raise ValueError(f"codes must be (N, M) integers, not {tuple(codes.shape)} {codes.dtype}")
     num_rows, num_codes = codes.shape
     out = torch.empty((num_rows, row_bytes(num_codes, bits)), dtype=torch.uint8, device=codes.device)
     if codes.numel() == 0:
         return out
-    low, high = int(codes.min()), int(codes.max())
+    low, high = (int(value) for value in torch.aminmax(codes))
     if low < 0 or high >= 1 << bits:
         raise ValueError(f"codes must be in [0, {1 << bits}) to take {bits} bits; found {low} to {high}")
     if bits == 8:
         return out.copy_(codes)
-    first, shift = _layout(num_codes, bits, codes.device)
+    group_codes, group_bytes = _group(bits)
+    groups = -(-num_codes // group_codes)
     step = max(1, _CHUNK_CODES // num_codes)
     for begin in range(0, num_rows, step):
-        part = codes[begin : begin + step].to(torch.int32) << shift
-        # The bits of different codes are disjoint, so that adding them is or-ing them. A code of at most 16 bits,
-        # shifted by at most 7, touches at most three bytes.
-        total = torch.zeros((len(part), out.shape[1] + 2), dtype=torch.int32, device=codes.device)
-        for byte in range((bits + 7 + 7) // 8):
-            total.index_add_(1, first + byte, (part >> (8 * byte)) & 0xFF)
-        out[begin : begin + step] = total[:, : out.shape[1]].to(torch.uint8)
+        part = codes[begin : begin + step].to(torch.int32)
+        part = torch.nn.functional.pad(part, (0, groups * group_codes - num_codes))
+        part = part.view(len(part), groups, group_codes)
+        total = torch.zeros((len(part), groups, group_bytes), dtype=torch.uint8, device=codes.device)
+        for code, (first, shift, touched) in enumerate(_places(bits)):
+            value = part[..., code] << shift
+            for byte in range(touched):
+                total[..., first + byte] |= (value >> (8 * byte) & 0xFF).to(torch.uint8)
+        out[begin : begin + step] = total.flatten(1)[:, : out.shape[1]]
     return out
 
 
@@ -99,15 +109,19 @@ def unpack(packed: Tensor, num_codes: int, bits: int) -> Tensor:
         raise ValueError(f"packed codes must be (N, {length}) uint8, not {tuple(packed.shape)} {packed.dtype}")
     if bits == 8:
         return packed.to(torch.int64)
-    first, shift = _layout(num_codes, bits, packed.device)
     num_rows = len(packed)
-    out = torch.empty((num_rows, num_codes), dtype=torch.int64, device=packed.device)
+    group_codes, group_bytes = _group(bits)
+    groups = -(-num_codes // group_codes)
+    out = torch.empty((num_rows, groups, group_codes), dtype=torch.int64, device=packed.device)
     step = max(1, _CHUNK_CODES // max(1, num_codes))
     for begin in range(0, num_rows, step):
-        part = packed[begin : begin + step]
-        padded = torch.nn.functional.pad(part, (0, 2)).to(torch.int32)
-        value = padded[:, first]
-        for byte in range(1, (bits + 7 + 7) // 8):
-            value |= padded[:, first + byte] << (8 * byte)
-        out[begin : begin + step] = (value >> shift) & ((1 << bits) - 1)
-    return out
+        part = torch.nn.functional.pad(packed[begin : begin + step], (0, groups * group_bytes - length))
+        part = part.view(len(part), groups, group_bytes)
+        for code, (first, shift, touched) in enumerate(_places(bits)):
+            value = part[..., first]
+            if touched > 1:
+                value = value.to(torch.int32)
+                for byte in range(1, touched):
+                    value |= part[..., first + byte].to(torch.int32) << (8 * byte)
+            out[begin : begin + step, :, code] = (value >> shift) & ((1 << bits) - 1)
+    return out.flatten(1)[:, :num_codes].contiguous()
