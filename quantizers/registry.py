@@ -12,47 +12,87 @@ import inspect
 import pkgutil
 from collections.abc import Mapping
 from types import ModuleType
-from typing import Any
+from typing import Any, ClassVar, Protocol, TypeVar
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from quantizers.base import Quantizer, QuantizerConfig
 from quantizers.errors import InputError, unknown_name
 
 ENTRY_POINT_GROUP = "embedding_frontier.quantizers"
+M = TypeVar("M", bound=BaseModel)
 
 
-def _classes(module: ModuleType) -> list[type[Quantizer]]:
-    return [
-        value
-        for value in vars(module).values()
-        if inspect.isclass(value)
-        and issubclass(value, Quantizer)
-        and not inspect.isabstract(value)
-        and value.__module__ == module.__name__
-        and "name" in vars(value)
-    ]
+class Named(Protocol):
+    """A class that a registry can hold."""
+
+    name: ClassVar[str]
+
+
+T = TypeVar("T", bound=Named)
+
+
+def discover(package: ModuleType, base: type[T], group: str, kind: str) -> dict[str, type[T]]:
+    """The concrete subclasses of ``base`` that have a name of their own, by name.
+
+    Args:
+        package: its modules are searched.
+        base: what to look for.
+        group: entry points of other people's packages: a class, or a module to search.
+        kind: what ``base`` is to people ("quantizer"), for messages.
+
+    Raises:
+        InputError: two classes have the same name.
+    """
+    found: dict[str, type[T]] = {}
+
+    def add(cls: type[T], source: str) -> None:
+        other = found.setdefault(cls.name, cls)
+        if other is not cls:
+            raise InputError(f"Two {kind}s are called {cls.name!r}: {other.__module__} and {source}.")
+
+    def search(module: ModuleType, source: str) -> None:
+        for value in vars(module).values():
+            if inspect.isclass(value) and issubclass(value, base) and value.__module__ == module.__name__:
+                if not inspect.isabstract(value) and "name" in vars(value):
+                    add(value, source)
+
+    for info in pkgutil.iter_modules(package.__path__):
+        module = importlib.import_module(f"{package.__name__}.{info.name}")
+        search(module, module.__name__)
+    for point in importlib.metadata.entry_points(group=group):
+        loaded = point.load()
+        if isinstance(loaded, ModuleType):
+            search(loaded, point.value)
+        else:
+            add(loaded, point.value)
+    return dict(sorted(found.items()))
+
+
+def validated(model: type[M], parameters: Mapping[str, Any], what: str) -> M:
+    """``model(**parameters)``, with errors that people can act on; ``what`` is whose parameters they are ("quantizer rq").
+
+    Raises:
+        InputError: unknown parameter (the nearest is suggested), or a value that does not fit.
+    """
+    unknown = set(parameters) - set(model.model_fields)
+    if unknown:
+        raise unknown_name(f"parameter of {what}", min(unknown), model.model_fields)
+    try:
+        return model(**parameters)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        given = f" (given: {first['input']!r})" if where else ""
+        message = f"{what}{', ' + where if where else ''}: {first['msg'].removeprefix('Value error, ')}{given}."
+        raise InputError(message[0].upper() + message[1:]) from None
 
 
 @functools.cache
 def _registry() -> dict[str, type[Quantizer]]:
     import quantizers
 
-    found: dict[str, type[Quantizer]] = {}
-
-    def add(cls: type[Quantizer], source: str) -> None:
-        other = found.setdefault(cls.name, cls)
-        if other is not cls:
-            raise InputError(f"Two quantizers are called {cls.name!r}: {other.__module__} and {source}.")
-
-    for info in pkgutil.iter_modules(quantizers.__path__):
-        for cls in _classes(importlib.import_module(f"quantizers.{info.name}")):
-            add(cls, cls.__module__)
-    for point in importlib.metadata.entry_points(group=ENTRY_POINT_GROUP):
-        loaded = point.load()
-        for cls in _classes(loaded) if isinstance(loaded, ModuleType) else [loaded]:
-            add(cls, point.value)
-    return dict(sorted(found.items()))
+    return discover(quantizers, Quantizer, ENTRY_POINT_GROUP, "quantizer")  # type: ignore[type-abstract]
 
 
 def methods() -> dict[str, type[Quantizer]]:
@@ -78,17 +118,7 @@ def make_config(name: str, parameters: Mapping[str, Any]) -> QuantizerConfig:
     Raises:
         InputError: unknown method, unknown parameter (the nearest is suggested), or a value that does not fit.
     """
-    cls = get(name)
-    unknown = set(parameters) - set(cls.Config.model_fields)
-    if unknown:
-        raise unknown_name(f"parameter of quantizer {name}", min(unknown), cls.Config.model_fields)
-    try:
-        return cls.Config(**parameters)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        given = f" (given: {first['input']!r})" if where else ""
-        raise InputError(f"Quantizer {name}{', ' + where if where else ''}: {first['msg']}{given}.") from None
+    return validated(get(name).Config, parameters, f"quantizer {name}")
 
 
 def create(name: str, **parameters: Any) -> Quantizer:
