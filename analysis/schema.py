@@ -1,0 +1,142 @@
+"""Columns of the Parquet files that a sweep writes, and the check that rows keep to them.
+
+Columns may be added in a later version (SCHEMA_VERSION is then raised); they are never renamed or given another meaning.
+``MB`` is 10^6 bytes; times are seconds; sizes are bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import pyarrow as pa
+
+from quantizers.errors import unknown_name
+
+SCHEMA_VERSION = 1
+STATUSES = ("ok", "failed", "skipped", "infeasible", "stopped")
+FileName = Literal["trials", "scores", "frontier"]
+
+_TEXT, _WHOLE, _REAL, _FLAG = pa.string(), pa.int64(), pa.float64(), pa.bool_()
+
+TRIALS = pa.schema(
+    [
+        ("schema_version", _WHOLE),
+        ("trial_key", _TEXT),  # content key: the same trial has the same key in every sweep
+        ("sweep", _TEXT),
+        ("table", _TEXT),
+        ("table_digest", _TEXT),
+        ("task_scope", _TEXT),  # "whole table", or the task whose vocabulary the table is
+        ("quantizer", _TEXT),
+        ("config_json", _TEXT),
+        ("regime", _TEXT),
+        ("weights", _TEXT),
+        ("budget_bytes", _WHOLE),  # null for baselines and explicit configurations
+        ("seed", _WHOLE),
+        ("status", _TEXT),  # one of STATUSES
+        ("reason", _TEXT),
+        ("reused", _FLAG),
+        ("num_embeddings", _WHOLE),
+        ("embedding_dim", _WHOLE),
+        ("oov_words", _WHOLE),
+        ("code_bytes", _WHOLE),
+        ("codebook_bytes", _WHOLE),
+        ("side_bytes", _WHOLE),
+        ("payload_bytes", _WHOLE),  # code + codebook + side: all that rebuilds the table, apart from the words
+        ("predicted_payload_bytes", _WHOLE),
+        ("vocab_bytes", _WHOLE),
+        ("file_bytes", _WHOLE),
+        ("compression_ratio", _REAL),  # 4 * N * D / payload_bytes
+        ("bits_per_value", _REAL),
+        ("mse", _REAL),  # per value
+        ("half_mse", _REAL),  # half the squared error of a row
+        ("nmse", _REAL),  # of the column-centred variance
+        ("weighted_mse", _REAL),
+        ("cosine", _REAL),
+        ("sqnr_db", _REAL),  # infinite where nothing was lost
+        ("max_abs_error", _REAL),
+        ("fit_key", _TEXT),
+        ("shared_fit", _FLAG),
+        ("fit_seconds", _REAL),
+        ("encode_seconds", _REAL),
+        ("decode_rows_per_second", _REAL),
+        ("peak_memory_bytes", _WHOLE),
+        ("device", _TEXT),
+        ("node", _TEXT),
+        ("started_at", pa.timestamp("us", tz="UTC")),
+        ("code_digest", _TEXT),
+        ("versions", _TEXT),  # JSON
+        ("mlflow_run_id", _TEXT),
+        ("artifact_digest", _TEXT),
+    ]
+)
+
+SCORES = pa.schema(
+    [
+        ("trial_key", _TEXT),
+        ("role", _TEXT),
+        ("task", _TEXT),
+        ("task_version", _WHOLE),
+        ("metric", _TEXT),
+        ("direction", _TEXT),  # "min" or "max"
+        ("value", _REAL),
+        ("baseline", _REAL),  # the same metric with the uncompressed table
+        ("num_examples", _WHOLE),
+    ]
+)
+
+FRONTIER = pa.schema(
+    [
+        ("sweep", _TEXT),
+        ("table", _TEXT),
+        ("table_digest", _TEXT),
+        ("task_scope", _TEXT),
+        ("quantizer", _TEXT),
+        ("config_json", _TEXT),
+        ("regime", _TEXT),
+        ("weights", _TEXT),
+        ("budget_bytes", _WHOLE),
+        ("role", _TEXT),
+        ("task", _TEXT),
+        ("metric", _TEXT),
+        ("direction", _TEXT),
+        ("payload_bytes_mean", _REAL),
+        ("payload_bytes_low", _REAL),  # 95 % t interval over seeds; null with one seed
+        ("payload_bytes_high", _REAL),
+        ("value_mean", _REAL),
+        ("value_low", _REAL),
+        ("value_high", _REAL),
+        ("baseline", _REAL),  # mean over seeds
+        ("num_seeds", _WHOLE),
+        ("front_rank", _WHOLE),  # 1 is the frontier; null where the value is not a number
+        ("on_frontier", _FLAG),
+        ("frontier_probability", _REAL),  # share of the bootstraps over seeds; null where nothing was repeated
+        ("hypervolume_contribution", _REAL),  # in bytes x metric, against the reference point of the metadata
+    ]
+)
+
+SCHEMAS: dict[FileName, pa.Schema] = {"trials": TRIALS, "scores": SCORES, "frontier": FRONTIER}
+
+
+def to_table(rows: Sequence[Mapping[str, Any]], schema: pa.Schema) -> pa.Table:
+    """Rows as a table with exactly the columns of ``schema``.
+
+    Args:
+        rows: values by column name; what a row lacks becomes null (``schema_version`` becomes the current one).
+        schema: one of TRIALS, SCORES, FRONTIER.
+
+    Raises:
+        ValueError: a row has a column that the schema lacks, or a value of another type; the message names it.
+    """
+    unknown = set().union(*(row.keys() for row in rows)) - set(schema.names) if rows else set()
+    if unknown:
+        raise unknown_name("column", min(unknown), schema.names)
+    columns = []
+    for field in schema:
+        default = SCHEMA_VERSION if field.name == "schema_version" else None
+        values = [row.get(field.name, default) for row in rows]
+        try:
+            columns.append(pa.array(values, type=field.type))
+        except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError) as error:
+            raise ValueError(f"Column {field.name!r} takes {field.type}: {error}.") from None
+    return pa.Table.from_arrays(columns, schema=schema)
