@@ -1,0 +1,251 @@
+"""A sweep's description: the YAML file, its defaults, its checks, and changes from the command line.
+
+Every mistake ends in one :class:`~quantizers.errors.InputError` that says what, where, what was expected, and the nearest
+valid name.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from quantizers.errors import InputError, unknown_name
+
+_UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
+_SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400}
+
+
+def parse_bytes(value: Any) -> Any:
+    """Bytes of ``100000``, ``"100KB"``, ``"1.5 MB"`` (MB = 10^6, MiB = 2^20)."""
+    if isinstance(value, str):
+        match = re.fullmatch(r"\s*([0-9.]+)\s*([A-Za-z]*)\s*", value)
+        if not match or match[2].upper() not in _UNITS or match[1].count(".") > 1:
+            raise ValueError(f"{value!r} is not a size such as 250000, 100KB or 1.5MB")
+        return int(float(match[1]) * _UNITS[match[2].upper()])
+    return value
+
+
+def parse_seconds(value: Any) -> Any:
+    """Seconds of ``90``, ``"30m"``, ``"2h"``."""
+    if isinstance(value, str):
+        match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([smhd]?)\s*", value)
+        if not match:
+            raise ValueError(f"{value!r} is not a time such as 90s, 30m or 2h")
+        return float(match[1]) * _SECONDS[match[2]]
+    return value
+
+
+Bytes = Annotated[int, BeforeValidator(parse_bytes), Field(ge=1)]
+Seconds = Annotated[float, BeforeValidator(parse_seconds), Field(gt=0)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Budgets(_Section):
+    """Code budgets: compression ratios, or payload bytes; one of the two."""
+
+    compression_ratio: tuple[Annotated[float, Field(gt=0)], ...] = ()
+    payload_bytes: tuple[Bytes, ...] = ()
+
+    @model_validator(mode="after")
+    def _one(self) -> Budgets:
+        if bool(self.compression_ratio) == bool(self.payload_bytes):
+            raise ValueError("give either compression_ratio or payload_bytes, with one value at the least")
+        return self
+
+
+class Search(_Section):
+    """How the space is searched; ``grid`` runs all of it."""
+
+    kind: Literal["grid"] = "grid"
+
+
+class Scheduler(_Section):
+    """Whether trials are stopped early; ``none`` runs each to its end."""
+
+    kind: Literal["none"] = "none"
+
+
+class Resources(_Section):
+    """What one trial takes. A trial uses as many threads as it has CPUs."""
+
+    cpu: float = Field(default=1, gt=0)
+    gpu: float = Field(default=0, ge=0)
+
+
+class Stop(_Section):
+    """When to end a sweep before all its trials ran."""
+
+    time: Seconds | None = None
+    trials: int | None = Field(default=None, ge=1)
+
+
+class SweepConfig(_Section):
+    """One sweep. See ``docs/sweep-file.md`` for every key with an example."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)
+    table: str
+    rows: int | None = Field(default=None, ge=1)
+    weights: str = "none"
+    quantizers: tuple[str | dict[str, Any], ...] = Field(min_length=1)
+    budgets: Budgets | None = None
+    tasks: tuple[str | dict[str, Any], ...] = ("reconstruction",)
+    regime: Literal["pretrained"] = "pretrained"
+    seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field(default=(0,), min_length=1)
+    objectives: tuple[str, ...] | None = None
+    search: Search = Search()
+    scheduler: Scheduler = Scheduler()
+    resources: Literal["auto"] | Resources = "auto"
+    stop: Stop = Stop()
+    keep_artifacts: Literal["all", "frontier", "none"] = "all"
+    ledger: str | Literal[False] = "RUN_DIR/ledger"
+    tracking: str | Literal[False] | None = None
+    output: str = "runs"
+
+    @property
+    def run_dir(self) -> Path:
+        """Where the run is kept: ``<output>/<name>``."""
+        return Path(self.output).absolute() / self.name
+
+    @property
+    def ledger_dir(self) -> Path | None:
+        """The ledger's folder, or None where it is off."""
+        if self.ledger is False:
+            return None
+        return Path(self.ledger.replace("RUN_DIR", str(self.run_dir))).absolute()
+
+    @property
+    def tracking_uri(self) -> str | None:
+        """Where MLflow records go: by default a database in the output folder; None where tracking is off."""
+        if self.tracking is False:
+            return None
+        return self.tracking or default_tracking_uri(self.output)
+
+    def to_yaml(self) -> str:
+        """The resolved sweep as YAML that loads to the same sweep."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=120)
+
+
+def default_tracking_uri(output: str | Path = "runs") -> str:
+    """The MLflow database that belongs to an output folder."""
+    return f"sqlite:///{Path(output).absolute() / 'mlflow.db'}"
+
+
+def preset_names() -> list[str]:
+    """Names of the sweeps that come with the program."""
+    files = resources.files("sweeps").joinpath("presets").iterdir()
+    return sorted(file.name[:-5] for file in files if file.name.endswith(".yaml"))
+
+
+def preset_text(name: str) -> str:
+    """The YAML of preset ``name``."""
+    return resources.files("sweeps").joinpath("presets", f"{name}.yaml").read_text(encoding="utf-8")
+
+
+def load(source: str, changes: Sequence[str] = (), **overrides: Any) -> SweepConfig:
+    """Read a sweep from a YAML file or a preset.
+
+    Args:
+        source: path of a YAML file, or the name of a preset.
+        changes: ``key=value`` pairs, the key dotted (``budgets.compression_ratio=[8,16]``), the value YAML.
+        overrides: top-level keys set on top (None: left alone).
+
+    Raises:
+        InputError: no such preset or file, or a mistake in it.
+    """
+    names = preset_names()
+    if source in names:
+        text, where = preset_text(source), f"preset {source}"
+    elif Path(source).is_file():
+        text, where = Path(source).read_text(encoding="utf-8"), source
+    elif "/" in source or source.endswith((".yaml", ".yml")):
+        raise InputError(f"{source}: no such sweep file. Presets: {', '.join(names)}.")
+    else:
+        raise unknown_name("preset", source, names)
+    data = _parse(text, where)
+    for change in changes:
+        _apply(data, change)
+    data.update({key: value for key, value in overrides.items() if value is not None})
+    return build(data, where)
+
+
+def build(data: Mapping[str, Any], where: str = "sweep") -> SweepConfig:
+    """Check ``data`` and fill in defaults; see :func:`load`."""
+    try:
+        return SweepConfig.model_validate(dict(data))
+    except ValidationError as error:
+        raise InputError(f"{where}: {explain(error, SweepConfig)}") from None
+
+
+def _parse(text: str, where: str) -> dict[str, Any]:
+    try:
+        data = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise InputError(f"{where}: not valid YAML: {' '.join(str(error).split())}.") from None
+    if not isinstance(data, dict):
+        raise InputError(f"{where}: a sweep is a mapping of keys to values (name, table, quantizers, ...).")
+    return data
+
+
+def _apply(data: dict[str, Any], change: str) -> None:
+    key, equals, value = change.partition("=")
+    if not equals or not key.strip():
+        raise InputError(f"--set {change}: expected key=value, such as --set seeds=[0,1,2].")
+    parts = key.strip().split(".")
+    place = data
+    for part in parts[:-1]:
+        inner = place.get(part)
+        place[part] = dict(inner) if isinstance(inner, dict) else {}
+        place = place[part]
+    try:
+        parsed = yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise InputError(f"--set {change}: the value is not valid YAML.") from None
+    if parts[0] == "budgets" and len(parts) == 2:
+        place.clear()  # the two kinds of budget exclude each other: the last one given counts
+    place[parts[-1]] = parsed
+
+
+def parse_parameters(changes: Sequence[str]) -> dict[str, Any]:
+    """``key=value`` pairs of ``--set`` as a mapping, the values read as YAML."""
+    data: dict[str, Any] = {}
+    for change in changes:
+        _apply(data, change)
+    return data
+
+
+def explain(error: ValidationError, model: type[BaseModel]) -> str:
+    """The first mistake in one line, with the nearest valid key where one is misspelt."""
+    first = error.errors()[0]
+    location = [str(part) for part in first["loc"]]
+    if first["type"] == "extra_forbidden":
+        known = _keys_at(model, location[:-1])
+        near = difflib.get_close_matches(location[-1], known, n=1, cutoff=0.5)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        within = f" in {'.'.join(location[:-1])}" if location[1:] else ""
+        return f"unknown key {location[-1]!r}{within}.{hint} Known: {', '.join(known)}."
+    if first["type"] == "missing":
+        return f"the key {'.'.join(location)!r} is missing."
+    message = first["msg"].removeprefix("Value error, ")
+    given = f" (given: {first['input']!r})" if not isinstance(first["input"], dict) else ""
+    return f"{'.'.join(location)}: {message}{given}."
+
+
+def _keys_at(model: type[BaseModel], path: Sequence[str]) -> list[str]:
+    for part in path:
+        field = model.model_fields.get(part)
+        candidates = getattr(field.annotation, "__args__", (field.annotation,)) if field else ()
+        inner = [kind for kind in candidates if isinstance(kind, type) and issubclass(kind, BaseModel)]
+        if not inner:
+            return []
+        model = inner[0]
+    return list(model.model_fields)

@@ -1,0 +1,121 @@
+"""The end of a sweep: every trial a row, the frontier, the plot, the report, the summary run."""
+
+from __future__ import annotations
+
+import collections
+import datetime
+import os
+import platform
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from analysis import store
+from analysis.pareto import build_frontier
+from analysis.plots import frontier_png
+from analysis.report import write_report
+from sweeps.prepare import Prepared
+from sweeps.tracking import Tracker
+from trainables.provenance import versions
+from trainables.trial import TrialResult, blank_row
+
+
+def finish(
+    prepared: Prepared,
+    results: Mapping[str, TrialResult],
+    tracker: Tracker | None,
+    *,
+    started: datetime.datetime,
+    command: str | None,
+    stop_reason: str | None,
+    interrupted: bool,
+) -> dict[str, int]:
+    """Write the run directory's files from what there is.
+
+    Returns:
+        Trials by status.
+    """
+    config, run_dir = prepared.config, prepared.config.run_dir
+    shape = (prepared.table.name, *prepared.table.shape)
+    rows: list[dict[str, Any]] = []
+    scores: list[dict[str, Any]] = []
+    run_ids = tracker.run_ids if tracker is not None else {}
+    for spec in prepared.plan.trials:
+        result = results.get(spec.key)
+        if result is None:
+            rows.append(blank_row(spec, shape, status="stopped", reason=stop_reason or "the sweep ended before it ran"))
+        else:
+            rows.append(result.row)
+            scores.extend(result.scores)
+        rows[-1]["predicted_payload_bytes"] = prepared.plan.predicted_bytes[spec.key]
+        rows[-1]["mlflow_run_id"] = run_ids.get(spec.key)
+    for row in prepared.plan.skipped:
+        table = {"table": shape[0], "table_digest": prepared.table.digest, "task_scope": "whole table"}
+        rows.append({**row, **table, "num_embeddings": shape[1], "embedding_dim": shape[2]})
+    for row in rows:
+        row["sweep"], row["schema_version"] = config.name, store.SCHEMA_VERSION
+        if isinstance(row.get("started_at"), str):
+            row["started_at"] = datetime.datetime.fromisoformat(row["started_at"])
+    run = {
+        "name": config.name,
+        "command": command or f"frontier run {run_dir / 'sweep.yaml'}",
+        "started_at": started.isoformat(),
+        "finished_at": datetime.datetime.now(datetime.UTC).isoformat(),
+        "table": {
+            "name": prepared.table.name,
+            "digest": prepared.table.digest,
+            "num_embeddings": shape[1],
+            "embedding_dim": shape[2],
+            "eigenvalues": prepared.stats.eigenvalues.tolist(),
+        },
+        "machine": machine(),
+        "versions": versions(),
+        "metrics": prepared.directions,
+        "objectives": list(prepared.objectives),
+        "interrupted": interrupted,
+    }
+    store.write_run(run_dir, run)
+    trials_path = store.write(run_dir, "trials", rows)
+    scores_path = store.write(run_dir, "scores", scores)
+    frontier = build_frontier(store.read_trials(run_dir), store.read_scores(run_dir), run)
+    frontier_path = store.write(run_dir, "frontier", frontier)
+    _drop_artifacts(prepared, rows, frontier)
+    plot = frontier_png(run_dir, run_dir / "frontier.png")
+    report = write_report([run_dir], run_dir / "report.html")
+    counts = collections.Counter(str(row["status"]) for row in rows)
+    if tracker is not None:
+        files = [run_dir / "sweep.yaml", trials_path, scores_path, frontier_path, plot, report]
+        tracker.summarize(files, {f"trials.{status}": count for status, count in counts.items()}, finished=not interrupted)
+    return dict(counts)
+
+
+def _drop_artifacts(prepared: Prepared, rows: list[dict[str, Any]], frontier: Any) -> None:
+    """Delete the compressed files that the sweep does not keep."""
+    keep = prepared.config.keep_artifacts
+    if keep == "all":
+        return
+    on_front: set[tuple[str, str]] = set()
+    if keep == "frontier":
+        columns = frontier.select(["quantizer", "config_json", "on_frontier"]).to_pylist()
+        on_front = {(row["quantizer"], row["config_json"]) for row in columns if row["on_frontier"]}
+    for row in rows:
+        if (row["quantizer"], row["config_json"]) not in on_front:
+            Path(prepared.config.run_dir / "artifacts" / f"{row['trial_key']}.safetensors").unlink(missing_ok=True)
+
+
+def machine() -> dict[str, Any]:
+    """What the numbers were measured on."""
+    cpu = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        names = [line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
+        cpu = names[0] if names else cpu
+    return {
+        "cpu": cpu,
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        "gpus": [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())],
+        "platform": platform.platform(),
+    }

@@ -1,0 +1,150 @@
+"""Before a sweep: reads the table, makes the tasks and the plan, and checks the run's folder. Nothing is written here."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from quantizers import Table, TableStats
+from quantizers.errors import InputError
+from sweeps.config import SweepConfig
+from sweeps.space import Plan, check_objectives, make_plan
+from trainables.provenance import code_digest
+from trainables.tables import read_table
+from trainables.tasks.base import DownstreamTask
+from trainables.tasks.registry import make_task
+from trainables.trial import content_key
+
+
+@dataclasses.dataclass(frozen=True)
+class Prepared:
+    """A sweep that is ready to run."""
+
+    config: SweepConfig
+    data_dir: Path | None
+    table: Table
+    stats: TableStats
+    weights: np.ndarray | None
+    task_entries: tuple[Any, ...]
+    tasks: tuple[DownstreamTask, ...]
+    plan: Plan
+    objectives: tuple[str, ...]
+    directions: Mapping[str, Mapping[str, str]]
+
+
+def prepare(config: SweepConfig, data_dir: Path | None) -> Prepared:
+    """Read and check everything that a sweep needs.
+
+    Raises:
+        InputError: the table, a task, a method, an objective or the run's folder is not what the sweep needs.
+    """
+    check_run_dir(config)
+    entries = _with_reconstruction(config.tasks)
+    tasks = tuple(make_task(entry, data_dir) for entry in entries)
+    labels = [task.label for task in tasks]
+    for label in labels:
+        if labels.count(label) > 1:
+            raise InputError(f"tasks: {label} is there twice.")
+    directions = {
+        f"{task.label}.{metric.name}": {"direction": metric.direction, "unit": metric.unit}
+        for task in tasks
+        for metric in task.measured()
+    }
+    objectives = config.objectives or ("payload_bytes", *(f"{task.label}.{task.measured()[0].name}" for task in tasks))
+    check_objectives(objectives, directions)
+    table = read_table(config.table, data_dir=data_dir, rows=config.rows)
+    for task in tasks:
+        nothing = task.check(table)
+        if nothing is not None:
+            raise InputError(f"tasks: {task.label} cannot measure {config.table}: {nothing.reason}.")
+    weights = read_weights(config.weights, table, data_dir)
+    stats = TableStats.of(table)
+    plan = make_plan(
+        config,
+        stats,
+        table_digest=table.digest,
+        weights_digest="" if weights is None else hashlib.blake2b(weights.tobytes(), digest_size=8).hexdigest(),
+        task_keys=[task_key(task) for task in tasks],
+    )
+    return Prepared(config, data_dir, table, stats, weights, entries, tasks, plan, objectives, directions)
+
+
+def _with_reconstruction(entries: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Reconstruction costs next to nothing and every table and plot can use it: it is always measured."""
+    names = [entry if isinstance(entry, str) else entry.get("task") for entry in entries]
+    return entries if "reconstruction" in names else ("reconstruction", *entries)
+
+
+def task_key(task: DownstreamTask) -> str:
+    """Content key of a task: its name, version, settings, data and code."""
+    return content_key("task", task.identity(), code_digest((type(task).__module__,)))
+
+
+def read_weights(spec: str, table: Table, data_dir: Path | None) -> np.ndarray | None:
+    """Row weights (N,): ``none``, ``counts``, ``sqrt_counts``, or a file (``.npy``, or text with one number a line).
+
+    Raises:
+        InputError: the table has no counts, or the file is missing or does not fit the table.
+    """
+    if spec == "none":
+        return None
+    if spec in ("counts", "sqrt_counts"):
+        if table.counts is None:
+            raise InputError(f"weights: {spec}: the table {table.name} has no counts (word frequencies) beside it.")
+        counts = table.counts.numpy()
+        return np.asarray(counts if spec == "counts" else np.sqrt(counts), dtype=np.float32)
+    candidates = [Path(spec)] + ([data_dir / spec] if data_dir is not None else [])
+    path = next((one for one in candidates if one.is_file()), None)
+    if path is None:
+        raise InputError(f"weights: {spec!r} is neither none, counts, sqrt_counts nor a file.")
+    try:
+        values = np.load(path, allow_pickle=False) if path.suffix == ".npy" else np.loadtxt(path, dtype=np.float32)
+    except ValueError as error:
+        raise InputError(f"{path}: not weights: {error}.") from None
+    values = np.asarray(values, dtype=np.float32).reshape(-1)[: table.num_embeddings]
+    if len(values) != table.num_embeddings or not np.isfinite(values).all() or values.min() < 0 or not values.any():
+        raise InputError(f"{path}: expected {table.num_embeddings} finite weights, none negative, not all zero.")
+    return values
+
+
+_FIXED = ("name", "table", "rows", "weights", "regime")
+_GROWING = ("quantizers", "seeds", "tasks")
+
+
+def check_run_dir(config: SweepConfig) -> None:
+    """Refuse a run directory that holds another sweep.
+
+    The same sweep resumes; so does one that only adds quantizers, budgets, seeds or tasks.
+
+    Raises:
+        InputError: the folder is a file, holds another sweep, or holds something else.
+    """
+    folder = config.run_dir
+    file = folder / "sweep.yaml"
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder}: a file is where the run's folder should be.")
+    if not file.is_file():
+        if folder.is_dir() and any(folder.iterdir()):
+            raise InputError(f"{folder}: not empty, and not a run of this program. Choose another --out or name.")
+        return
+    try:
+        old = SweepConfig.model_validate(yaml.safe_load(file.read_text(encoding="utf-8"))).model_dump(mode="json")
+    except (ValueError, yaml.YAMLError):
+        raise InputError(f"{file}: damaged, or of another version. Choose another --out or name.") from None
+    new = config.model_dump(mode="json")
+    differs = [key for key in _FIXED if old[key] != new[key]]
+    differs += [key for key in _GROWING if not all(item in new[key] for item in old[key])]
+    for kind, values in (old["budgets"] or {}).items():
+        kept = (new["budgets"] or {}).get(kind, [])
+        differs += [f"budgets.{kind}"] if not all(value in kept for value in values) else []
+    if differs:
+        raise InputError(
+            f"{folder}: holds another sweep (different: {', '.join(differs)}). Choose another --out or name, or delete it."
+        )
+

@@ -1,0 +1,223 @@
+"""A sweep under way: how far it is, the best so far for each budget, and when it will end.
+
+The state is kept in ``status.json`` in the run directory, so that ``frontier status`` can show it from another terminal.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from analysis.store import replace_bytes
+from trainables.trial import TrialResult
+
+STATUS_FILE = "status.json"
+_WRITE_SECONDS = 1.0
+_LINE_SECONDS = 15.0
+
+
+class Progress:
+    """Counts trials, shows them live on a terminal (one line now and then elsewhere), and writes ``status.json``.
+
+    Args:
+        console: where to show it; None shows nothing.
+        run_dir: where ``status.json`` goes.
+        name: of the sweep.
+        total: trials of the sweep, reused ones included, skipped ones not.
+        skipped: configurations that are not run.
+        objective: (task.metric, direction) by which "best" is judged.
+    """
+
+    def __init__(
+        self,
+        console: Console | None,
+        run_dir: Path,
+        *,
+        name: str,
+        total: int,
+        skipped: int,
+        objective: tuple[str, str],
+    ) -> None:
+        self._console = console
+        self._path = run_dir / STATUS_FILE
+        self._objective = objective
+        self._slots = 1
+        self._started = time.time()
+        self._last_write = self._last_line = 0.0
+        self._seconds: list[float] = []
+        self._live: Live | None = None
+        self.state: dict[str, Any] = {
+            "name": name,
+            "phase": "starting",
+            "pid": os.getpid(),
+            "started_at": self._started,
+            "updated_at": self._started,
+            "total": total,
+            "done": 0,
+            "failed": 0,
+            "reused": 0,
+            "skipped": skipped,
+            "running": {},
+            "objective": objective[0],
+            "best": {},
+            "seconds_left": None,
+        }
+
+    def __enter__(self) -> Progress:
+        self._write()
+        if self._console is not None and self._console.is_terminal:
+            self._live = Live(console=self._console, get_renderable=lambda: render(self.state), refresh_per_second=4)
+            self._live.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    def phase(self, phase: str) -> None:
+        """What the sweep is doing now, in one word."""
+        self.state["phase"] = phase
+        self._write()
+
+    def set_slots(self, slots: int) -> None:
+        """How many trials run at the same time, at the most; for the time that is left."""
+        self._slots = max(1, slots)
+
+    def started(self, key: str, label: str) -> None:
+        """A trial has started."""
+        self.state["phase"] = "running"
+        self.state["running"][key] = {"label": label, "fraction": 0.0, "started_at": time.time()}
+        self._changed()
+
+    def step(self, key: str, fraction: float) -> None:
+        """A trial is this far."""
+        if key in self.state["running"]:
+            self.state["running"][key]["fraction"] = fraction
+            self._changed()
+
+    def finished(self, result: TrialResult) -> None:
+        """A trial has ended, or was found in the ledger."""
+        row = result.row
+        running = self.state["running"].pop(row["trial_key"], None)
+        if running is not None:
+            self._seconds.append(time.time() - running["started_at"])
+        self.state["failed" if row["status"] == "failed" else "done"] += 1
+        self.state["reused"] += bool(row.get("reused"))
+        self._note_best(result)
+        self._changed()
+
+    def _note_best(self, result: TrialResult) -> None:
+        budget, metric = result.row["budget_bytes"], self._objective[0]
+        value = next((s["value"] for s in result.scores if f"{s['task']}.{s['metric']}" == metric), None)
+        if budget is None or value is None or result.row["status"] != "ok":
+            return
+        best = self.state["best"].get(str(budget))
+        sign = 1 if self._objective[1] == "min" else -1
+        if best is None or sign * value < sign * best["value"]:
+            dense = 4 * result.row["num_embeddings"] * result.row["embedding_dim"]
+            entry = {"value": value, "quantizer": result.row["quantizer"], "ratio": dense / budget}
+            self.state["best"][str(budget)] = {**entry, "payload_bytes": result.row["payload_bytes"]}
+
+    def _changed(self) -> None:
+        now = time.time()
+        left = self.state["total"] - self.state["done"] - self.state["failed"]
+        if self._seconds:
+            mean = sum(self._seconds) / len(self._seconds)
+            self.state["seconds_left"] = max(0.0, mean * left / min(self._slots, max(1, left)))
+        if now - self._last_write >= _WRITE_SECONDS or left == 0:
+            self._write()
+        if self._console is not None and self._live is None and (now - self._last_line >= _LINE_SECONDS or left == 0):
+            self._last_line = now
+            self._console.print(one_line(self.state), highlight=False)
+
+    def _write(self) -> None:
+        self._last_write = self.state["updated_at"] = time.time()
+        replace_bytes(self._path, json.dumps(self.state).encode())
+
+
+def read_status(run_dir: Path) -> dict[str, Any] | None:
+    """The state that a sweep last wrote into ``run_dir``, or None."""
+    try:
+        state: dict[str, Any] = json.loads((run_dir / STATUS_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return state
+
+
+def is_alive(state: Mapping[str, Any]) -> bool:
+    """Whether the sweep that wrote ``state`` is still at work (on this machine), or wrote lately (on another)."""
+    if state["phase"] in ("finished", "interrupted"):
+        return False
+    try:
+        os.kill(int(state["pid"]), 0)
+    except (ProcessLookupError, ValueError):
+        return time.time() - float(state["updated_at"]) < 30
+    except PermissionError:
+        pass
+    return True
+
+
+def one_line(state: Mapping[str, Any]) -> str:
+    """The state in one line."""
+    left = state["seconds_left"]
+    parts = [f"{state['done'] + state['failed']}/{state['total']} trials"]
+    parts += [f"{state[name]} {name}" for name in ("failed", "reused", "skipped") if state[name]]
+    if state["running"]:
+        parts.append(f"{len(state['running'])} running")
+    if left is not None and state["done"] + state["failed"] < state["total"]:
+        parts.append(f"about {_duration(left)} left")
+    return f"{state['name']}: " + ", ".join(parts)
+
+
+def render(state: Mapping[str, Any]) -> RenderableType:
+    """The state as it is shown live."""
+    ended = state["done"] + state["failed"]
+    head = Table.grid(padding=(0, 1))
+    head.add_row(
+        Text(state["name"], style="bold"),
+        ProgressBar(total=max(1, state["total"]), completed=ended, width=40),
+        f"{ended}/{state['total']}",
+        Text(state["phase"], style="dim"),
+    )
+    facts = f"{len(state['running'])} running, {state['failed']} failed, {state['reused']} reused, {state['skipped']} skipped"
+    left = "" if state["seconds_left"] is None or ended == state["total"] else f", about {_duration(state['seconds_left'])} left"
+    parts: list[RenderableType] = [head, Text(f"{facts}, {_duration(state['updated_at'] - state['started_at'])} so far{left}")]
+    running = list(state["running"].values())
+    if running:
+        shown = "; ".join(f"{one['label']} {one['fraction']:.0%}" for one in running[:6])
+        parts.append(Text("now: " + shown + (" ..." if len(running) > 6 else ""), style="dim"))
+    if state["best"]:
+        parts.append(best_table(state["best"], state["objective"]))
+    return Group(*parts)
+
+
+def best_table(best: Mapping[str, Mapping[str, Any]], objective: str) -> Table:
+    """The best so far for each budget."""
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for title in ("ratio at least", "budget (bytes)", "best so far", objective, "payload (bytes)"):
+        table.add_column(title, justify="left" if title == "best so far" else "right")
+    for budget in sorted(best, key=int, reverse=True):
+        one = best[budget]
+        cells = (f"x{one['ratio']:.0f}", f"{int(budget):,}", one["quantizer"], f"{one['value']:.4g}", f"{one['payload_bytes']:,}")
+        table.add_row(*cells)
+    return table
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes:02d} min"
+    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
+
