@@ -7,6 +7,7 @@ bytes: no time or machine is written.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -17,7 +18,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
+from safetensors.torch import load as safetensors_tensors
 from safetensors.torch import save as safetensors_bytes
 from torch import Tensor
 
@@ -25,6 +27,7 @@ from quantizers.base import Quantizer, StorageCost
 from quantizers.embedding import CompressedEmbedding
 from quantizers.errors import ArtifactError, InputError
 from quantizers.registry import get, make_config, methods
+from quantizers.table import decode_words, encode_words
 
 FORMAT_VERSION = 1
 _KEY = "embedding_frontier"
@@ -58,13 +61,6 @@ def _digest(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
     return state.hexdigest()
 
 
-def _words_tensor(words: Any) -> Tensor:
-    text = "\n".join(words)
-    if text.count("\n") != len(words) - 1:
-        raise InputError("A word holds a line break; words are stored one a line.")
-    return torch.from_numpy(np.frombuffer(text.encode("utf-8", "surrogateescape"), dtype=np.uint8).copy())
-
-
 def save(quantizer: Quantizer, path: str | Path) -> int:
     """Write ``quantizer`` to ``path``, atomically.
 
@@ -79,7 +75,7 @@ def save(quantizer: Quantizer, path: str | Path) -> int:
     if _WORDS in tensors:
         raise ValueError(f"{quantizer.name}: no state tensor may be called {_WORDS!r}")
     if quantizer.words is not None:
-        tensors[_WORDS] = _words_tensor(quantizer.words)
+        tensors[_WORDS] = torch.from_numpy(np.frombuffer(encode_words(quantizer.words), dtype=np.uint8).copy())
     header: dict[str, Any] = {
         "format_version": FORMAT_VERSION,
         "method": quantizer.name,
@@ -97,8 +93,10 @@ def save(quantizer: Quantizer, path: str | Path) -> int:
             os.fsync(out.fileno())
         part.replace(path)
     except OSError as error:
-        part.unlink(missing_ok=True)
         raise InputError(f"{path}: cannot write the compressed file: {error.strerror or error}.") from error
+    finally:
+        with contextlib.suppress(OSError):  # it is gone by now, unless writing failed
+            part.unlink()
     return len(data)
 
 
@@ -109,22 +107,26 @@ def read(path: str | Path) -> Artifact:
         ArtifactError: not there, truncated, altered, not a file of this program, or of a newer format.
     """
     path = Path(path)
-    if not path.is_file():
-        raise ArtifactError(f"{path}: no such file.")
     try:
-        with safe_open(path, framework="pt") as handle:
-            metadata = handle.metadata() or {}
-            tensors = {name: handle.get_tensor(name) for name in handle.keys()}
-    except (SafetensorError, OSError) as error:
+        # Read, not mapped: what happens to the file later must not change, or take away, the tensors.
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise ArtifactError(f"{path}: no such file.") from None
+    except OSError as error:
+        raise ArtifactError(f"{path}: cannot be read: {error.strerror or error}.") from None
+    try:
+        tensors = safetensors_tensors(data)
+        metadata = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")]).get("__metadata__") or {}
+    except (SafetensorError, ValueError, LookupError, RuntimeError, AssertionError) as error:
         raise ArtifactError(f"{path}: not a complete safetensors file ({error}).") from None
     if _KEY not in metadata:
         raise ArtifactError(f"{path}: a safetensors file, but not a compressed embedding table of this program.")
     try:
         header = json.loads(metadata[_KEY])
-        version, method, digest = header["format_version"], header["method"], header["digest"]
+        version, method, digest = int(header["format_version"]), str(header["method"]), header["digest"]
         shape = (int(header["num_embeddings"]), int(header["embedding_dim"]))
         parameters = dict(header["config"])
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, LookupError, TypeError) as error:
         raise ArtifactError(f"{path}: the header is damaged ({error!r}).") from None
     if version > FORMAT_VERSION:
         raise ArtifactError(f"{path}: format {version} is newer than this program reads ({FORMAT_VERSION}).")
@@ -133,11 +135,34 @@ def read(path: str | Path) -> Artifact:
     if method not in methods():
         raise ArtifactError(f"{path}: made by quantizer {method!r}, which is not installed here.")
     words_bytes = tensors.pop(_WORDS, None)
-    quantizer = get(method).from_state(make_config(method, parameters), tensors, shape=shape)
-    if words_bytes is not None:
-        quantizer.words = words_bytes.numpy().tobytes().decode("utf-8", "surrogateescape").split("\n")
+    try:
+        quantizer = _rebuild(get(method), make_config(method, parameters), tensors, shape)
+        if words_bytes is not None:
+            quantizer.words = decode_words(words_bytes.numpy().tobytes())
+            if len(quantizer.words) != shape[0]:
+                raise InputError(f"{len(quantizer.words)} words for {shape[0]} rows")
+    except Exception as error:  # a method, also one of other people, may trip over wrong tensors in any way
+        raise ArtifactError(f"{path}: what it holds is no {method} table of shape {shape}: {error}.") from error
     vocab_bytes = 0 if words_bytes is None else words_bytes.numel()
-    return Artifact(quantizer, header, quantizer.measured_storage(), vocab_bytes, path.stat().st_size)
+    return Artifact(quantizer, header, quantizer.measured_storage(), vocab_bytes, len(data))
+
+
+def _rebuild(cls: type[Quantizer], config: Any, tensors: Mapping[str, Tensor], shape: tuple[int, int]) -> Quantizer:
+    """The quantizer that ``tensors`` are the state of; they are checked against what ``config`` says they must be."""
+    if min(shape) < 1:
+        raise InputError("a table has at least one row and one column")
+    unknown = sorted(set(tensors) - set(cls.state_roles))
+    if unknown:
+        raise InputError(f"the method has no tensors called {', '.join(unknown)}")
+    quantizer = cls.from_state(config, tensors, shape=shape)
+    expected, found = cls.storage(config, shape), quantizer.measured_storage()
+    if found.payload_bytes > expected.payload_bytes or (expected.exact and found != expected):
+        raise InputError(f"its tensors should take {expected}, and take {found}")
+    with torch.no_grad():
+        ends = quantizer.reconstruct(torch.tensor([0, shape[0] - 1]))
+    if tuple(ends.shape) != (2, shape[1]) or ends.dtype != torch.float32:
+        raise InputError(f"its rows come out as {tuple(ends.shape)} {ends.dtype}")
+    return quantizer
 
 
 def load(path: str | Path) -> CompressedEmbedding:

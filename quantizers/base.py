@@ -127,6 +127,7 @@ class Quantizer(ABC):
         """
         if weights is not None:
             weights = _checked_weights(weights, table)
+        self._state = {}  # a fit that is given up leaves no mixture of two tables behind
         self._shape = table.shape
         self.words = table.words
         yield from self._fit_steps(table, seed=seed, weights=weights, budget=budget)
@@ -136,7 +137,7 @@ class Quantizer(ABC):
         self, table: Table | Tensor, *, seed: int = 0, weights: Tensor | None = None, budget: Budget | None = None
     ) -> Self:
         """:meth:`fit_steps` to its end; returns ``self``."""
-        if isinstance(table, Tensor):
+        if not isinstance(table, Table):
             table = Table(table)
         for _ in self.fit_steps(table, seed=seed, weights=weights, budget=budget):
             pass
@@ -148,7 +149,7 @@ class Quantizer(ABC):
         unknown = set(state) - set(self.state_roles)
         if unknown:
             raise ValueError(f"{self.name}: state tensors without a role: {sorted(unknown)}")
-        self._state = {name: tensor.detach().contiguous() for name, tensor in state.items()}
+        self._state = {name: _alone(tensor.detach()) for name, tensor in state.items()}
 
     def _require_fitted(self) -> None:
         if not self._state or self._shape is None:
@@ -320,11 +321,18 @@ class CodeQuantizer(Quantizer):
 def _checked_weights(weights: Tensor, table: Table) -> Tensor:
     if tuple(weights.shape) != (table.num_embeddings,):
         raise InputError(f"weights must be ({table.num_embeddings},), one a row, not {tuple(weights.shape)}.")
-    weights = weights.to(device=table.vectors.device, dtype=torch.float32)
-    total = float(weights.sum(dtype=torch.float64))
-    if not total > 0 or not total < float("inf") or float(weights.min()) < 0:
+    weights = weights.to(device=table.vectors.device, dtype=torch.float64)
+    mean = float(weights.mean())
+    if not 0 < mean < float("inf") or float(weights.min()) < 0:
         raise InputError("weights must be finite, not negative, and not all zero.")
-    return weights * (len(weights) / total)
+    return (weights / mean).to(torch.float32)
+
+
+def _alone(tensor: Tensor) -> Tensor:
+    """``tensor``, contiguous and alone in its memory: a view would keep, and pickle, all that it is a view of."""
+    if tensor.is_contiguous() and tensor.untyped_storage().nbytes() == tensor.numel() * tensor.element_size():
+        return tensor
+    return tensor.clone(memory_format=torch.contiguous_format)
 
 
 def generator(seed: int, stream: int = 0) -> torch.Generator:

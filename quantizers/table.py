@@ -17,6 +17,30 @@ from torch import Tensor
 from quantizers.errors import InputError
 
 
+def encode_words(words: Sequence[str], name: str = "table") -> bytes:
+    """The words as a file keeps them: UTF-8, one a line.
+
+    Bytes that were not UTF-8 where the words were read (``surrogateescape``) are written as they were.
+
+    Raises:
+        InputError: a word holds a line break, or cannot be encoded.
+    """
+    text = "\n".join(words)
+    if text.count("\n") != len(words) - 1:
+        row, word = next((row, word) for row, word in enumerate(words) if "\n" in word)
+        raise InputError(f"{name}: the word of row {row}, {word!r}, holds a line break; words are stored one a line.")
+    try:
+        return text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError as error:
+        row = text.count("\n", 0, error.start)
+        raise InputError(f"{name}: the word of row {row}, {words[row]!r}, cannot be written as UTF-8.") from None
+
+
+def decode_words(data: bytes) -> list[str]:
+    """Undo :func:`encode_words`."""
+    return data.decode("utf-8", "surrogateescape").split("\n")
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Table:
     """An embedding table: what every method compresses.
@@ -38,6 +62,8 @@ class Table:
 
     def __post_init__(self) -> None:
         vectors = self.vectors
+        if not isinstance(vectors, Tensor):
+            raise InputError(f"{self.name}: a table must be a torch tensor, not {type(vectors).__name__}.")
         if vectors.ndim != 2 or 0 in vectors.shape:
             raise InputError(f"{self.name}: a table must be (N, D) with N, D >= 1, not {tuple(vectors.shape)}.")
         if not vectors.is_floating_point():
@@ -54,8 +80,12 @@ class Table:
                 )
         if self.words is not None and len(self.words) != len(vectors):
             raise InputError(f"{self.name}: {len(self.words)} words for {len(vectors)} rows.")
-        if self.counts is not None and tuple(self.counts.shape) != (len(vectors),):
-            raise InputError(f"{self.name}: counts must be ({len(vectors)},), not {tuple(self.counts.shape)}.")
+        if self.words is not None:
+            encode_words(self.words, self.name)  # words that cannot be stored are refused before a long fit, not after
+        if self.counts is not None:
+            if tuple(self.counts.shape) != (len(vectors),):
+                raise InputError(f"{self.name}: counts must be ({len(vectors)},), not {tuple(self.counts.shape)}.")
+            object.__setattr__(self, "counts", self.counts.to(torch.float32))
 
     @property
     def num_embeddings(self) -> int:
@@ -79,7 +109,7 @@ class Table:
         state.update(repr(self.shape).encode())
         state.update(self.vectors.cpu().numpy().data.cast("B"))
         if self.words is not None:
-            state.update("\n".join(self.words).encode("utf-8", "surrogateescape"))
+            state.update(encode_words(self.words, self.name))
         return state.hexdigest()
 
     def head(self, rows: int) -> Table:
@@ -136,8 +166,8 @@ class TableStats:
 def _spectrum(vectors: Tensor) -> np.ndarray:
     mean = vectors.mean(dim=0, dtype=torch.float64)
     second = torch.zeros((vectors.shape[1], vectors.shape[1]), dtype=torch.float64, device=vectors.device)
-    for part in torch.split(vectors, 1 << 16):
-        centred = part.to(torch.float64) - mean
+    for part in torch.split(vectors, 1 << 13):
+        centred = part.to(torch.float64).sub_(mean)
         second += centred.T @ centred
     values = torch.linalg.eigvalsh(second / len(vectors)).flip(0).clamp_min(0)
     return np.asarray(values.cpu().numpy())
