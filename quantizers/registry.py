@@ -42,30 +42,47 @@ def discover(package: ModuleType, base: type[T], group: str, kind: str) -> dict[
         kind: what ``base`` is to people ("quantizer"), for messages.
 
     Raises:
-        InputError: two classes have the same name.
+        InputError: two classes have the same name, a named class lacks something that ``base`` asks for, or an entry point
+            cannot be loaded or holds no such class. (To leave it out in silence would look like a method that is not
+            installed.)
     """
     found: dict[str, type[T]] = {}
 
     def add(cls: type[T], source: str) -> None:
+        if inspect.isabstract(cls):
+            missing = ", ".join(sorted(getattr(cls, "__abstractmethods__", ())))
+            raise InputError(f"The {kind} {cls.name!r} of {source} does not define {missing}.")
         other = found.setdefault(cls.name, cls)
         if other is not cls:
             raise InputError(f"Two {kind}s are called {cls.name!r}: {other.__module__} and {source}.")
 
-    def search(module: ModuleType, source: str) -> None:
-        for value in vars(module).values():
-            if inspect.isclass(value) and issubclass(value, base) and value.__module__ == module.__name__:
-                if not inspect.isabstract(value) and "name" in vars(value):
-                    add(value, source)
+    def search(module: ModuleType, source: str) -> int:
+        own = [
+            value
+            for value in vars(module).values()
+            if inspect.isclass(value)
+            and issubclass(value, base)
+            and f"{value.__module__}.".startswith(f"{module.__name__}.")
+            and "name" in vars(value)
+        ]
+        for cls in own:
+            add(cls, source)
+        return len(own)
 
     for info in pkgutil.iter_modules(package.__path__):
         module = importlib.import_module(f"{package.__name__}.{info.name}")
         search(module, module.__name__)
     for point in importlib.metadata.entry_points(group=group):
-        loaded = point.load()
-        if isinstance(loaded, ModuleType):
-            search(loaded, point.value)
-        else:
-            add(loaded, point.value)
+        whose = f"{point.dist.name}'s entry point" if point.dist else "entry point"
+        try:
+            loaded = point.load()
+        except Exception as error:  # the import of other people's code may fail in any way
+            raise InputError(f"{whose} {point.name} = {point.value} cannot be loaded: {error!r}.") from error
+        if isinstance(loaded, ModuleType) and search(loaded, point.value):
+            continue
+        if not (inspect.isclass(loaded) and issubclass(loaded, base) and hasattr(loaded, "name")):
+            raise InputError(f"{whose} {point.name} = {point.value} holds no {kind} with a name.")
+        add(loaded, point.value)
     return dict(sorted(found.items()))
 
 
