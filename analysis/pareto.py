@@ -46,6 +46,13 @@ def _minimized(points: ArrayLike, directions: Sequence[Direction]) -> Floats:
     return out
 
 
+def _finite(costs: Floats) -> Floats:
+    """Costs of the same order without infinities (moocore 0.3.2 crashes on some): each value's place in its column."""
+    if np.isfinite(costs).all():
+        return costs
+    return np.stack([np.unique(column, return_inverse=True)[1] for column in costs.T], axis=1).astype(np.float64)
+
+
 def _are_numbers(costs: Floats) -> NDArray[np.bool_]:
     return np.asarray(~np.isnan(costs).any(axis=1), dtype=np.bool_)
 
@@ -62,7 +69,7 @@ def non_dominated(points: ArrayLike, directions: Sequence[Direction]) -> NDArray
     """
     costs = _minimized(points, directions)
     mask = _are_numbers(costs)
-    mask[mask] = moocore.is_nondominated(costs[mask], keep_weakly=True)
+    mask[mask] = moocore.is_nondominated(_finite(costs[mask]), keep_weakly=True)
     return mask
 
 
@@ -78,7 +85,7 @@ def front_rank(points: ArrayLike, directions: Sequence[Direction]) -> NDArray[np
     ranks = np.zeros(len(costs), dtype=np.int64)
     valid = _are_numbers(costs)
     if valid.any():
-        ranks[valid] = moocore.pareto_rank(costs[valid]) + 1
+        ranks[valid] = moocore.pareto_rank(_finite(costs[valid])) + 1
     return ranks
 
 
@@ -145,8 +152,8 @@ def build_frontier(
 
     Only trials whose status is "ok" take part. Trials that differ in the seed alone are one configuration; the same
     configuration proposed for two budgets is one too, unless the budget changed its size. Frontiers are taken among
-    configurations of one table, task scope and regime (and for ``weighted_*`` metrics: of the same weights). A
-    configuration with a score that is not a number for any seed is on no frontier.
+    configurations of one table, task scope and regime. A configuration with a score that is not a number for any seed
+    is on no frontier.
 
     Args:
         trials: table with the schema TRIALS.
@@ -172,8 +179,7 @@ def build_frontier(
     size = grouped(_floats(values["payload_bytes"]), members, len(first))
     value = grouped(_floats(values["value"]), members, len(first))
     rows = values.take(pa.array(first))
-    weighted = pc.if_else(pc.starts_with(rows["metric"], "weighted_"), rows["weights"], None)
-    scope = _codes(rows.append_column("_weights", weighted), (*COMPARABLE, "_weights"))
+    scope = _codes(rows, COMPARABLE)
 
     rank = np.zeros(len(first), dtype=np.int64)
     probability = np.full(len(first), np.nan)
@@ -183,7 +189,7 @@ def build_frontier(
     sample_ends = np.searchsorted(members[samples], np.arange(len(first) + 1))
     for number in range(int(scope.max()) + 1):
         here = np.flatnonzero(scope == number)
-        label = {name: rows[name][int(here[0])].as_py() for name in (*COMPARABLE, "weights")}
+        label = {name: rows[name][int(here[0])].as_py() for name in COMPARABLE}
         directions: tuple[Direction, Direction] = ("min", label["direction"])
         points = np.stack([size.mean[here], value.mean[here]], axis=1)
         reference = reference_point(points, directions)
@@ -200,6 +206,7 @@ def build_frontier(
             | {"reference_point": reference.tolist(), "hypervolume": hypervolume(points, directions, reference)}
         )
     columns: dict[str, Any] = {
+        "compression_ratio": _floats(rows["dense_bytes"]) / np.maximum(size.mean, 1),
         "payload_bytes_mean": size.mean,
         "payload_bytes_low": size.low,
         "payload_bytes_high": size.high,
@@ -233,7 +240,7 @@ def _frontier_share(
     count = np.bincount(groups, minlength=num_groups)[:, None]
     starts = np.searchsorted(groups, np.arange(num_groups))
     for drawn in bootstrap_indices(groups, num_groups, repeats=repeats, seed=seed):
-        with np.errstate(invalid="ignore"):  # inf - inf cannot occur in a sum of one direction's values, NaN can
+        with np.errstate(invalid="ignore"):
             means = np.add.reduceat(points[drawn], starts, axis=0) / count
         hits += non_dominated(means, directions)
     return hits / repeats
@@ -246,9 +253,12 @@ def _measured(trials: pa.Table, scores: pa.Table) -> pa.Table:
     found = pc.is_valid(where)
     scores, where = scores.filter(found), where.filter(found)
     wanted = [*CONFIGURATION, "budget_bytes", "seed", "payload_bytes"]
-    joined = ok.select(wanted).take(where)
+    # Text becomes numbers of a dictionary before a million rows of it are copied around.
+    known = {name: _encoded(ok[name]) for name in wanted}
+    known["dense_bytes"] = pc.multiply(4, pc.multiply(ok["num_embeddings"], ok["embedding_dim"]))
+    joined = pa.table(known).take(where)
     for name in ("role", "task", "metric", "direction", "value", "baseline"):
-        joined = joined.append_column(name, scores[name])
+        joined = joined.append_column(name, _encoded(scores[name]))
     # The same fit proposed for several budgets counts once, under the smallest of them.
     joined = joined.take(pc.sort_indices(joined, sort_keys=[("budget_bytes", "ascending")]))
     same = _codes(joined, (*CONFIGURATION, "role", "task", "metric", "direction", "seed", "payload_bytes"))
@@ -260,8 +270,9 @@ def _codes(table: pa.Table, names: Sequence[str]) -> NDArray[np.int64]:
     codes = np.zeros(table.num_rows, dtype=np.int64)
     largest = 1  # every code is below it
     for name in names:
-        column = pa.concat_arrays(table[name].chunks or [pa.array([], table[name].type)])
-        column = column.dictionary_encode(null_encoding="encode")
+        column = _one_array(table[name])
+        if not pa.types.is_dictionary(column.type):
+            column = column.dictionary_encode(null_encoding="encode")
         radix = len(column.dictionary) + 1
         if largest > np.iinfo(np.int64).max // radix:
             codes = np.unique(codes, return_inverse=True)[1]
@@ -269,6 +280,15 @@ def _codes(table: pa.Table, names: Sequence[str]) -> NDArray[np.int64]:
         codes = codes * radix + column.indices.to_numpy(zero_copy_only=False)
         largest *= radix
     return np.unique(codes, return_inverse=True)[1]
+
+
+def _one_array(column: pa.ChunkedArray) -> pa.Array:
+    return column.chunk(0) if column.num_chunks == 1 else pa.concat_arrays(column.chunks or [pa.array([], column.type)])
+
+
+def _encoded(column: pa.ChunkedArray) -> pa.Array:
+    array = _one_array(column)
+    return array.dictionary_encode(null_encoding="encode") if pa.types.is_string(array.type) else array
 
 
 def _floats(column: pa.ChunkedArray) -> Floats:

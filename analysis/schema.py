@@ -6,6 +6,7 @@ Columns may be added in a later version (SCHEMA_VERSION is then raised); they ar
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -100,6 +101,7 @@ FRONTIER = pa.schema(
         ("task", _TEXT),
         ("metric", _TEXT),
         ("direction", _TEXT),
+        ("compression_ratio", _REAL),  # of the mean payload
         ("payload_bytes_mean", _REAL),
         ("payload_bytes_low", _REAL),  # 95 % t interval over seeds; null with one seed
         ("payload_bytes_high", _REAL),
@@ -122,7 +124,8 @@ def to_table(rows: Sequence[Mapping[str, Any]], schema: pa.Schema) -> pa.Table:
     """Rows as a table with exactly the columns of ``schema``.
 
     Args:
-        rows: values by column name; what a row lacks becomes null (``schema_version`` becomes the current one).
+        rows: values by column name; what a row lacks becomes null (``schema_version`` becomes the current one). A time
+            may be ISO 8601 text, as it is after a round trip through JSON.
         schema: one of TRIALS, SCORES, FRONTIER.
 
     Raises:
@@ -136,7 +139,9 @@ def to_table(rows: Sequence[Mapping[str, Any]], schema: pa.Schema) -> pa.Table:
         default = SCHEMA_VERSION if field.name == "schema_version" else None
         values = [row.get(field.name, default) for row in rows]
         try:
+            if pa.types.is_timestamp(field.type):
+                values = [datetime.datetime.fromisoformat(v) if isinstance(v, str) else v for v in values]
             columns.append(pa.array(values, type=field.type))
-        except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError) as error:
+        except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError, ValueError) as error:
             raise ValueError(f"Column {field.name!r} takes {field.type}: {error}.") from None
     return pa.Table.from_arrays(columns, schema=schema)
