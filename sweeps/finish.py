@@ -11,11 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from analysis.plots import frontier_png
+from analysis.report import write_report
 
 from analysis import store
 from analysis.pareto import build_frontier
-from analysis.plots import frontier_png
-from analysis.report import write_report
+from quantizers.errors import InputError
+from sweeps.config import load
+from sweeps.ledger import Ledger
 from sweeps.prepare import Prepared
 from sweeps.tracking import Tracker
 from trainables.provenance import versions
@@ -119,3 +122,38 @@ def machine() -> dict[str, Any]:
         "gpus": [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())],
         "platform": platform.platform(),
     }
+
+
+def send_records(run_dir: Path) -> int:
+    """Send the MLflow records of a run that are missing.
+
+    Returns:
+        How many trials were sent.
+
+    Raises:
+        InputError: ``run_dir`` is not a run, tracks nothing, or the server still does not answer.
+    """
+    if not (run_dir / "sweep.yaml").is_file():
+        raise InputError(f"{run_dir}: not a run (it has no sweep.yaml).")
+    config = load(str(run_dir / "sweep.yaml"), output=str(run_dir.parent), name=run_dir.name)
+    if config.tracking_uri is None:
+        raise InputError(f"{run_dir}: this sweep has tracking off.")
+    trials = store.read_trials(run_dir)
+    rows = trials.to_pylist()
+    scores: dict[str, list[dict[str, Any]]] = {}
+    for score in store.read_scores(run_dir).to_pylist():
+        scores.setdefault(score["trial_key"], []).append(score)
+    ledger = None if config.ledger_dir is None else Ledger(config.ledger_dir)
+    missing = [row for row in rows if row["status"] in ("ok", "failed") and row["mlflow_run_id"] is None]
+    tracker = Tracker(config.tracking_uri, config.name)
+    for row in missing:
+        known = None if ledger is None else ledger.get(row["trial_key"])
+        curves = known.curves if known is not None else []
+        tracker.log(TrialResult({**row, "reused": False}, scores.get(row["trial_key"], []), curves))
+    tracker.close()
+    if tracker.problem is not None:
+        raise InputError(f"MLflow at {config.tracking_uri}: {tracker.problem}")
+    for row in rows:
+        row["mlflow_run_id"] = tracker.run_ids.get(row["trial_key"])
+    store.write(run_dir, "trials", rows)
+    return len(missing)

@@ -147,4 +147,3 @@ def check_run_dir(config: SweepConfig) -> None:
         raise InputError(
             f"{folder}: holds another sweep (different: {', '.join(differs)}). Choose another --out or name, or delete it."
         )
-

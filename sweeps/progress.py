@@ -37,6 +37,7 @@ class Progress:
         total: trials of the sweep, reused ones included, skipped ones not.
         skipped: configurations that are not run.
         objective: (task.metric, direction) by which "best" is judged.
+        data_dir: where the sweep's data is, for ``frontier resume``.
     """
 
     def __init__(
@@ -48,6 +49,7 @@ class Progress:
         total: int,
         skipped: int,
         objective: tuple[str, str],
+        data_dir: Path | None = None,
     ) -> None:
         self._console = console
         self._path = run_dir / STATUS_FILE
@@ -61,6 +63,7 @@ class Progress:
             "name": name,
             "phase": "starting",
             "pid": os.getpid(),
+            "data_dir": None if data_dir is None else str(data_dir.absolute()),
             "started_at": self._started,
             "updated_at": self._started,
             "total": total,
@@ -190,9 +193,18 @@ def render(state: Mapping[str, Any]) -> RenderableType:
         f"{ended}/{state['total']}",
         Text(state["phase"], style="dim"),
     )
-    facts = f"{len(state['running'])} running, {state['failed']} failed, {state['reused']} reused, {state['skipped']} skipped"
-    left = "" if state["seconds_left"] is None or ended == state["total"] else f", about {_duration(state['seconds_left'])} left"
-    parts: list[RenderableType] = [head, Text(f"{facts}, {_duration(state['updated_at'] - state['started_at'])} so far{left}")]
+    facts = (
+        f"{len(state['running'])} running, {state['failed']} failed, {state['reused']} reused, {state['skipped']} skipped"
+    )
+    left = (
+        ""
+        if state["seconds_left"] is None or ended == state["total"]
+        else f", about {_duration(state['seconds_left'])} left"
+    )
+    parts: list[RenderableType] = [
+        head,
+        Text(f"{facts}, {_duration(state['updated_at'] - state['started_at'])} so far{left}"),
+    ]
     running = list(state["running"].values())
     if running:
         shown = "; ".join(f"{one['label']} {one['fraction']:.0%}" for one in running[:6])
@@ -209,7 +221,13 @@ def best_table(best: Mapping[str, Mapping[str, Any]], objective: str) -> Table:
         table.add_column(title, justify="left" if title == "best so far" else "right")
     for budget in sorted(best, key=int, reverse=True):
         one = best[budget]
-        cells = (f"x{one['ratio']:.0f}", f"{int(budget):,}", one["quantizer"], f"{one['value']:.4g}", f"{one['payload_bytes']:,}")
+        cells = (
+            f"x{one['ratio']:.0f}",
+            f"{int(budget):,}",
+            one["quantizer"],
+            f"{one['value']:.4g}",
+            f"{one['payload_bytes']:,}",
+        )
         table.add_row(*cells)
     return table
 
@@ -220,4 +238,3 @@ def _duration(seconds: float) -> str:
     if hours:
         return f"{hours} h {minutes:02d} min"
     return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
-

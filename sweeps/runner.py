@@ -100,6 +100,7 @@ def run(
         total=len(prepared.plan.trials),
         skipped=len(prepared.plan.skipped),
         objective=(metric, prepared.directions[metric]["direction"]),
+        data_dir=data_dir,
     ) as progress:
         results = _Results(progress, tracker)
         todo = []
@@ -245,7 +246,9 @@ def _start_ray(address: str | None) -> None:
             runtime_env={"env_vars": environment} if environment else None,
         )
     except ConnectionError as error:
-        raise InputError(f"--address {address}: no Ray cluster answers there ({' '.join(str(error).split())[:200]}).") from None
+        raise InputError(
+            f"--address {address}: no Ray cluster answers there ({' '.join(str(error).split())[:200]})."
+        ) from None
 
 
 def _trial_resources(config: SweepConfig) -> tuple[float, float]:

@@ -129,7 +129,6 @@ class Tracker:
                 if name not in ("phase", "fraction") and _finite(value):
                     metrics.append(Metric(f"fit.{name}", float(value), now, step))
 
-
         config: Mapping[str, Any] = json.loads(row["config_json"] or "{}")
         values = {name: row.get(name) for name in ("quantizer", "seed", "regime", "weights", "budget_bytes", "table")}
         values.update({f"config.{name}": value for name, value in config.items()})

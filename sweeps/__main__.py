@@ -1,0 +1,5 @@
+"""``python -m sweeps`` is ``frontier``."""
+
+from sweeps.cli import main
+
+main()

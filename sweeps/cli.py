@@ -1,0 +1,215 @@
+"""The command ``frontier``: sweeps. What works on one table or file is in :mod:`sweeps.cli_tables`.
+
+Exit codes: 0 ok, 1 some trials failed, 2 the input is wrong. Libraries that are slow to import are imported where needed,
+so that ``--help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from quantizers.errors import InputError
+
+app = typer.Typer(
+    help="Find out, by measurement, how small an embedding table can be made.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+out = Console(highlight=False)
+err = Console(stderr=True, highlight=False)
+
+DataOption = Annotated[
+    Path | None, typer.Option("--data", envvar="FRONTIER_DATA", help="Folder of tables and task data.", show_envvar=True)
+]
+SetOption = Annotated[list[str] | None, typer.Option("--set", help="Change a key: KEY=VALUE, repeatable.")]
+
+
+def checked(command: Callable[..., Any]) -> Callable[..., Any]:
+    """A command whose wrong input ends in one line and exit code 2."""
+
+    @functools.wraps(command)
+    def inner(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return command(*args, **kwargs)
+        except InputError as error:
+            err.print(f"[bold red]error:[/] {_escape(str(error))}", soft_wrap=True)
+            raise typer.Exit(2) from None
+
+    return inner
+
+
+def _escape(text: str) -> str:
+    from rich.markup import escape
+
+    return escape(text)
+
+
+def check_data(data: Path | None) -> None:
+    """Refuse a data folder that is not there."""
+    if data is not None and not data.is_dir():
+        raise InputError(f"--data {data}: no such folder.")
+
+
+@app.command(epilog="Examples:  frontier run quick   |   frontier run glove100 --data DIR --set 'seeds=[0,1,2]'")
+@checked
+def run(
+    sweep: Annotated[str, typer.Argument(help="A sweep file, or the name of a preset (see: frontier presets).")],
+    data: DataOption = None,
+    output: Annotated[Path | None, typer.Option("--out", help="Folder of runs; this one goes to OUT/<name>/.")] = None,
+    address: Annotated[str | None, typer.Option(help="Ray cluster to use ('auto': this machine's); default: none.")] = None,
+    changes: SetOption = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the trials and their sizes; run nothing.")] = False,
+) -> None:
+    """Run a sweep; a run that is there already is resumed."""
+    from sweeps.config import load
+
+    check_data(data)
+    config = load(sweep, changes or (), output=None if output is None else str(output))
+    if dry_run:
+        from sweeps.cli_show import show_plan
+
+        show_plan(config, data, out)
+        return
+    _run(config, data, address, command=shlex.join(["frontier", *sys.argv[1:]]))
+
+
+@app.command(epilog="Example:  frontier resume runs/quick")
+@checked
+def resume(
+    run_dir: Annotated[Path, typer.Argument(help="Folder of the run.")],
+    data: DataOption = None,
+    address: Annotated[str | None, typer.Option(help="Ray cluster to use; default: none.")] = None,
+) -> None:
+    """Run what is left of a sweep; nothing that finished is run again."""
+    from sweeps.config import load
+    from sweeps.progress import is_alive, read_status
+
+    check_data(data)
+    run_dir = run_dir.absolute()
+    file = run_dir / "sweep.yaml"
+    if not file.is_file():
+        raise InputError(f"{run_dir}: not a run (it has no sweep.yaml).")
+    state = read_status(run_dir)
+    if state is not None and is_alive(state) and int(state["pid"]) != os.getpid():
+        raise InputError(f"{run_dir}: the sweep is still at work (process {state['pid']}); see: frontier status {run_dir}")
+    config = load(str(file), output=str(run_dir.parent), name=run_dir.name)
+    if data is None and state is not None and state.get("data_dir"):
+        data = Path(state["data_dir"])
+    _run(config, data, address, command=shlex.join(["frontier", *sys.argv[1:]]))
+
+
+def _run(config: Any, data: Path | None, address: str | None, command: str) -> None:
+    from sweeps.cli_show import show_run
+    from sweeps.runner import run as run_sweep
+
+    finished = run_sweep(config, data_dir=data, address=address, console=out, command=command)
+    show_run(finished, config, out)
+    raise typer.Exit(130 if finished.interrupted else finished.exit_code)
+
+
+@app.command(epilog="Example:  frontier status runs/quick --watch")
+@checked
+def status(
+    run_dir: Annotated[Path, typer.Argument(help="Folder of the run.")],
+    watch: Annotated[bool, typer.Option("--watch", help="Keep showing it until the sweep ends.")] = False,
+) -> None:
+    """Show how far a sweep is, and the best so far for each budget."""
+    from rich.live import Live
+
+    from sweeps.progress import is_alive, read_status, render
+
+    state = read_status(run_dir)
+    if state is None:
+        raise InputError(f"{run_dir}: not a run (it has no status.json).")
+    if not watch:
+        out.print(render(state))
+        if state["phase"] not in ("finished", "interrupted") and not is_alive(state):
+            out.print(f"The sweep is no longer at work; continue with: frontier resume {run_dir}")
+        return
+    with Live(render(state), console=out, refresh_per_second=2) as live:
+        while is_alive(state):
+            time.sleep(0.5)
+            state = read_status(run_dir) or state
+            live.update(render(state))
+
+
+@app.command(epilog="Examples:  frontier report runs/quick   |   frontier report runs/a runs/b -o both.html")
+@checked
+def report(
+    run_dirs: Annotated[list[Path], typer.Argument(help="Folders of runs.")],
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="Where the report goes.")] = None,
+) -> None:
+    """Draw the frontier of one run or several: one HTML file that needs no network."""
+    from analysis.report import write_report
+
+    path = write_report(run_dirs, output or run_dirs[0] / "report.html")
+    out.print(f"Report: {path}", soft_wrap=True)
+
+
+@app.command()
+@checked
+def presets(
+    names: Annotated[bool, typer.Option("--names", help="Bare names, one a line.")] = False,
+) -> None:
+    """List the sweeps that come with the program."""
+    from sweeps.config import preset_names, preset_text
+
+    for name in preset_names():
+        if names:
+            out.print(name)
+            continue
+        comment = " ".join(line[1:].strip() for line in preset_text(name).splitlines() if line.startswith("#"))
+        out.print(f"[bold]{name}[/]  {_escape(comment)}")
+
+
+@app.command(epilog="Example:  frontier ui --port 5000")
+@checked
+def ui(
+    tracking: Annotated[str | None, typer.Option(help="MLflow database or server; default: runs/mlflow.db.")] = None,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port on this machine.")] = 5000,
+) -> None:
+    """Open the MLflow UI, where a sweep's runs stand side by side."""
+    from sweeps.config import default_tracking_uri
+
+    uri = tracking or default_tracking_uri()
+    database = Path(uri.removeprefix("sqlite:///"))
+    if uri.startswith("sqlite:///") and not database.is_file():
+        raise InputError(f"{database}: no MLflow database there; a sweep makes it, or name another with --tracking.")
+    environment = {**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri, "--host", "127.0.0.1"]
+    out.print(f"MLflow UI: http://127.0.0.1:{port}  (Ctrl-C ends it)")
+    try:
+        code = subprocess.run([*command, "--port", str(port), "--workers", "1"], env=environment, check=False).returncode
+    except KeyboardInterrupt:
+        code = 0
+    raise typer.Exit(code)
+
+
+@app.command(epilog="Example:  frontier sync runs/quick")
+@checked
+def sync(run_dir: Annotated[Path, typer.Argument(help="Folder of the run.")]) -> None:
+    """Send the MLflow records that could not be sent while the sweep ran."""
+    from sweeps.finish import send_records
+
+    sent = send_records(run_dir.absolute())
+    out.print(f"{sent} records sent.")
+
+
+def main() -> None:
+    """Entry point of ``frontier``."""
+    import sweeps.cli_tables  # noqa: F401 - adds its commands
+
+    app()
