@@ -9,12 +9,18 @@
 torch.Size([2, 2, 16])
 """
 
-from quantizers.artifact import Artifact, load, read, save
-from quantizers.base import Budget, CodeQuantizer, FitStep, Quantizer, QuantizerConfig, Skip, StorageCost
-from quantizers.embedding import CompressedEmbedding
-from quantizers.errors import ArtifactError, InputError, NotFittedError
-from quantizers.registry import create, get, make_config, methods
-from quantizers.table import Table, TableStats
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from quantizers.artifact import Artifact, load, read, save
+    from quantizers.base import Budget, CodeQuantizer, FitStep, Quantizer, QuantizerConfig, Skip, StorageCost
+    from quantizers.embedding import CompressedEmbedding
+    from quantizers.errors import ArtifactError, InputError, NotFittedError
+    from quantizers.registry import create, get, make_config, methods
+    from quantizers.table import Table, TableStats
 
 __all__ = [
     "Artifact",
@@ -39,3 +45,16 @@ __all__ = [
     "read",
     "save",
 ]
+
+_MODULES = ("artifact", "registry", "embedding", "base", "table", "errors")
+
+
+def __getattr__(name: str) -> Any:
+    """Public names are imported when first used: torch takes seconds, and ``frontier --help`` needs none of it."""
+    if name in __all__:
+        for module in _MODULES:
+            found = vars(importlib.import_module(f"quantizers.{module}"))
+            if name in found:
+                globals()[name] = found[name]
+                return found[name]
+    raise AttributeError(f"module 'quantizers' has no attribute {name!r}")

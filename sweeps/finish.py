@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from analysis.plots import frontier_png
 from analysis.report import write_report
+from analysis.schema import SCHEMA_VERSION
 
 from analysis import store
 from analysis.pareto import build_frontier
@@ -58,7 +59,7 @@ def finish(
         table = {"table": shape[0], "table_digest": prepared.table.digest, "task_scope": "whole table"}
         rows.append({**row, **table, "num_embeddings": shape[1], "embedding_dim": shape[2]})
     for row in rows:
-        row["sweep"], row["schema_version"] = config.name, store.SCHEMA_VERSION
+        row["sweep"], row["schema_version"] = config.name, SCHEMA_VERSION
         if isinstance(row.get("started_at"), str):
             row["started_at"] = datetime.datetime.fromisoformat(row["started_at"])
     run = {

@@ -1,0 +1,83 @@
+"""The sweep file: defaults, mistakes in one line, changes from the command line."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from quantizers.errors import InputError
+from sweeps.config import build, load, parse_bytes, preset_names
+
+MINIMAL = {"name": "s", "table": "builtin:glove-10k-50d", "quantizers": ["pq"], "budgets": {"compression_ratio": [8]}}
+
+
+def test_resolved_yaml_loads_to_the_same_sweep(tmp_path: Path) -> None:
+    config = build({**MINIMAL, "seeds": [0, 1], "tasks": ["neighbours", {"task": "polarity"}], "stop": {"time": "30m"}})
+    file = tmp_path / "sweep.yaml"
+    file.write_text(config.to_yaml())
+    assert load(str(file)) == config
+    assert config.stop.time == 1800
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [("100KB", 100_000), ("1MB", 1_000_000), ("1.5 MB", 1_500_000), ("1MiB", 1 << 20), (123, 123), ("7", 7)],
+)
+def test_sizes(text: object, size: int) -> None:
+    assert parse_bytes(text) == size
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"quantizer": ["pq"]}, "unknown key 'quantizer'.*Did you mean 'quantizers'"),
+        ({"budgets": {"ratio": [8]}}, "unknown key 'ratio' in budgets.*compression_ratio"),
+        ({"budgets": {"compression_ratio": [0]}}, "budgets.compression_ratio.0: .*greater than 0"),
+        ({"budgets": {"compression_ratio": [8], "payload_bytes": [100]}}, "either compression_ratio or payload_bytes"),
+        ({"budgets": {"payload_bytes": ["10 parsecs"]}}, "is not a size"),
+        ({"regime": "none"}, "regime: .*'pretrained'"),
+        ({"seeds": []}, "seeds"),
+        ({"name": "../x"}, "name"),
+        ({"rows": 0}, "rows"),
+        ({"stop": {"time": "soon"}}, "is not a time"),
+    ],
+)
+def test_mistakes_are_named(change: dict[str, object], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        build({**MINIMAL, **change})
+
+
+def test_a_missing_key_is_named() -> None:
+    with pytest.raises(InputError, match="'table' is missing"):
+        build({key: value for key, value in MINIMAL.items() if key != "table"})
+
+
+def test_unknown_preset_suggests_the_nearest() -> None:
+    with pytest.raises(InputError, match="Did you mean 'quick'"):
+        load("quik")
+    with pytest.raises(InputError, match="no such sweep file"):
+        load("missing/sweep.yaml")
+
+
+def test_changes_from_the_command_line(tmp_path: Path) -> None:
+    file = tmp_path / "s.yaml"
+    file.write_text(yaml.safe_dump(MINIMAL))
+    config = load(str(file), ["seeds=[0,1,2]", "budgets.payload_bytes=[100KB]"], output=str(tmp_path))
+    assert config.seeds == (0, 1, 2)
+    assert config.budgets is not None and config.budgets.payload_bytes == (100_000,) and not config.budgets.compression_ratio
+    assert config.run_dir == tmp_path / "s"
+    with pytest.raises(InputError, match="expected key=value"):
+        load(str(file), ["seeds"])
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_presets_are_sweeps(name: str) -> None:
+    assert load(name).name == name
+
+
+@pytest.mark.parametrize("text", ["[1, 2", "- a\n- b\n", ""])
+def test_files_that_are_no_sweep(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "s.yaml"
+    file.write_text(text)
+    with pytest.raises(InputError, match=str(file)):
+        load(str(file))
