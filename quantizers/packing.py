@@ -15,7 +15,7 @@ from torch import Tensor
 
 MAX_BITS = 16
 _CHUNK_CODES = 1 << 18  # keeps the temporaries of one step in the processor's cache
-_INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+_INTEGERS = (torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 
 def bits_for(codebook_size: int) -> int:
@@ -52,7 +52,7 @@ def pack(codes: Tensor, bits: int) -> Tensor:
     """Pack integer codes.
 
     Args:
-        codes: (N, M) integers, each in [0, 2**bits).
+        codes: (N, M) integers (or booleans), each in [0, 2**bits).
         bits: bits a code, 1 to 16.
 
     Returns:
