@@ -63,6 +63,14 @@ def check_data(data: Path | None) -> None:
         raise InputError(f"--data {data}: no such folder.")
 
 
+def remembered_data(run_dir: Path) -> Path | None:
+    """The data folder that a run was started with."""
+    from sweeps.progress import read_status
+
+    state = read_status(run_dir) or {}
+    return Path(state["data_dir"]) if state.get("data_dir") else None
+
+
 @app.command(epilog="Examples:  frontier run quick   |   frontier run glove100 --data DIR --set 'seeds=[0,1,2]'")
 @checked
 def run(
@@ -106,9 +114,7 @@ def resume(
     if state is not None and is_alive(state) and int(state["pid"]) != os.getpid():
         raise InputError(f"{run_dir}: the sweep is still at work (process {state['pid']}); see: frontier status {run_dir}")
     config = load(str(file), output=str(run_dir.parent), name=run_dir.name)
-    if data is None and state is not None and state.get("data_dir"):
-        data = Path(state["data_dir"])
-    _run(config, data, address, command=shlex.join(["frontier", *sys.argv[1:]]))
+    _run(config, data or remembered_data(run_dir), address, command=shlex.join(["frontier", *sys.argv[1:]]))
 
 
 def _run(config: Any, data: Path | None, address: str | None, command: str) -> None:
@@ -210,6 +216,7 @@ def sync(run_dir: Annotated[Path, typer.Argument(help="Folder of the run.")]) ->
 
 def main() -> None:
     """Entry point of ``frontier``."""
-    import sweeps.cli_tables  # noqa: F401 - adds its commands
+    import sweeps.cli_choose
+    import sweeps.cli_tables  # noqa: F401 - both add their commands
 
     app()

@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from analysis.plots import frontier_png
 from analysis.report import write_report
-from analysis.schema import SCHEMA_VERSION
 
 from analysis import store
 from analysis.pareto import build_frontier
+from analysis.schema import SCHEMA_VERSION
 from quantizers.errors import InputError
 from sweeps.config import load
 from sweeps.ledger import Ledger
