@@ -34,7 +34,7 @@ from quantizers.packing import MAX_BITS, bits_for, pack, row_bytes, unpack
 from quantizers.table import Table, TableStats
 
 _DTYPES = {"float32": torch.float32, "float16": torch.float16}
-_CHUNK_VALUES = 1 << 21  # bounds the temporaries to some tens of MB
+_CHUNK_VALUES = 1 << 20  # bounds the temporaries to some tens of MB
 _SPARSITY_STEPS = 10**6
 _LARGEST_KEY = 0x7FFFFFFF
 
@@ -181,6 +181,10 @@ class Pruned(Quantizer):
     def reconstruct(self, ids: Tensor) -> Tensor:
         """The kept values in their places, 0 elsewhere."""
         self._require_fitted()
+        step = max(1, _CHUNK_VALUES // self.embedding_dim)
+        return torch.cat([self._scatter(part) for part in torch.split(ids, step)])
+
+    def _scatter(self, ids: Tensor) -> Tensor:
         starts, all_counts = self._row_starts()
         counts = all_counts[ids]
         first = counts.cumsum(0) - counts
