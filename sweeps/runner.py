@@ -166,6 +166,9 @@ class _Collector(Callback):  # type: ignore[misc]
         self._results = results
         self._progress = progress
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {}  # Tune pickles its callbacks for a restore, which is never made: the ledger is what resumes
+
     @staticmethod
     def _spec(trial: Any) -> TrialSpec:
         return TrialSpec.from_json(trial.config["spec"])

@@ -12,7 +12,7 @@ import quantizers
 from quantizers import Budget, QuantizerConfig, Skip, TableStats
 from quantizers.errors import InputError, unknown_name
 from sweeps.config import SweepConfig
-from trainables.trial import TrialSpec, content_key
+from trainables.trial import TrialSpec, content_key, trial_code_digest
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,6 +115,7 @@ def make_plan(
             table_digest=table_digest,
             weights_digest=weights_digest,
             task_keys=tuple(task_keys),
+            code_digest=trial_code_digest(planned.method),
             fit_with=fit_with,
         )
 

@@ -54,6 +54,7 @@ class TrialSpec:
         table_digest: content digest of the table.
         weights_digest: content digest of the row weights.
         task_keys: content keys of the tasks.
+        code_digest: digest of the code, as it was when the trial was planned.
         fit_with: parameters of the larger configuration that this one is cut from, where the method is nested.
     """
 
@@ -66,12 +67,8 @@ class TrialSpec:
     table_digest: str
     weights_digest: str
     task_keys: tuple[str, ...]
+    code_digest: str
     fit_with: Mapping[str, Any] | None = None
-
-    @property
-    def code_digest(self) -> str:
-        """Digest of the method's code and of the trial's."""
-        return code_digest((quantizers.get(self.method).__module__, "trainables.trial"))
 
     @property
     def key(self) -> str:
@@ -101,6 +98,11 @@ class TrialSpec:
 
 def _exact(cls: type[Quantizer], config: Mapping[str, Any]) -> bool:
     return cls.storage(quantizers.make_config(cls.name, config), (1, 1)).exact
+
+
+def trial_code_digest(method: str) -> str:
+    """Digest of the code that a trial of ``method`` runs, the tasks' apart."""
+    return code_digest((quantizers.get(method).__module__, "trainables.trial"))
 
 
 @dataclasses.dataclass
