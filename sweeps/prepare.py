@@ -52,7 +52,11 @@ def prepare(config: SweepConfig, data_dir: Path | None) -> Prepared:
         if labels.count(label) > 1:
             raise InputError(f"tasks: {label} is there twice.")
     directions = {
-        f"{task.label}.{metric.name}": {"direction": metric.direction, "unit": metric.unit}
+        f"{task.label}.{metric.name}": {
+            "direction": metric.direction,
+            "unit": metric.unit,
+            "description": metric.description,
+        }
         for task in tasks
         for metric in task.measured()
     }
