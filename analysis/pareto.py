@@ -170,7 +170,7 @@ def build_frontier(
     Raises:
         InputError: a metric has no direction, or two.
     """
-    values = _measured(trials, scores)
+    values = measured(trials, scores)
     _check_directions(values, run or {})
     if not values.num_rows:
         return with_metadata(FRONTIER.empty_table(), {"bootstrap": bootstrap, "seed": seed, "scopes": []})
@@ -246,20 +246,23 @@ def _frontier_share(
     return hits / repeats
 
 
-def _measured(trials: pa.Table, scores: pa.Table) -> pa.Table:
-    """Scores of the trials that are ok, each with its trial's columns; one row per configuration, seed and size."""
+def measured(trials: pa.Table, scores: pa.Table) -> pa.Table:
+    """Scores of the trials that are ok, each with its trial's columns and the ``dense_bytes`` of its table (4 * N * D).
+
+    One row per configuration, seed, size and metric: a fit that was proposed for several budgets counts once.
+    """
     ok = trials.filter(pc.and_(pc.equal(trials["status"], "ok"), pc.is_valid(trials["payload_bytes"])))
     where = pc.index_in(scores["trial_key"], value_set=ok["trial_key"])
     found = pc.is_valid(where)
     scores, where = scores.filter(found), where.filter(found)
-    wanted = [*CONFIGURATION, "budget_bytes", "seed", "payload_bytes"]
+    wanted = [*CONFIGURATION, "budget_bytes", "seed", "payload_bytes", "trial_key"]
     # Text becomes numbers of a dictionary before a million rows of it are copied around.
     known = {name: _encoded(ok[name]) for name in wanted}
     known["dense_bytes"] = pc.multiply(4, pc.multiply(ok["num_embeddings"], ok["embedding_dim"]))
     joined = pa.table(known).take(where)
     for name in ("role", "task", "metric", "direction", "value", "baseline"):
         joined = joined.append_column(name, _encoded(scores[name]))
-    # The same fit proposed for several budgets counts once, under the smallest of them.
+    # The same fit counts under the smallest of its budgets.
     joined = joined.take(pc.sort_indices(joined, sort_keys=[("budget_bytes", "ascending")]))
     same = _codes(joined, (*CONFIGURATION, "role", "task", "metric", "direction", "seed", "payload_bytes"))
     return joined.take(pa.array(np.sort(np.unique(same, return_index=True)[1])))

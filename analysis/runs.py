@@ -1,0 +1,83 @@
+"""One run directory, or several merged: what plots and reports are made of."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from analysis import store
+from analysis.pareto import build_frontier
+from analysis.recommend import chosen_metrics
+from quantizers.errors import InputError
+
+
+@dataclasses.dataclass(frozen=True)
+class Runs:
+    """The files of one run or more.
+
+    Attributes:
+        dirs: the run directories.
+        infos: ``run.json`` of each.
+        sweeps: the text of ``sweep.yaml`` of each (empty where there is none).
+        trials: rows of all; with several runs, trial keys are prefixed with the run's number so that they stay apart.
+        scores: rows of all.
+        frontier: of all together.
+    """
+
+    dirs: tuple[Path, ...]
+    infos: tuple[dict[str, Any], ...]
+    sweeps: tuple[str, ...]
+    trials: pa.Table
+    scores: pa.Table
+    frontier: pa.Table
+
+    @property
+    def metrics(self) -> dict[str, dict[str, Any]]:
+        """Direction, unit and description of every metric of any run."""
+        return {name: about for info in self.infos for name, about in info.get("metrics", {}).items()}
+
+    @property
+    def objectives(self) -> list[str]:
+        """The metrics (``task.metric``) to show: the objectives of any run that were measured."""
+        pairs = self.frontier.group_by(["task", "metric"]).aggregate([]).to_pylist()
+        measured = [f"{pair['task']}.{pair['metric']}" for pair in pairs]
+        return list(dict.fromkeys(name for info in self.infos for name in chosen_metrics(info, measured)))
+
+
+def load(run_dirs: Sequence[str | Path]) -> Runs:
+    """Read run directories.
+
+    With one, the frontier is the stored one; with several, it is taken over all of them.
+
+    Raises:
+        InputError: none was given, or a file is missing or damaged.
+    """
+    dirs = tuple(Path(run_dir) for run_dir in run_dirs)
+    if not dirs:
+        raise InputError("Which run? Give the folder of a run, such as runs/quick.")
+    infos = tuple(store.read_run(run_dir) for run_dir in dirs)
+    trials = [store.read_trials(run_dir) for run_dir in dirs]
+    scores = [store.read_scores(run_dir) for run_dir in dirs]
+    if len(dirs) == 1:
+        return Runs(dirs, infos, (_sweep_text(dirs[0]),), trials[0], scores[0], store.read_frontier(dirs[0]))
+    merged = pa.concat_tables([_prefixed(table, number) for number, table in enumerate(trials, 1)])
+    all_scores = pa.concat_tables([_prefixed(table, number) for number, table in enumerate(scores, 1)])
+    run = {"metrics": {name: about for info in infos for name, about in info.get("metrics", {}).items()}}
+    frontier = build_frontier(merged, all_scores, run)
+    return Runs(dirs, infos, tuple(map(_sweep_text, dirs)), merged, all_scores, frontier)
+
+
+def _prefixed(table: pa.Table, number: int) -> pa.Table:
+    keys = pc.binary_join_element_wise(str(number), table["trial_key"], ":")
+    table = table.replace_schema_metadata(None)
+    return table.set_column(table.schema.get_field_index("trial_key"), table.schema.field("trial_key"), keys)
+
+
+def _sweep_text(run_dir: Path) -> str:
+    path = run_dir / "sweep.yaml"
+    return path.read_text(encoding="utf-8") if path.is_file() else ""

@@ -1,0 +1,107 @@
+"""Numbers and configurations as people read them: in the report, on plots and in the terminal. MB = 10^6 bytes."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable
+from typing import Any
+
+_UNITS = ((10**9, "GB"), (10**6, "MB"), (10**3, "KB"))
+
+
+def size(num_bytes: float | None) -> str:
+    """Bytes with three significant digits: ``1.25 MB``."""
+    if num_bytes is None or not math.isfinite(num_bytes):
+        return ""
+    for unit, name in _UNITS:
+        if num_bytes >= 0.9995 * unit:
+            return f"{_plain(num_bytes / unit)} {name}"
+    return f"{num_bytes:.0f} B"
+
+
+def ratio(value: float | None) -> str:
+    """A compression ratio: ``×31.9``."""
+    return "" if value is None or not math.isfinite(value) else f"×{_plain(value)}"
+
+
+def number(value: float | None, digits: int = 4) -> str:
+    """A metric's value with four significant digits; nothing where there is none."""
+    if value is None or math.isnan(value):
+        return ""
+    if math.isinf(value):
+        return "∞" if value > 0 else "−∞"
+    if value == 0:
+        return "0"
+    text = f"{value:.{digits}g}"
+    return text.replace("e-0", "e-").replace("e+0", "e") if "e" in text else _plain(value, digits)
+
+
+def interval(low: float | None, high: float | None) -> str:
+    """An interval as ``low to high``; nothing where there is none."""
+    if low is None or high is None or math.isnan(low) or math.isnan(high):
+        return ""
+    return f"{number(low)} to {number(high)}"
+
+
+def share(value: float | None) -> str:
+    """A share in per cent: ``0.875`` as ``88 %``."""
+    return "" if value is None or math.isnan(value) else f"{100 * value:.0f} %"
+
+
+def duration(seconds: float | None) -> str:
+    """Seconds in the unit that suits them: ``0.4 s``, ``12 s``, ``3 min``, ``1.5 h``."""
+    if seconds is None or not math.isfinite(seconds):
+        return ""
+    if seconds < 90:
+        return f"{_plain(seconds, 2)} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{_plain(seconds / 3600, 2)} h"
+
+
+def _plain(value: float, digits: int = 3) -> str:
+    """Significant digits without an exponent and without digits that are not there."""
+    if value == 0:
+        return "0"
+    decimals = max(0, digits - 1 - math.floor(math.log10(abs(value))))
+    return f"{value:,.{decimals}f}"
+
+
+def config_label(config_json: str | None) -> str:
+    """A whole configuration: ``num_codebooks=16, codebook_size=256``."""
+    return ", ".join(f"{key}={_value(value)}" for key, value in _parsed(config_json).items())
+
+
+def short_configs(configurations: Iterable[tuple[str, str | None]]) -> dict[tuple[str, str | None], str]:
+    """What tells the configurations of one method apart: the parameters that vary among them.
+
+    Args:
+        configurations: (quantizer, config_json) pairs, repeats allowed.
+
+    Returns:
+        Text for each pair; empty where the method has one configuration.
+    """
+    by_method: dict[str, dict[str | None, dict[str, Any]]] = {}
+    for method, text in configurations:
+        by_method.setdefault(method, {})[text] = _parsed(text)
+    out = {}
+    for method, found in by_method.items():
+        values: dict[str, set[str]] = {}
+        for config in found.values():
+            for key in {name for one in found.values() for name in one}:
+                values.setdefault(key, set()).add(_value(config.get(key)))
+        for text, config in found.items():
+            varying = [key for key in config if len(values[key]) > 1]
+            out[(method, text)] = ", ".join(f"{key}={_value(config[key])}" for key in varying)
+    return out
+
+
+def _parsed(config_json: str | None) -> dict[str, Any]:
+    try:
+        parsed = json.loads(config_json or "{}")
+    except ValueError:
+        return {"config": config_json}
+    return parsed if isinstance(parsed, dict) else {"config": parsed}
+
+
+def _value(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
