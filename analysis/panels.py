@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pyarrow.compute as pc
 
-from analysis.pareto import COMPARABLE, measured
+from analysis.pareto import COMPARABLE, measured, non_dominated
 from analysis.runs import Runs
 from analysis.statistics import Floats
 
@@ -104,6 +104,15 @@ class Panel:
         """The axis title."""
         unit = f" ({self.unit})" if self.unit else ""
         return f"{self.metric}{unit}, {'higher' if self.direction == 'max' else 'lower'} is better"
+
+    def line(self, method: str) -> list[dict[str, Any]]:
+        """The points of one method that none of its own beats, by size."""
+        mine = [point for point in self.points if point["quantizer"] == method and point["shown"] is not None]
+        if not mine:
+            return []
+        costs = [(point["payload_bytes_mean"], point["value_mean"]) for point in mine]
+        best = non_dominated(costs, ["min", "max" if self.direction == "max" else "min"])
+        return [point for point, keep in zip(mine, best, strict=True) if keep]
 
     @property
     def front(self) -> tuple[dict[str, Any], ...]:
@@ -242,8 +251,8 @@ def gaussian_rate(eigenvalues: Floats, levels: int = 2000) -> tuple[Floats, Floa
     return bits, np.minimum(spectrum, water).sum(axis=1)
 
 
-def size_ticks(low: float, high: float) -> list[float]:
-    """Round sizes in a range, for a logarithmic axis: 1, 2 and 5 times powers of ten, or fewer."""
+def round_ticks(low: float, high: float) -> list[float]:
+    """Round numbers in a range, for a logarithmic axis: 1, 2 and 5 times powers of ten, or fewer."""
     exponents = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     for steps in ((1, 2, 5), (1, 3), (1,)):
         ticks = [float(step * 10**e) for e in exponents for step in steps if low <= step * 10.0**e <= high]

@@ -20,11 +20,12 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from analysis import text
-from analysis.panels import Panel, Style, panels, ratio_ticks, size_ticks, styles
+from analysis.panels import Panel, Style, panels, ratio_ticks, round_ticks, styles
 from analysis.runs import load
 from analysis.store import replace_bytes
 
 REFERENCE = "reference: a Gaussian with this covariance"
+_AREA = {"*": 2.0, "P": 1.4, "X": 1.4, "D": 0.8}  # so that all marks look equally large
 _FRONT, _GREY, _GRID = "#374151", "#9ca3af", "#e5e7eb"
 
 
@@ -60,7 +61,16 @@ def frontier_png(run_dir: str | Path, path: str | Path) -> Path:
         axes[0].text(0.5, 0.5, "No trial succeeded: there is nothing to draw.", ha="center", transform=axes[0].transAxes)
     else:
         handles = [
-            Line2D([], [], color=look.colour, marker=look.matplotlib, linestyle="", markeredgecolor="white", label=method)
+            Line2D(
+                [],
+                [],
+                color=look.colour,
+                marker=look.matplotlib,
+                linestyle="",
+                ms=7 * _AREA.get(look.matplotlib, 1.0) ** 0.5,
+                mew=0,
+                label=method,
+            )
             for method, look in looks.items()
             if any(point["quantizer"] == method for panel in shown for point in panel.points)
         ]
@@ -86,15 +96,19 @@ def _draw(axis: Axes, panel: Panel, looks: Mapping[str, Style]) -> None:
     axis.set_ylabel(panel.y_label, parse_math=False)
     if panel.scope:
         axis.set_title(panel.scope, fontsize=9, color=_FRONT, parse_math=False)
-    ticks = size_ticks(*panel.x_range)
-    axis.set_xticks(ticks, [text.size(tick) for tick in ticks])
+    ticks = round_ticks(*panel.x_range)
+    axis.set_xticks(ticks, [text.size(tick, short=True) for tick in ticks])
     axis.set_xticks([], minor=True)
+    if panel.log_y:
+        ticks = round_ticks(*panel.y_range)
+        axis.set_yticks(ticks, [text.number(tick, 1) for tick in ticks])
+        axis.set_yticks([], minor=True)
     if panel.dense_bytes:
         top = axis.twiny()
         top.set_xscale("log")
         top.set_xlim(*panel.x_range)
         ratios = ratio_ticks(panel.dense_bytes, *panel.x_range)
-        top.set_xticks([panel.dense_bytes / ratio for ratio in ratios], [text.ratio(ratio) for ratio in ratios], fontsize=8)
+        top.set_xticks([panel.dense_bytes / ratio for ratio in ratios], [text.ratio(ratio, short=True) for ratio in ratios])
         top.set_xticks([], minor=True)
     if panel.baseline:
         axis.axhline(panel.baseline[1], color="#111111", linestyle="--", linewidth=1, zorder=1)
@@ -120,10 +134,19 @@ def _draw(axis: Axes, panel: Panel, looks: Mapping[str, Style]) -> None:
             continue
         sizes = [point["payload_bytes_mean"] for point in points]
         values = [point["shown"] for point in points]
-        bars = [_bars(point, panel) for point in points]
-        axis.errorbar(sizes, values, yerr=list(zip(*bars, strict=True)), fmt="none", ecolor=look.colour, elinewidth=0.9)
-        on = [36.0 if point["on_frontier"] else 20.0 for point in points]
-        axis.scatter(sizes, values, s=on, marker=look.matplotlib, color=look.colour, edgecolors="white", lw=0.6, zorder=3)
+        bars = list(zip(*[_bars(point, panel) for point in points], strict=True))
+        axis.errorbar(sizes, values, yerr=bars, fmt="none", ecolor=look.colour, elinewidth=0.8, alpha=0.5, zorder=2)
+        line = panel.line(method)
+        axis.plot(
+            [point["payload_bytes_mean"] for point in line],
+            [point["shown"] for point in line],
+            color=look.colour,
+            linewidth=0.8,
+            alpha=0.6,
+            zorder=2,
+        )
+        areas = [(64 if point["on_frontier"] else 34) * _AREA.get(look.matplotlib, 1.0) for point in points]
+        axis.scatter(sizes, values, s=areas, marker=look.matplotlib, color=look.colour, edgecolors="white", lw=0.7, zorder=3)
 
 
 def _bars(point: Mapping[str, Any], panel: Panel) -> tuple[float, float]:
@@ -148,6 +171,9 @@ def figure(panel: Panel, looks: Mapping[str, Style], labels: Mapping[tuple[str, 
     if len(panel.reference[0]):
         dotted = {"color": _GREY, "dash": "dot", "width": 2}
         fig.add_scatter(x=panel.reference[0].tolist(), y=panel.reference[1].tolist(), line=dotted, name=REFERENCE, **line)
+    if panel.baseline:
+        dashed = {"color": "#111111", "dash": "dash", "width": 1}
+        fig.add_scatter(x=list(panel.x_range), y=[panel.baseline[1]] * 2, line=dashed, name="uncompressed", **line)
     front = panel.front
     if front:
         x = [point["payload_bytes_mean"] for point in front] + [panel.x_range[1]]
@@ -166,6 +192,10 @@ def figure(panel: Panel, looks: Mapping[str, Style], labels: Mapping[tuple[str, 
                 name=method,
                 meta=method,
             )
+        path = panel.line(method)
+        if len(path) > 1:
+            x, y = [point["payload_bytes_mean"] for point in path], [point["shown"] for point in path]
+            fig.add_scatter(x=x, y=y, line={"color": look.colour, "width": 1}, opacity=0.6, name=method, meta=method, **line)
         points = [point for point in panel.points if point["quantizer"] == method and point["shown"] is not None]
         if points:
             bars = [_bars(point, panel) for point in points]
@@ -178,13 +208,14 @@ def figure(panel: Panel, looks: Mapping[str, Style], labels: Mapping[tuple[str, 
                     "array": [above for _, above in bars],
                     "arrayminus": [below for below, _ in bars],
                     "thickness": 1,
-                    "width": 2,
-                    "color": look.colour,
+                    "width": 0,
+                    "color": _faint(look.colour),
                 },
                 mode="markers",
                 marker={
-                    "size": [10 if point["on_frontier"] else 7 for point in points],
+                    "size": [11 if point["on_frontier"] else 8 for point in points],
                     "symbol": look.plotly,
+                    "opacity": 1,
                     "color": look.colour,
                     "line": {"color": "white", "width": 1},
                 },
@@ -193,16 +224,16 @@ def figure(panel: Panel, looks: Mapping[str, Style], labels: Mapping[tuple[str, 
                 name=method,
                 meta=method,
             )
-    ticks = size_ticks(*panel.x_range)
+    ticks = round_ticks(*panel.x_range)
     axis: dict[str, Any] = {"type": "log", "range": [math.log10(end) for end in panel.x_range], "gridcolor": _GRID}
     fig.update_layout(
         template="plotly_white",
         showlegend=False,
-        height=400,
+        height=420,
         margin={"l": 64, "r": 16, "t": 34, "b": 48},
         font={"family": "system-ui, sans-serif", "size": 12, "color": "#1f2937"},
         hoverlabel={"bgcolor": "white", "font": {"family": "system-ui, sans-serif", "size": 12, "color": "#111827"}},
-        xaxis={**axis, "tickvals": ticks, "ticktext": [text.size(tick) for tick in ticks], "title": "payload"},
+        xaxis={**axis, "tickvals": ticks, "ticktext": [text.size(tick, short=True) for tick in ticks], "title": "payload"},
         yaxis={
             "type": "log" if panel.log_y else "linear",
             "range": [math.log10(end) for end in panel.y_range] if panel.log_y else list(panel.y_range),
@@ -212,7 +243,8 @@ def figure(panel: Panel, looks: Mapping[str, Style], labels: Mapping[tuple[str, 
         },
     )
     if panel.log_y:
-        fig.update_yaxes(dtick="D2" if panel.y_range[1] < 100 * panel.y_range[0] else 1, exponentformat="power")
+        ticks = round_ticks(*panel.y_range)
+        fig.update_yaxes(tickvals=ticks, ticktext=[text.number(tick, 1) for tick in ticks])
     if panel.dense_bytes:
         ratios = ratio_ticks(panel.dense_bytes, *panel.x_range)
         fig.update_layout(
@@ -223,18 +255,21 @@ def figure(panel: Panel, looks: Mapping[str, Style], labels: Mapping[tuple[str, 
                 "side": "top",
                 "showgrid": False,
                 "tickvals": [panel.dense_bytes / ratio for ratio in ratios],
-                "ticktext": [text.ratio(ratio) for ratio in ratios],
+                "ticktext": [text.ratio(ratio, short=True) for ratio in ratios],
             }
         )
         fig.add_scatter(x=[None], y=[None], xaxis="x2", hoverinfo="skip")  # an axis without a trace is not drawn
-    if panel.baseline:
-        fig.add_hline(y=panel.baseline[1], line={"color": "#111111", "dash": "dash", "width": 1})
     if panel.edge:
         height = math.log10(panel.edge[0]) if panel.log_y else panel.edge[0]
         fig.add_annotation(
             xref="paper", x=0, y=height, text=panel.edge[1], showarrow=False, xanchor="left", yanchor="bottom"
         )
     return fig
+
+
+def _faint(colour: str) -> str:
+    red, green, blue = (int(colour[start : start + 2], 16) for start in (1, 3, 5))
+    return f"rgba({red},{green},{blue},0.45)"
 
 
 def _name(row: Mapping[str, Any], labels: Mapping[tuple[str, str | None], str]) -> str:

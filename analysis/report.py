@@ -207,7 +207,10 @@ def _reasons(trials: pa.Table) -> list[dict[str, Any]]:
 
 
 def _trials_data(runs: Runs, labels: Mapping[tuple[str, str | None], str]) -> dict[str, Any]:
-    """Columns and rows of the table of all trials, for the page's script. Kinds: text, size, ratio, number, seconds."""
+    """Columns and rows of the table of all trials, for the page's script.
+
+    A row ends in the numbers of the columns (metrics) on whose frontier the trial's configuration is.
+    """
     trials, metrics = runs.trials, runs.objectives
     front: dict[tuple[Any, ...], list[str]] = collections.defaultdict(list)
     for row in runs.frontier.filter(runs.frontier["on_frontier"]).to_pylist():
@@ -225,19 +228,20 @@ def _trials_data(runs: Runs, labels: Mapping[tuple[str, str | None], str]) -> di
         *(("quantizer", "text"), ("parameters", "text"), ("budget", "size"), ("seed", "number"), ("status", "text")),
         *(("payload", "size"), ("ratio", "ratio")),
         *((name, "number") for name in metrics),
-        *(("fit", "seconds"), ("rows/s", "number"), ("frontier", "text"), ("trial", "text")),
+        *(("fit", "seconds"), ("rows/s", "number"), ("trial", "text")),
     ]
     rows = []
     for row in trials.to_pylist():
         measured = values[row["trial_key"]]
-        where = dict.fromkeys(front.get(_configuration(row), []) if row["status"] == "ok" else [])
+        where = front[_configuration(row)] if row["status"] == "ok" and _configuration(row) in front else ()
         rows.append(
             [
                 *([row["sweep"]] if len(runs.dirs) > 1 else []),
                 *(row["quantizer"], labels[(row["quantizer"], row["config_json"])], row["budget_bytes"], row["seed"]),
                 *(row["status"], row["payload_bytes"], row["compression_ratio"]),
                 *(_json_number(measured.get(name)) for name in metrics),
-                *(row["fit_seconds"], row["decode_rows_per_second"], ", ".join(where), row["trial_key"].rpartition(":")[2]),
+                *(row["fit_seconds"], row["decode_rows_per_second"], row["trial_key"].rpartition(":")[2]),
+                [position for position, (name, _) in enumerate(columns) if name in where],
             ]
         )
     return {"columns": [{"name": name, "kind": kind} for name, kind in columns], "rows": rows}

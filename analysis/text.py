@@ -10,19 +10,19 @@ from typing import Any
 _UNITS = ((10**9, "GB"), (10**6, "MB"), (10**3, "KB"))
 
 
-def size(num_bytes: float | None) -> str:
-    """Bytes with three significant digits: ``1.25 MB``."""
+def size(num_bytes: float | None, *, short: bool = False) -> str:
+    """Bytes with three significant digits: ``1.20 MB``; ``short`` leaves out zeros at the end: ``1.2 MB``."""
     if num_bytes is None or not math.isfinite(num_bytes):
         return ""
     for unit, name in _UNITS:
         if num_bytes >= 0.9995 * unit:
-            return f"{_plain(num_bytes / unit)} {name}"
+            return f"{_plain(num_bytes / unit, short=short)} {name}"
     return f"{num_bytes:.0f} B"
 
 
-def ratio(value: float | None) -> str:
-    """A compression ratio: ``×31.9``."""
-    return "" if value is None or not math.isfinite(value) else f"×{_plain(value)}"
+def ratio(value: float | None, *, short: bool = False) -> str:
+    """A compression ratio: ``×31.9``; ``short`` as in :func:`size`."""
+    return "" if value is None or not math.isfinite(value) else f"×{_plain(value, short=short)}"
 
 
 def number(value: float | None, digits: int = 4) -> str:
@@ -58,12 +58,13 @@ def duration(seconds: float | None) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{_plain(seconds / 3600, 2)} h"
 
 
-def _plain(value: float, digits: int = 3) -> str:
-    """Significant digits without an exponent and without digits that are not there."""
+def _plain(value: float, digits: int = 3, *, short: bool = False) -> str:
+    """Significant digits without an exponent."""
     if value == 0:
         return "0"
     decimals = max(0, digits - 1 - math.floor(math.log10(abs(value))))
-    return f"{value:,.{decimals}f}"
+    text = f"{value:,.{decimals}f}"
+    return text.rstrip("0").rstrip(".") if short and "." in text else text
 
 
 def config_label(config_json: str | None) -> str:
@@ -85,10 +86,8 @@ def short_configs(configurations: Iterable[tuple[str, str | None]]) -> dict[tupl
         by_method.setdefault(method, {})[text] = _parsed(text)
     out = {}
     for method, found in by_method.items():
-        values: dict[str, set[str]] = {}
-        for config in found.values():
-            for key in {name for one in found.values() for name in one}:
-                values.setdefault(key, set()).add(_value(config.get(key)))
+        real = [config for config in found.values() if config]  # what was skipped may have none
+        values = {key: {_value(config.get(key)) for config in real} for key in {name for one in real for name in one}}
         for text, config in found.items():
             varying = [key for key in config if len(values[key]) > 1]
             out[(method, text)] = ", ".join(f"{key}={_value(config[key])}" for key in varying)

@@ -6,8 +6,7 @@
   // Plots, and one legend for all of them: a click hides a method, a double click shows it alone.
   const figures = read("figures");
   figures.forEach((figure, index) => {
-    Plotly.newPlot("plot-" + index, figure.data, figure.layout, { responsive: true, displaylogo: false,
-      modeBarButtonsToRemove: ["lasso2d", "select2d", "autoScale2d"] });
+    Plotly.newPlot("plot-" + index, figure.data, figure.layout, { responsive: true, displayModeBar: false });
   });
   const buttons = Array.from(document.querySelectorAll(".legend button"));
   function show(method, on) {
@@ -108,7 +107,7 @@
     rows.forEach((row, index) => {
       if (quantizer && row[at("quantizer")] !== quantizer) return;
       if (status && row[at("status")] !== status) return;
-      if (front && !row[at("frontier")]) return;
+      if (front && !row[columns.length].length) return;
       if (words.every((word) => searched[index].includes(word))) order.push(index);
     });
     if (sorted.column >= 0) {
@@ -129,19 +128,17 @@
     const fresh = document.createDocumentFragment();
     order.slice(page * PAGE, (page + 1) * PAGE).forEach((index) => {
       const line = document.createElement("tr");
-      if (rows[index][at("frontier")]) line.className = "front";
+      const best = rows[index][columns.length];
+      if (best.length) line.className = "front";
       columns.forEach((column, position) => {
         const cell = document.createElement("td");
         const content = shown(rows[index][position], column.kind, column.name);
-        if (column.kind !== "text") cell.className = "n";
+        if (column.kind !== "text") cell.className = best.includes(position) ? "n best" : "n";
         if (column.name === "status") {
           const tag = document.createElement("span");
           tag.className = "tag " + content;
           tag.textContent = content;
           cell.appendChild(tag);
-        } else if (column.name === "frontier" && content) {
-          cell.textContent = content.split(", ").map((name) => name.split(".").pop()).join(", ");
-          cell.title = content;
         } else if (column.name === "trial") {
           const key = document.createElement("code");
           key.textContent = content.slice(0, 8);
@@ -159,7 +156,7 @@
     byId("previous").disabled = page === 0;
     byId("next").disabled = page === pages - 1;
     Array.from(head.children).forEach((cell, index) => {
-      cell.textContent = columns[index].name + (index === sorted.column ? (sorted.down ? " ↓" : " ↑") : "");
+      cell.textContent = columns[index].name.replace(".", ".\n") + (index === sorted.column ? (sorted.down ? " ↓" : " ↑") : "");
     });
   }
   arrange();
