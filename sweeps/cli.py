@@ -194,9 +194,14 @@ def ui(
     database = Path(uri.removeprefix("sqlite:///"))
     if uri.startswith("sqlite:///") and not database.is_file():
         raise InputError(f"{database}: no MLflow database there; a sweep makes it, or name another with --tracking.")
+    from sweeps.tracking import page_addresses
+
+    server = f"http://127.0.0.1:{port}"
+    for name, address in page_addresses(uri, server):
+        out.print(f"{name}: {address}", soft_wrap=True)
     environment = {**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri, "--host", "127.0.0.1"]
-    out.print(f"MLflow UI: http://127.0.0.1:{port}  (Ctrl-C ends it)")
+    out.print(f"MLflow UI: {server} (Ctrl-C ends it)")
     try:
         code = subprocess.run([*command, "--port", str(port), "--workers", "1"], env=environment, check=False).returncode
     except KeyboardInterrupt:

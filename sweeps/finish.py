@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from analysis.plots import frontier_png
-from analysis.report import write_report
 
 from analysis import store
 from analysis.pareto import build_frontier
+from analysis.plots import frontier_png
+from analysis.report import write_report
 from analysis.schema import SCHEMA_VERSION
 from quantizers.errors import InputError
 from sweeps.config import load
@@ -146,7 +146,7 @@ def send_records(run_dir: Path) -> int:
         scores.setdefault(score["trial_key"], []).append(score)
     ledger = None if config.ledger_dir is None else Ledger(config.ledger_dir)
     missing = [row for row in rows if row["status"] in ("ok", "failed") and row["mlflow_run_id"] is None]
-    tracker = Tracker(config.tracking_uri, config.name)
+    tracker = Tracker(config.tracking_uri, config.name, store.read_run(run_dir)["objectives"])
     for row in missing:
         known = None if ledger is None else ledger.get(row["trial_key"])
         curves = known.curves if known is not None else []

@@ -91,7 +91,7 @@ def run(
     replace_bytes(run_dir / "sweep.yaml", config.to_yaml().encode())
     remember = config.ledger_dir is not None
     ledger = Ledger(config.ledger_dir or run_dir / "ray" / "shared", remember_results=remember)
-    tracker = None if config.tracking_uri is None else Tracker(config.tracking_uri, config.name)
+    tracker = None if config.tracking_uri is None else Tracker(config.tracking_uri, config.name, prepared.objectives)
     metric = next((name for name in prepared.objectives if name != "payload_bytes"), "reconstruction.nmse")
     with Progress(
         console,

@@ -7,6 +7,7 @@ no trial waits for the server.
 
 from __future__ import annotations
 
+import datetime
 import json
 import logging
 import math
@@ -14,7 +15,7 @@ import os
 import queue
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,15 +51,17 @@ class Tracker:
     Args:
         uri: of the tracking server or database.
         sweep: name of the sweep, and of the MLflow experiment.
+        objectives: what the runs page shows beside the sizes.
 
     Attributes:
         run_ids: MLflow run of each trial key that is recorded.
         problem: why records could not be sent, or None.
     """
 
-    def __init__(self, uri: str, sweep: str) -> None:
+    def __init__(self, uri: str, sweep: str, objectives: Sequence[str]) -> None:
         self.uri = uri
         self.sweep = sweep
+        self._objectives = tuple(objectives)
         self.run_ids: dict[str, str] = {}
         self.problem: str | None = None
         self._queue: queue.Queue[TrialResult | None] = queue.Queue()
@@ -102,6 +105,7 @@ class Tracker:
             if experiment.lifecycle_stage == "deleted":
                 self._client.restore_experiment(experiment.experiment_id)
             self._experiment = experiment.experiment_id
+        self._client.set_experiment_tag(self._experiment, f"mlflow.sharedViewState.{VIEW}", _view(self._objectives))
         token = None
         while True:
             page = self._client.search_runs(
@@ -118,7 +122,8 @@ class Tracker:
         key = str(row["trial_key"])
         if key in self.run_ids and row.get("reused"):
             return  # recorded when it ran
-        run_id = self._run(key, f"{row['quantizer']}-{_size(row)}-s{row['seed']}", {"role": "trial", "trial_key": key})
+        name = f"{row['quantizer']}-{_size(row)}-s{row['seed']}"
+        run_id = self._run(key, name, {"role": "trial", "trial_key": key}, int(1000 * _timestamp(row)))
         now = int(time.time() * 1000)
         metrics = [Metric(name, float(row[name]), now, 0) for name in _MEASURES if _finite(row.get(name))]
         for score in result.scores:
@@ -137,11 +142,13 @@ class Tracker:
         self._client.log_batch(run_id, metrics[:1000], params[:100], tags)
         for start in range(1000, len(metrics), 1000):
             self._client.log_batch(run_id, metrics[start : start + 1000])
-        self._client.set_terminated(run_id, "FINISHED" if row["status"] == "ok" else "FAILED")
+        end = None if result.seconds is None else int(1000 * (_timestamp(row) + result.seconds))
+        self._client.set_terminated(run_id, "FINISHED" if row["status"] == "ok" else "FAILED", end)
 
-    def _run(self, key: str, name: str, tags: Mapping[str, str]) -> str:
+    def _run(self, key: str, name: str, tags: Mapping[str, str], start_time: int | None = None) -> str:
         if key not in self.run_ids:
-            run = self._client.create_run(self._experiment, tags={"sweep": self.sweep, **tags}, run_name=name)
+            tags = {"sweep": self.sweep, "mlflow.source.name": "frontier", **tags}
+            run = self._client.create_run(self._experiment, start_time, tags, name)
             self.run_ids[key] = run.info.run_id
         return self.run_ids[key]
 
@@ -160,8 +167,78 @@ class Tracker:
             self.problem = " ".join(str(error).split())[:300]
 
 
+VIEW = "frontier"  # name of the saved view, as it stands in the page's address
+
+
+def _view(objectives: Sequence[str]) -> str:
+    """State of MLflow's runs page: trials by size, their sizes and metrics as columns, and a chart for each metric.
+
+    Without it the page shows names and times only, and the reader has to pick columns and charts by hand.
+    """
+    metrics = [name for name in objectives if name != "payload_bytes"]
+    columns = ["params.`quantizer`", "params.`seed`", "metrics.`payload_bytes`", "metrics.`compression_ratio`"]
+    charts = [
+        {
+            "uuid": f"frontier-{number}",
+            "type": "SCATTER",
+            "metricSectionId": "frontier",
+            "deleted": False,
+            "isGenerated": False,
+            "runsCountToCompare": 1000,
+            "xaxis": {"key": "payload_bytes", "type": "METRIC"},
+            "yaxis": {"key": name, "type": "METRIC"},
+        }
+        for number, name in enumerate(metrics)
+    ]
+    state = {
+        "searchFilter": "tags.role = 'trial'",
+        "orderByKey": "metrics.`payload_bytes`",
+        "orderByAsc": True,
+        "startTime": "ALL",
+        "lifecycleFilter": "Active",
+        "datasetsFilter": [],
+        "modelVersionFilter": "All Runs",
+        "selectedColumns": columns + [f"metrics.`{name}`" for name in metrics],
+        "runsHidden": [],
+        "runsHiddenMode": "SHOWALL",
+        "runsPinned": [],
+        "runsExpanded": {},
+        "viewMaximized": False,
+        "runListHidden": False,
+        "isAccordionReordered": False,
+        "useGroupedValuesInCharts": True,
+        "hideEmptyCharts": True,
+        "groupBy": None,
+        "groupsExpanded": {},
+        "autoRefreshEnabled": True,
+        "globalLineChartConfig": {},
+        "compareRunSections": [
+            {"uuid": "frontier", "name": "Size against quality", "display": True, "isReordered": True, "columns": 2}
+        ],
+        "compareRunCharts": charts,
+    }
+    return json.dumps(state)
+
+
+def page_addresses(uri: str, server: str) -> list[tuple[str, str]]:
+    """Each sweep in a tracking database, with the address of its runs page on ``server``."""
+    experiments = MlflowClient(uri).search_experiments(order_by=["last_update_time DESC"], max_results=50)
+    return [
+        (one.name, f"{server}/?workflowType=machine_learning#/experiments/{one.experiment_id}/runs?viewStateShareKey={VIEW}")
+        for one in experiments
+        if f"mlflow.sharedViewState.{VIEW}" in one.tags
+    ]
+
+
 def _finite(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _timestamp(row: Mapping[str, Any]) -> float:
+    started = row.get("started_at")
+    if isinstance(started, str):
+        started = datetime.datetime.fromisoformat(started)
+    return started.timestamp() if isinstance(started, datetime.datetime) else time.time()
 
 
 def _size(row: Mapping[str, Any]) -> str:

@@ -81,7 +81,6 @@ def run_one(
         reason = str(error) if isinstance(error, InputError) else _one_line(error)
         return TrialResult(trial.blank_row(spec, (table.name, *table.shape), status="failed", reason=reason))
     if result.row["status"] == "ok":  # a failure is not remembered: the next run tries again
-        result.artifact = str(path)
         ledger.put(spec.key, result)
     return result
 

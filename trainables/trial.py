@@ -114,12 +114,14 @@ class TrialResult:
         scores: rows of ``scores.parquet``.
         curves: the fit's reports, in order.
         artifact: where the compressed file was written.
+        seconds: from the start of the trial to its end.
     """
 
     row: dict[str, Any]
     scores: list[dict[str, Any]] = dataclasses.field(default_factory=list)
     curves: list[dict[str, Any]] = dataclasses.field(default_factory=list)
     artifact: str | None = None
+    seconds: float | None = None
 
     def to_json(self) -> dict[str, Any]:
         """As plain data."""
@@ -215,7 +217,8 @@ def run(
     problem = _problem(row, scores, spec)
     if problem:
         row.update(status="failed", reason=problem)
-    return TrialResult(row, scores, curves)
+    seconds = (datetime.datetime.now(datetime.UTC) - started).total_seconds()
+    return TrialResult(row, scores, curves, str(artifact_path), seconds)
 
 
 def _fit(
