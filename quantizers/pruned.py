@@ -85,6 +85,9 @@ class Pruned(Quantizer):
         super().__init__(config)
         self._rows: tuple[Tensor, Tensor] | None = None
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_rows": None}
+
     @classmethod
     def configs_for(cls, budget: Budget, stats: TableStats) -> Sequence[PrunedConfig] | Skip:
         """As many float16 values as fit with their positions (half the bytes of float32 keep more of the energy)."""
