@@ -23,7 +23,7 @@ import pyarrow.compute as pc
 from numpy.typing import ArrayLike, NDArray
 
 from analysis.schema import FRONTIER
-from analysis.statistics import Floats, bootstrap_indices, grouped
+from analysis.statistics import Floats, bootstrap_indices, grouped, origins
 from analysis.store import with_metadata
 from quantizers.errors import InputError
 
@@ -161,7 +161,7 @@ def build_frontier(
         run: ``run.json``; its ``metrics`` give directions, which must agree with the scores'.
         bootstrap: how many times the seeds of every configuration are resampled (independently of each other) for
             ``frontier_probability``; 0 turns it off. Where no configuration has two seeds the share is null: it would be
-            0 or 1 and say nothing.
+            0 or 1 and say nothing. (Where some have, those with one seed are drawn as they are.)
         seed: of the bootstrap.
 
     Returns:
@@ -205,6 +205,7 @@ def build_frontier(
             | {"directions": list(directions), "objectives": ["payload_bytes", f"{label['task']}.{label['metric']}"]}
             | {"reference_point": reference.tolist(), "hypervolume": hypervolume(points, directions, reference)}
         )
+    probability[np.isnan(value.mean)] = np.nan
     columns: dict[str, Any] = {
         "compression_ratio": _floats(rows["dense_bytes"]) / np.maximum(size.mean, 1),
         "payload_bytes_mean": size.mean,
@@ -239,9 +240,11 @@ def _frontier_share(
     hits = np.zeros(num_groups)
     count = np.bincount(groups, minlength=num_groups)[:, None]
     starts = np.searchsorted(groups, np.arange(num_groups))
+    origin = np.stack([origins(column, groups, num_groups) for column in points.T], axis=1)
+    points = points - origin[groups]
     for drawn in bootstrap_indices(groups, num_groups, repeats=repeats, seed=seed):
         with np.errstate(invalid="ignore"):
-            means = np.add.reduceat(points[drawn], starts, axis=0) / count
+            means = origin + np.add.reduceat(points[drawn], starts, axis=0) / count
         hits += non_dominated(means, directions)
     return hits / repeats
 

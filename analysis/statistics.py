@@ -39,9 +39,10 @@ def grouped(values: ArrayLike, groups: ArrayLike, num_groups: int) -> Estimate:
     g = np.asarray(groups, dtype=np.int64)
     count = np.bincount(g, minlength=num_groups)
     finite = np.isfinite(x)
+    origin = origins(x, g, num_groups)
     # Sums of finite values only: inf - inf would warn, and would be NaN in the spread of an infinite mean anyway.
     with np.errstate(invalid="ignore", divide="ignore"):
-        mean = np.bincount(g, weights=np.where(finite, x, 0.0), minlength=num_groups) / count
+        mean = origin + np.bincount(g, weights=np.where(finite, x - origin[g], 0.0), minlength=num_groups) / count
         mean += np.bincount(g[~finite], weights=x[~finite], minlength=num_groups)
         centred = np.where(finite, x - mean[g], 0.0)
         centred = np.where(np.isfinite(centred), centred, 0.0)
@@ -49,6 +50,16 @@ def grouped(values: ArrayLike, groups: ArrayLike, num_groups: int) -> Estimate:
         half = stats.t.ppf(0.5 + LEVEL / 2, np.maximum(count - 1, 1)) * np.sqrt(variance / count)
     half[(count < 2) | ~np.isfinite(mean)] = np.nan
     return Estimate(mean, mean - half, mean + half, count)
+
+
+def origins(values: Floats, groups: NDArray[np.int64], num_groups: int) -> Floats:
+    """A number for each group from which its mean is summed up: its first value, or 0 where that is not finite.
+
+    A mean of differences from it is exact where all seeds agree, so that ties stay ties whatever the number of seeds.
+    """
+    out = np.zeros(num_groups)
+    out[groups[::-1]] = values[::-1]
+    return np.where(np.isfinite(out), out, 0.0)
 
 
 def t_interval(values: ArrayLike) -> tuple[float, float, float]:

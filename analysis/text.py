@@ -62,7 +62,8 @@ def _plain(value: float, digits: int = 3, *, short: bool = False) -> str:
     """Significant digits without an exponent."""
     if value == 0:
         return "0"
-    decimals = max(0, digits - 1 - math.floor(math.log10(abs(value))))
+    rounded = float(f"{value:.{digits - 1}e}")  # 0.9996 with three digits is 1.00, not 1.000
+    decimals = max(0, digits - 1 - math.floor(math.log10(abs(rounded))))
     text = f"{value:,.{decimals}f}"
     return text.rstrip("0").rstrip(".") if short and "." in text else text
 

@@ -42,7 +42,7 @@
 
   function digits(value, count) {
     if (value === 0) return "0";
-    const magnitude = Math.floor(Math.log10(Math.abs(value)));
+    const magnitude = Math.floor(Math.log10(Math.abs(Number(value.toPrecision(count)))));
     if (magnitude < -4) return value.toExponential(count - 1);
     const decimals = Math.max(0, count - 1 - magnitude);
     return value.toLocaleString("en-US", { minimumFractionDigits: decimals, maximumFractionDigits: decimals });
