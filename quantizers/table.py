@@ -69,8 +69,8 @@ class Table:
         if not vectors.is_floating_point():
             raise InputError(f"{self.name}: a table must hold floating-point numbers, not {vectors.dtype}.")
         object.__setattr__(self, "vectors", vectors.detach().to(torch.float32).contiguous())
-        # One pass without a temporary of the table's size: the sum is finite if, and almost only if, all values are.
-        if not torch.isfinite(self.vectors.sum(dtype=torch.float64)):
+        # One pass without a temporary of the table's size: a sum is finite if, and almost only if, all values are.
+        if not all(torch.isfinite(part.sum(dtype=torch.float64)) for part in torch.split(self.vectors, 1 << 14)):
             bad = torch.nonzero(~torch.isfinite(self.vectors).all(dim=1)).flatten()
             if len(bad):
                 row = int(bad[0])

@@ -60,8 +60,8 @@ def synthetic(num_rows: int, dim: int, *, name: str = "synthetic") -> Table:
     step = max(1, (1 << 22) // dim)
     for start in range(0, num_rows, step):
         part = vectors[start : start + step]
-        normal.standard_normal(out=part)
-        factors = scale.lognormal(sigma=0.136, size=len(part))
+        normal.standard_normal(dtype=np.float32, out=part)
+        factors = scale.lognormal(sigma=0.136, size=len(part)).astype(np.float32)
         vectors[start : start + step] = (part @ mixing) * factors[:, None]
     counts = (1e6 / np.arange(1, num_rows + 1)).astype(np.float32)
     words = [f"w{row}" for row in range(num_rows)]

@@ -173,6 +173,8 @@ def _write_companions(table: Table, path: Path) -> None:
             raise InputError(f"{path}: {place.name} lies beside it and would be taken for its own; move it away first.")
     if words is not None and table.words is not None:
         text = encode_words(table.words)
+        if b"\r\n" in text + b"\n":
+            raise InputError(f"{path}: a word ends in a carriage return, which would be taken for a Windows line end.")
         _replace(words, lambda stream: stream.write(text + b"\n"))
     if counts is not None and table.counts is not None:
         array = table.counts.cpu().numpy()
