@@ -1,0 +1,187 @@
+"""Fits on a device that is not the CPU, without having one.
+
+A pretended device: its tensors hold their data on the CPU, say that they are elsewhere, and refuse to be mixed with tensors
+of the CPU, as CUDA tensors do. What it cannot show is what a GPU's own arithmetic gives; the suite runs on CUDA where
+there is one.
+"""
+
+import contextlib
+import copy
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_aliasing
+from torch.utils._pytree import tree_flatten, tree_map
+
+from quantizers import Table, read
+
+# torch computes gradients for "meta" in the calling thread, and has no kernels that could get in the way.
+ELSEWHERE = torch.device("meta")
+MAY_MIX = {"aten::_to_copy", "aten::copy_", "aten::index", "aten::index_put_"}  # as CUDA does: copies, and CPU indices
+
+
+class FarTensor(Tensor):
+    """A tensor that says it is elsewhere; ``inner`` has the data."""
+
+    @staticmethod
+    def __new__(cls, inner):
+        return Tensor._make_wrapper_subclass(
+            cls,
+            inner.size(),
+            strides=inner.stride(),
+            storage_offset=inner.storage_offset(),
+            dtype=inner.dtype,
+            device=ELSEWHERE,
+        )
+
+    def __init__(self, inner):
+        self.inner = inner
+
+    def tolist(self):
+        return self.inner.tolist()
+
+    def numpy(self, *, force=False):
+        if not force:
+            raise TypeError("can't convert a tensor of another device to numpy: use .cpu() first")
+        return self.inner.numpy(force=True)
+
+    def __array__(self, *_args, **_kwargs):
+        return self.numpy()
+
+    @classmethod
+    def __torch_dispatch__(cls, func, types, args=(), kwargs=None):
+        return compute(func, args, kwargs or {})
+
+
+def is_elsewhere(device):
+    return device is not None and torch.device(device) == ELSEWHERE
+
+
+def compute(func, args, kwargs):
+    values, _ = tree_flatten((args, kwargs))
+    name = func._schema.name
+    far = any(isinstance(value, FarTensor) for value in values)
+    near = [value for value in values if isinstance(value, Tensor) and not isinstance(value, FarTensor) and value.dim()]
+    if far and near and name not in MAY_MIX:
+        raise RuntimeError(f"{name}: expected all tensors to be on the same device, but found two")
+    result_is_far = is_elsewhere(kwargs["device"]) if kwargs.get("device") is not None else far
+    if result_is_far and kwargs.get("generator") is not None:
+        raise RuntimeError(f"{name}: expected a generator of the same device")
+
+    def unwrap(value):
+        if isinstance(value, torch.device):
+            return torch.device("cpu")
+        return value.inner if isinstance(value, FarTensor) else value
+
+    def wrap(value):
+        return FarTensor(value) if isinstance(value, Tensor) and result_is_far else value
+
+    result = tree_map(wrap, func(*tree_map(unwrap, args), **tree_map(unwrap, kwargs)))
+    return return_and_correct_aliasing(func, args, kwargs, result) if func._schema.is_mutable else result
+
+
+class Computes(TorchDispatchMode):
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        values, _ = tree_flatten((args, kwargs or {}))
+        if any(isinstance(value, FarTensor) for value in values) or is_elsewhere((kwargs or {}).get("device")):
+            return compute(func, args, kwargs or {})
+        return func(*args, **(kwargs or {}))
+
+
+class Makes(TorchFunctionMode):
+    """``torch.tensor(data, device=...)`` does not pass through the dispatcher."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if func in (torch.tensor, torch.as_tensor) and is_elsewhere(kwargs.get("device")):
+            return func(*args, **{**kwargs, "device": "cpu"}).to(ELSEWHERE)
+        return func(*args, **kwargs)
+
+
+@pytest.fixture
+def elsewhere():
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(Computes())
+        stack.enter_context(Makes())
+        yield ELSEWHERE
+
+
+def test_the_pretence(elsewhere):
+    here = torch.arange(6.0).reshape(2, 3)
+    there = here.to(elsewhere)
+    assert there.device == elsewhere
+    assert torch.equal((there @ there.T).cpu(), here @ here.T)
+    assert torch.equal(torch.tensor([1, 2], device=elsewhere).cpu(), torch.tensor([1, 2]))
+    assert there.sum().item() == 15 and there[1].tolist() == [3, 4, 5]
+    there[0] = 7
+    there.mul_(2)
+    assert there.cpu().tolist() == [[14, 14, 14], [6, 8, 10]]
+    assert torch.equal(here, torch.arange(6.0).reshape(2, 3))
+    for wrong in (
+        lambda: there + here,
+        lambda: here.index_add_(0, torch.tensor([0], device=elsewhere), here[:1]),
+        lambda: torch.randn(3, generator=torch.Generator(), device=elsewhere),
+    ):
+        with pytest.raises(RuntimeError, match="device"):
+            wrong()
+    with pytest.raises(TypeError, match="numpy"):
+        np.asarray(there)
+
+
+def far(table, device):
+    counts = None if table.counts is None else table.counts.to(device)
+    return Table(table.vectors.to(device), table.words, counts, table.name)
+
+
+def test_fit(case, fitted, elsewhere, tmp_path):
+    reference = fitted(case)
+    table = far(case.table("realistic"), elsewhere)
+    quantizer = case.cls(case.config)
+    steps = list(quantizer.fit_steps(table))
+    assert all(isinstance(step.value, float | None) for step in steps)
+    assert {tensor.device for tensor in quantizer.state().values()} == {elsewhere}
+    rebuilt = quantizer.to_dense()
+    assert rebuilt.device == elsewhere
+    # The same arithmetic in perhaps another order: as good, and byte for byte only where nothing was rounded differently.
+    error = float((rebuilt - table.vectors).square().mean())
+    usual = float((reference.to_dense().cpu() - case.table("realistic").vectors.cpu()).square().mean())
+    assert error == pytest.approx(usual, rel=0.05, abs=1e-9)
+    quantizer.save(tmp_path / "table.safetensors")
+    artifact = read(tmp_path / "table.safetensors")
+    for name, tensor in quantizer.to("cpu").state().items():
+        assert torch.equal(artifact.quantizer.state()[name], tensor), name
+
+
+def test_weighted_fit(weighted_method, elsewhere):
+    case = weighted_method.first
+    table = far(case.table("realistic"), elsewhere)
+    quantizer = case.cls(case.config).fit(table, weights=table.counts)
+    assert {tensor.device for tensor in quantizer.state().values()} == {elsewhere}
+
+
+def test_encode(code_case, fitted, elsewhere):
+    quantizer = fitted(code_case).to(elsewhere)
+    vectors = code_case.table("realistic").vectors[:20].to(elsewhere)
+    packed = quantizer.encode(vectors)
+    assert packed.device == elsewhere
+    assert quantizer.decode(packed).device == elsewhere
+    assert quantizer.codes(torch.arange(3, device=elsewhere)).device == elsewhere
+
+
+def test_training(case, fitted, elsewhere):
+    table = far(case.table("realistic"), elsewhere)
+    module = copy.deepcopy(fitted(case)).to(elsewhere).training_module(table, seed=1)
+    parameters = [parameter for parameter in module.parameters() if parameter.numel()]
+    ids = torch.arange(0, table.num_embeddings, 5, device=elsewhere)
+    module.set_progress(0.5)
+    rows = module(ids)
+    assert rows.device == elsewhere
+    loss = rows.square().mean() + module.regularizer()
+    if parameters:
+        loss.backward()
+        assert any(parameter.grad is not None for parameter in parameters)
+        assert {parameter.device for parameter in parameters} == {elsewhere}
+    assert module.harden().to_dense().device == elsewhere
