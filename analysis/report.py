@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from markupsafe import Markup
@@ -218,7 +219,8 @@ def _trials_data(runs: Runs, labels: Mapping[tuple[str, str | None], str]) -> di
             front[_configuration(row)].append(f"{row['task']}.{row['metric']}")
     if trials.num_rows > MAX_TRIALS:
         of_front = pc.is_in(trials["config_json"], value_set=pa.array({key[5] for key in front}, pa.string()))
-        trials = trials.take(pc.sort_indices(pc.fill_null(of_front, False), order="descending")[:MAX_TRIALS])
+        on_front = pc.fill_null(of_front, False).to_numpy(zero_copy_only=False)
+        trials = trials.take(pa.array(np.argsort(~on_front, kind="stable")[:MAX_TRIALS]))
     scores = runs.scores.filter(pc.is_in(runs.scores["trial_key"], value_set=trials["trial_key"]))
     values: dict[str, dict[str, float | None]] = collections.defaultdict(dict)
     for score in scores.select(["trial_key", "task", "metric", "value"]).to_pylist():
