@@ -43,8 +43,12 @@ class Method:
     device: str
 
     @property
+    def examples(self) -> list[Case]:
+        return [Case(self.cls, config, self.device) for config in self.cls.examples()]
+
+    @property
     def first(self) -> Case:
-        return Case(self.cls, self.cls.examples()[0], self.device)
+        return self.examples[0]
 
     def table(self, name: str) -> Table:
         return TABLES[name]().to(self.device)

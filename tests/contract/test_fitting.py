@@ -34,7 +34,19 @@ def test_same_seed_same_state_and_no_memory_of_an_earlier_fit(case, fitted, same
     same_state(quantizer, fitted(case))
 
 
-def test_fit_changes_nothing_around_it(case):
+@pytest.fixture
+def usual_settings():
+    """The settings that a program starts with, but for a number of threads that no method would choose."""
+    usual = torch.get_num_threads()
+    torch.set_num_threads(3)
+    torch.set_default_dtype(torch.float32)
+    torch.use_deterministic_algorithms(False)
+    torch.set_grad_enabled(True)
+    yield
+    torch.set_num_threads(usual)
+
+
+def test_fit_changes_nothing_around_it(case, usual_settings):
     table = case.table("realistic")
     before_vectors = table.vectors.clone()
     before = settings_and_random_numbers()
@@ -140,8 +152,7 @@ def test_wrong_weights_are_refused(method, wrong):
 def test_nested_families(method, fitted, same_state):
     families = {}
     table = method.table("realistic")
-    cases = [case for _, case in method.proposals(table)]
-    cases += [type(cases[0])(method.cls, config, method.device) for config in method.cls.examples()]
+    cases = [case for _, case in method.proposals(table)] + method.examples
     for case in cases:
         key = method.cls.family_key(case.config)
         assert key is None or isinstance(key, str)
