@@ -12,6 +12,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import secrets
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -85,7 +86,7 @@ def save(quantizer: Quantizer, path: str | Path) -> int:
     }
     header["digest"] = _digest(header, tensors)
     data = safetensors_bytes(tensors, metadata={_KEY: json.dumps(header, sort_keys=True)})
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")  # a process id may be another machine's too
     try:
         with part.open("wb") as out:
             out.write(data)
