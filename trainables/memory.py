@@ -21,6 +21,20 @@ def _status_bytes(key: str) -> int | None:
     return None
 
 
+def resident_bytes(*, peak: bool = False) -> int:
+    """Resident set of this process, or the largest that it has been."""
+    known = _status_bytes("VmHWM" if peak else "VmRSS")
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 if known is None else known
+
+
+def reset_peak() -> None:
+    """Make the present resident set the largest so far."""
+    try:
+        _CLEAR.write_text("5")
+    except OSError:
+        pass  # not permitted in some containers: the peak is then the process's own
+
+
 class PeakMemory:
     """Measures what is allocated on top of what there was at the start.
 
@@ -38,18 +52,12 @@ class PeakMemory:
             torch.cuda.reset_peak_memory_stats(self.device)
             self._start = torch.cuda.memory_allocated(self.device)
             return self
-        try:
-            _CLEAR.write_text("5")  # resets VmHWM to the present resident set
-        except OSError:
-            pass  # not permitted in some containers: the peak is then the process's own
-        self._start = _status_bytes("VmRSS") or 0
+        reset_peak()
+        self._start = resident_bytes()
         return self
 
     def __exit__(self, *_: object) -> None:
         if self.device.type == "cuda":
             self.bytes = torch.cuda.max_memory_allocated(self.device) - self._start
             return
-        peak = _status_bytes("VmHWM")
-        if peak is None:
-            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        self.bytes = max(0, peak - self._start)
+        self.bytes = max(0, resident_bytes(peak=True) - self._start)
