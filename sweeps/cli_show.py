@@ -6,12 +6,12 @@ import collections
 import shlex
 from pathlib import Path
 
-from analysis.report import summary_rows
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from analysis import store
+from analysis.report import summary_rows
 from sweeps.config import SweepConfig, default_tracking_uri
 from sweeps.prepare import prepare
 from sweeps.runner import Run

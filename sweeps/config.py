@@ -96,7 +96,7 @@ class SweepConfig(_Section):
     table: str
     rows: int | None = Field(default=None, ge=1)
     weights: str = "none"
-    quantizers: tuple[str | dict[str, Any], ...] = Field(min_length=1)
+    quantizers: Literal["all"] | Annotated[tuple[str | dict[str, Any], ...], Field(min_length=1)]
     budgets: Budgets | None = None
     tasks: tuple[str | dict[str, Any], ...] = ("reconstruction",)
     regime: Literal["pretrained"] = "pretrained"
@@ -225,8 +225,11 @@ def parse_parameters(changes: Sequence[str]) -> dict[str, Any]:
 
 def explain(error: ValidationError, model: type[BaseModel]) -> str:
     """The first mistake in one line, with the nearest valid key where one is misspelt."""
-    first = error.errors()[0]
+    errors = error.errors()
+    # Where a key may be of several kinds, pydantic reports on each; a misspelt key tells more than "not the other kind".
+    first = next((one for one in errors if one["type"] == "extra_forbidden"), errors[0])
     location = [str(part) for part in first["loc"]]
+    location = [part for part in location if "[" not in part and not part[:1].isupper()]  # names of those kinds
     if first["type"] == "extra_forbidden":
         known = _keys_at(model, location[:-1])
         near = difflib.get_close_matches(location[-1], known, n=1, cutoff=0.5)

@@ -121,6 +121,10 @@ _FIXED = ("name", "table", "rows", "weights", "regime")
 _GROWING = ("quantizers", "seeds", "tasks")
 
 
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
+
+
 def check_run_dir(config: SweepConfig) -> None:
     """Refuse a run directory that holds another sweep.
 
@@ -143,7 +147,7 @@ def check_run_dir(config: SweepConfig) -> None:
         raise InputError(f"{file}: damaged, or of another version. Choose another --out or name.") from None
     new = config.model_dump(mode="json")
     differs = [key for key in _FIXED if old[key] != new[key]]
-    differs += [key for key in _GROWING if not all(item in new[key] for item in old[key])]
+    differs += [key for key in _GROWING if new[key] != "all" and not all(item in new[key] for item in _list(old[key]))]
     for kind, values in (old["budgets"] or {}).items():
         kept = (new["budgets"] or {}).get(kind, [])
         differs += [f"budgets.{kind}"] if not all(value in kept for value in values) else []

@@ -63,7 +63,7 @@ def _proposals(
 ) -> Iterable[tuple[str, Planned | Skip, int | None, QuantizerConfig | None]]:
     """Every (method, configuration or reason, budget, configuration that was refused)."""
     yield "identity", Planned("identity", quantizers.make_config("identity", {}), None, stats.dense_bytes), None, None
-    for entry in config.quantizers:
+    for entry in quantizers.methods() if config.quantizers == "all" else config.quantizers:
         if isinstance(entry, str):
             entry = {"method": entry}
         method, configs = explicit_configs(entry)

@@ -39,12 +39,22 @@ def test_sizes(text: object, size: int) -> None:
         ({"seeds": []}, "seeds"),
         ({"name": "../x"}, "name"),
         ({"rows": 0}, "rows"),
+        ({"resources": {"cpus": 2}}, "unknown key 'cpus' in resources.*Did you mean 'cpu'"),
+        ({"quantizers": "every"}, "sweep: quantizers: "),
         ({"stop": {"time": "soon"}}, "is not a time"),
     ],
 )
 def test_mistakes_are_named(change: dict[str, object], message: str) -> None:
     with pytest.raises(InputError, match=message):
         build({**MINIMAL, **change})
+
+
+def test_all_quantizers_or_a_list() -> None:
+    assert build({**MINIMAL, "quantizers": "all"}).quantizers == "all"
+    with pytest.raises(InputError, match="quantizers"):
+        build({**MINIMAL, "quantizers": "every"})
+    with pytest.raises(InputError, match="quantizers"):
+        build({**MINIMAL, "quantizers": []})
 
 
 def test_a_missing_key_is_named() -> None:
