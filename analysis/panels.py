@@ -14,13 +14,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from analysis.pareto import COMPARABLE, measured, non_dominated
 from analysis.runs import Runs
 from analysis.statistics import Floats
 
-MAX_DOTS = 3000  # in a panel; more would hide each other
+MAX_DOTS = 3000  # trials in a panel, and configurations beside the frontier's; more would hide each other
 _LOG_FROM = 10.0  # errors that span more than this factor get a logarithmic axis
 _COLOURS = (
     *("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"),  # Okabe & Ito, readable for the colour-blind
@@ -77,7 +78,8 @@ class Panel:
     Attributes:
         metric: ``task.metric``; ``scope`` says which of several comparisons this is (empty where there is one).
         dots: trials (a sample where there are very many), with quantizer, config_json, seed, payload_bytes, value, shown.
-        points: configurations, rows of the frontier table by size, with ``shown`` added.
+        points: configurations (all of the frontier, a sample of others where there are very many): rows of the frontier
+            table by size, with ``shown`` added.
         baseline: value of the uncompressed table, and where it is drawn.
         log_y: whether the metric's axis is logarithmic.
         edge: where values are drawn that the axis cannot show (0 on a logarithmic axis, infinity), and what they are.
@@ -130,18 +132,27 @@ def panels(runs: Runs) -> list[Panel]:
             pc.and_(pc.equal(runs.frontier["task"], task), pc.equal(runs.frontier["metric"], metric))
         )
         scopes: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
-        for row in rows.sort_by("payload_bytes_mean").to_pylist():
+        for row in _sample(rows.sort_by("payload_bytes_mean")).to_pylist():
             scopes.setdefault(tuple(row[key] for key in COMPARABLE), []).append(row)
         mine = scores.filter(pc.and_(pc.equal(scores["task"], task), pc.equal(scores["metric"], metric)))
         for key, points in scopes.items():
             here = mine
             for column, value in zip(COMPARABLE, key, strict=True):
                 here = here.filter(pc.is_null(here[column]) if value is None else pc.equal(here[column], value))
-            step = max(1, -(-here.num_rows // MAX_DOTS))
-            columns = ["quantizer", "config_json", "seed", "payload_bytes", "value", "trial_key", "dense_bytes"]
-            dots = here.select(columns).take(np.arange(0, here.num_rows, step)).to_pylist()
+            columns = ["quantizer", "config_json", "seed", "payload_bytes", "value", "dense_bytes"]
+            dots = _sample(here.select(columns)).to_pylist()
             out.append(_panel(name, _scope_text(key, scopes), points, dots, runs))
     return out
+
+
+def _sample(rows: pa.Table) -> pa.Table:
+    """MAX_DOTS rows, evenly spaced; those on a frontier and the uncompressed table are always there."""
+    step = -(-rows.num_rows // MAX_DOTS)
+    if step <= 1:
+        return rows
+    keep = pa.array(np.arange(rows.num_rows) % step == 0)
+    keep = pc.or_(keep, pc.equal(rows["quantizer"].cast(pa.string()), "identity"))
+    return rows.filter(pc.or_(keep, rows["on_frontier"]) if "on_frontier" in rows.schema.names else keep)
 
 
 def _scope_text(key: Sequence[Any], scopes: Iterable[Sequence[Any]]) -> str:

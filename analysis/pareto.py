@@ -266,7 +266,7 @@ def measured(trials: pa.Table, scores: pa.Table) -> pa.Table:
     for name in ("role", "task", "metric", "direction", "value", "baseline"):
         joined = joined.append_column(name, _encoded(scores[name]))
     # The same fit counts under the smallest of its budgets.
-    joined = joined.take(pc.sort_indices(joined, sort_keys=[("budget_bytes", "ascending")]))
+    joined = joined.take(pa.array(np.argsort(_floats(joined["budget_bytes"]), kind="stable")))
     same = _codes(joined, (*CONFIGURATION, "role", "task", "metric", "direction", "seed", "payload_bytes"))
     return joined.take(pa.array(np.sort(np.unique(same, return_index=True)[1])))
 
