@@ -76,6 +76,8 @@ def save(quantizer: Quantizer, path: str | Path) -> int:
     if _WORDS in tensors:
         raise ValueError(f"{quantizer.name}: no state tensor may be called {_WORDS!r}")
     if quantizer.words is not None:
+        if len(quantizer.words) != quantizer.num_embeddings:
+            raise InputError(f"{path}: {len(quantizer.words)} words for {quantizer.num_embeddings} rows.")
         tensors[_WORDS] = torch.from_numpy(np.frombuffer(encode_words(quantizer.words), dtype=np.uint8).copy())
     header: dict[str, Any] = {
         "format_version": FORMAT_VERSION,

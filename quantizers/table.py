@@ -164,9 +164,10 @@ class TableStats:
 
 
 def _spectrum(vectors: Tensor) -> np.ndarray:
-    mean = vectors.mean(dim=0, dtype=torch.float64)
+    parts = torch.split(vectors, 1 << 13)  # so that no float64 copy of the whole table is made
+    mean = torch.stack([part.sum(dim=0, dtype=torch.float64) for part in parts]).sum(dim=0) / len(vectors)
     second = torch.zeros((vectors.shape[1], vectors.shape[1]), dtype=torch.float64, device=vectors.device)
-    for part in torch.split(vectors, 1 << 13):
+    for part in parts:
         centred = part.to(torch.float64).sub_(mean)
         second += centred.T @ centred
     values = torch.linalg.eigvalsh(second / len(vectors)).flip(0).clamp_min(0)

@@ -219,6 +219,12 @@ def test_too_few_words(path):
         read(path)
 
 
+def test_words_of_another_table_are_not_saved(quantizer, tmp_path):
+    quantizer.words = ["a", "b"]
+    with pytest.raises(InputError, match="2 words for 9 rows"):
+        quantizer.save(tmp_path / "table.safetensors")
+
+
 def test_words_that_a_file_cannot_hold_are_refused_before_the_fit():
     with pytest.raises(InputError, match=r"row 1, 'a\\nb', holds a line break"):
         Table(torch.zeros(2, 1), ["x", "a\nb"])
