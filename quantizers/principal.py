@@ -1,0 +1,56 @@
+"""Principal axes of a table: the rotation that low rank and transform coding share.
+
+Pearson 1901; Eckart & Young 1936: of all approximations of rank r, the projection on the first r axes has the least squared
+error. The axes are the eigenvectors of the D x D second moment, so that no N x D decomposition is ever made.
+
+Shapes: N rows, D columns, r axes.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+_CHUNK_VALUES = 1 << 20
+
+
+def principal_axes(vectors: Tensor, weights: Tensor | None, *, center: bool = True) -> tuple[Tensor, Tensor, Tensor]:
+    """Mean, variances and axes of a table, in float64.
+
+    Args:
+        vectors: (N, D) float32.
+        weights: (N,) with mean 1: each row's share in the moments; or None.
+        center: whether the mean is taken off first; a mean of 0 is returned where not.
+
+    Returns:
+        The mean (D,); the variances along the axes, descending (D,); the axes, one a row (D, D), each with its largest
+        component positive, so that its sign does not depend on the solver.
+    """
+    dim = vectors.shape[1]
+    step = max(1, _CHUNK_VALUES // dim)
+    shares = None if weights is None else weights.to(torch.float64)
+    mean = torch.zeros(dim, dtype=torch.float64, device=vectors.device)
+    if center:
+        for start in range(0, len(vectors), step):
+            rows = vectors[start : start + step].to(torch.float64)
+            mean += rows.sum(dim=0) if shares is None else shares[start : start + step] @ rows
+        mean /= len(vectors)
+    moment = torch.zeros((dim, dim), dtype=torch.float64, device=vectors.device)
+    for start in range(0, len(vectors), step):
+        rows = vectors[start : start + step].to(torch.float64) - mean
+        moment.addmm_(rows.T, rows if shares is None else rows * shares[start : start + step, None])
+    moment /= len(vectors)
+    values, columns = torch.linalg.eigh((moment + moment.T) / 2)
+    axes = columns.T.flip(0)
+    largest = axes.gather(1, axes.abs().argmax(dim=1, keepdim=True))
+    return mean, values.flip(0).clamp_min(0), axes * torch.where(largest < 0, -1.0, 1.0)
+
+
+def project(vectors: Tensor, mean: Tensor, axes: Tensor) -> Tensor:
+    """Coordinates of rows along axes: (N, D), mean (D,), axes (r, D) -> (N, r) float32."""
+    out = torch.empty((len(vectors), len(axes)), dtype=torch.float32, device=vectors.device)
+    step = max(1, _CHUNK_VALUES // vectors.shape[1])
+    for start in range(0, len(vectors), step):
+        rows = vectors[start : start + step].to(torch.float64) - mean
+        out[start : start + step] = rows @ axes.T
+    return out
