@@ -1,0 +1,145 @@
+"""What methods trained by gradient share: minibatches, a table's unit, and modules that learn codes with a task.
+
+Reference: none of its own; used by Bin (Tissier et al. 2019), AdaComp (Kim et al. 2020) and DPQ (Chen et al. 2020).
+
+Shapes: N rows, D columns, B batch.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from quantizers.base import CHUNK_ROWS, Quantizer
+from quantizers.embedding import CompressedEmbedding
+from quantizers.table import Table
+
+
+def minibatches(
+    num_rows: int, batch_size: int, steps: int, *, generator: torch.Generator, weights: Tensor | None = None
+) -> Iterator[Tensor]:
+    """Row numbers of ``steps`` batches, drawn on the CPU.
+
+    Without weights an epoch is a permutation. With weights rows are drawn in proportion to them, so that each draw counts
+    the same: the mean over batches is the weighted mean over rows, and no single gradient is large.
+
+    Args:
+        num_rows: N.
+        batch_size: B, cut to N.
+        steps: how many batches.
+        generator: a CPU generator.
+        weights: (N,) not negative, or None.
+
+    Yields:
+        (B,) int64.
+    """
+    batch_size = min(batch_size, num_rows)
+    cumulative = None if weights is None else weights.to("cpu", torch.float64).cumsum(0)
+    order, position = torch.empty(0, dtype=torch.int64), 0
+    for _ in range(steps):
+        if cumulative is not None:
+            draws = torch.rand(batch_size, generator=generator, dtype=torch.float64) * cumulative[-1]
+            yield torch.searchsorted(cumulative, draws, right=True).clamp_max(num_rows - 1)
+            continue
+        if position + batch_size > len(order):
+            order, position = torch.randperm(num_rows, generator=generator), 0
+        yield order[position : position + batch_size]
+        position += batch_size
+
+
+def chunks(vectors: Tensor, width: int) -> Iterator[tuple[slice, Tensor]]:
+    """Consecutive rows, few enough that ``width`` values for each take some tens of MB."""
+    step = max(64, min(CHUNK_ROWS, (1 << 22) // max(1, width)))
+    for start in range(0, len(vectors), step):
+        yield slice(start, start + step), vectors[start : start + step]
+
+
+def moments(vectors: Tensor) -> tuple[Tensor, float, float]:
+    """Mean (D,), root mean square deviation from it, and largest magnitude, of tables of any scale without overflow."""
+    largest = float(vectors.abs().max())
+    if largest == 0:
+        return torch.zeros(vectors.shape[1], device=vectors.device), 0.0, 0.0
+    mean = sum((part / largest).sum(dim=0, dtype=torch.float64) for _, part in chunks(vectors, vectors.shape[1]))
+    mean = torch.as_tensor(mean / len(vectors)).to(torch.float32)
+    squares = sum(
+        float((part / largest - mean).square().sum(dtype=torch.float64)) for _, part in chunks(vectors, vectors.shape[1])
+    )
+    deviation = (squares / vectors.numel()) ** 0.5
+    # Rounding of the mean leaves about 1e-7 of a table whose rows are all equal.
+    return mean * largest, deviation * largest if deviation > 1e-6 else 0.0, largest
+
+
+class LearnedEmbedding(CompressedEmbedding):
+    """A module that learns codes, not only codebooks, with a task.
+
+    In training mode rows come from ``soft``, which is differentiable. In evaluation mode, and in everything that counts
+    or saves, they come from the quantizer that ``build`` makes of the parameters as they stand, so that what is measured
+    is what is saved; no gradient flows there. That quantizer is kept until a parameter changes.
+
+    Args:
+        quantizer: the fitted quantizer that the training starts from.
+        table: the table it was fitted to.
+    """
+
+    def __init__(self, quantizer: Quantizer, table: Table) -> None:
+        nn.Module.__init__(self)  # the parameters are the subclass's, not the tensors of the state
+        self.method = quantizer.name
+        self.config = quantizer.config
+        self.words = quantizer.words
+        self.num_embeddings, self.embedding_dim = quantizer.shape
+        self._hard: tuple[Any, Quantizer] | None = None
+        output = torch.empty(0, dtype=torch.float32, device=table.vectors.device)
+        self.register_buffer("_output", output, persistent=False)
+
+    @abstractmethod
+    def soft(self, ids: Tensor) -> Tensor:
+        """Rows ``ids`` (B,) as (B, D) float32, differentiable in the parameters."""
+
+    @abstractmethod
+    def build(self) -> Quantizer:
+        """The quantizer of the parameters as they stand."""
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """See :meth:`CompressedEmbedding.forward`; hard codes in evaluation mode."""
+        flat = self._checked(ids)
+        rows = self.soft(flat) if self.training else self.quantizer.reconstruct(flat)
+        return rows.to(self._output.dtype).reshape(*ids.shape, self.embedding_dim)
+
+    @property
+    def quantizer(self) -> Quantizer:
+        """What would be saved now."""
+        tensors = [*self.parameters(), *self.buffers()]
+        stamp = [(tensor.data_ptr(), tensor._version) for tensor in tensors]
+        if self._hard is None or self._hard[0] != stamp:
+            with torch.no_grad():
+                quantizer = self.build()
+            quantizer.words = self.words
+            self._hard = (stamp, quantizer)
+        return self._hard[1]
+
+    def harden(self) -> Quantizer:
+        """See :meth:`CompressedEmbedding.harden`."""
+        quantizer = self.quantizer
+        state = {name: tensor.clone() for name, tensor in quantizer.state().items()}
+        hard = type(quantizer).from_state(quantizer.config, state, shape=quantizer.shape)
+        hard.words = self.words
+        return hard
+
+    @property
+    def payload_bytes(self) -> int:
+        """Bytes of what would be saved now."""
+        return self.quantizer.payload_bytes
+
+    def to_dense(self) -> Tensor:
+        """The whole table on hard codes: (N, D) float32."""
+        return self.quantizer.to_dense()
+
+    def _attach(self) -> None:
+        self._hard = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_hard": None}
