@@ -1,0 +1,133 @@
+"""The command line on one table or file, and what it says of wrong input."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner, Result
+
+import quantizers
+import sweeps.cli_choose
+import sweeps.cli_tables  # noqa: F401 - both add their commands
+from sweeps.cli import app
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> Path:
+    vectors = np.random.default_rng(0).standard_normal((300, 8)).astype(np.float32)
+    np.save(tmp_path / "t.npy", vectors)
+    (tmp_path / "t.words").write_text("".join(f"w{number}\n" for number in range(300)))
+    return tmp_path / "t.npy"
+
+
+def frontier(*words: object) -> Result:
+    return CliRunner().invoke(app, [str(word) for word in words], env={"COLUMNS": "200"})
+
+
+def test_compress_inspect_convert(table: Path, tmp_path: Path) -> None:
+    file = tmp_path / "small.safetensors"
+    done = frontier("compress", table, "--method", "pq", "--ratio", 8, "-o", file)
+    assert done.exit_code == 0, done.output
+    artifact = quantizers.read(file)
+    assert artifact.storage.payload_bytes <= 4 * 300 * 8 / 8
+    assert f"{artifact.storage.payload_bytes:,}" in done.stdout
+    shown = frontier("inspect", file, "w1", "w2", "--neighbours", "--table", table)
+    assert shown.exit_code == 0, shown.output
+    assert "w1 before:" in shown.stdout and "w2 after:" in shown.stdout and "share" in shown.stdout
+    wrong = frontier("inspect", file, "w1x")
+    assert wrong.exit_code == 2 and "Did you mean" in wrong.stderr
+    text = tmp_path / "t.txt"
+    assert frontier("convert", table, "-o", text).exit_code == 0
+    assert text.read_text().startswith("w0 ")
+
+
+def test_compress_with_parameters(table: Path, tmp_path: Path) -> None:
+    file = tmp_path / "f"
+    words = ["compress", table, "--method", "pq", "--set", "num_codebooks=4", "--set", "codebook_size=16"]
+    assert frontier(*words, "-o", file).exit_code == 0
+    config = quantizers.load(file).config
+    assert (config.num_codebooks, config.codebook_size) == (4, 16)
+    weights = tmp_path / "weights.txt"
+    weights.write_text("1\n" * 300)
+    assert frontier(*words, "--weights", weights, "-o", file).exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--method", "pk", "--ratio", "8"], "Did you mean 'pq'"),
+        (["--method", "pq", "--ratio", "100000"], "has no configuration for"),
+        (["--method", "pq", "--ratio", "-1"], "above 0"),
+        (["--method", "pq", "--ratio", "8", "--max-bytes", "1KB"], "not both"),
+        (["--method", "pq", "--max-bytes", "1 parsec"], "not a size"),
+        (["--method", "pq", "--set", "codebooksize=3"], "Did you mean 'codebook_size'"),
+        (["--method", "pq", "--set", "codebook_size=1"], "codebook_size"),
+        (["--method", "pq", "--set", "codebook_size=1024"], "more than the table's 300 rows"),
+        (["--method", "pq", "--ratio", "8", "--set", "codebook_size=256"], "are allowed"),
+        (["--method", "pq", "--ratio", "8", "--weights", "sqrt_counts"], "has no counts"),
+        (["--method", "pq", "--ratio", "8", "--weights", "nowhere.txt"], "nor a file"),
+    ],
+)
+def test_wrong_input_to_compress(table: Path, tmp_path: Path, words: list[str], message: str) -> None:
+    done = frontier("compress", table, *words, "-o", tmp_path / "f")
+    assert done.exit_code == 2, done.output
+    assert message in " ".join(done.stderr.split())
+    assert not (tmp_path / "f").exists()
+
+
+def test_lists(table: Path) -> None:
+    assert {"identity", "cast", "pq", "rq", "scalar", "dccl"} <= set(frontier("methods", "--names").stdout.split())
+    assert {"reconstruction", "neighbours", "polarity"} <= set(frontier("tasks", "--names").stdout.split())
+    assert {"quick", "glove100"} <= set(frontier("presets", "--names").stdout.split())
+    shown = frontier("methods").stdout
+    assert all(name in shown for name in quantizers.methods())
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["run", "quik"], "Did you mean 'quick'"),
+        (["run", "nowhere.yaml"], "no such sweep file"),
+        (["run", "quick", "--data", "/nowhere"], "no such folder"),
+        (["run", "quick", "--set", "quantizers=[pqq]"], "Did you mean 'pq'"),
+        (["run", "quick", "--set", "tasks=[neighbors]"], "Did you mean 'neighbours'"),
+        (["run", "quick", "--set", "table=missing.txt"], "missing.txt"),
+        (["run", "quick", "--set", "budget=3"], "Did you mean 'budgets'"),
+        (["run", "quick", "--set", "objectives=[payload_bytes,polarity.acuracy]"], "Did you mean 'polarity.accuracy'"),
+        (["run", "quick", "--set", "weights=counts"], "has no counts"),
+        (["resume", "."], "not a run"),
+        (["status", "."], "not a run"),
+        (["report", "nowhere"], "nowhere"),
+        (["recommend", "nowhere", "--max-bytes", "1MB"], "nowhere"),
+        (["export", "nowhere", "--trial", "a", "-o", "x"], "nowhere"),
+    ],
+)
+def test_wrong_input_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], message: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = frontier(*words)
+    assert done.exit_code == 2, done.output
+    assert message in " ".join(done.stderr.split())
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_table_with_nan_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    vectors = np.zeros((5, 2), dtype=np.float32)
+    vectors[3, 1] = np.nan
+    np.save(tmp_path / "bad.npy", vectors)
+    done = frontier("run", "quick", "--set", f"table={tmp_path / 'bad.npy'}", "--out", tmp_path / "runs")
+    assert done.exit_code == 2 and "row 3" in done.stderr
+    assert not (tmp_path / "runs").exists()
+
+
+def test_dry_run_shows_sizes_and_skips_and_writes_nothing(tmp_path: Path) -> None:
+    done = frontier("run", "quick", "--out", tmp_path / "runs", "--dry-run", "--set", "quantizers=[cast,pq]")
+    assert done.exit_code == 0, done.output
+    assert "pq" in done.stdout and "skipped: cast" in done.stdout
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("command", ["run", "resume", "status", "report", "compress", "inspect", "convert", "ui", "export"])
+def test_help_has_an_example(command: str) -> None:
+    done = frontier(command, "--help")
+    assert done.exit_code == 0 and "Example" in done.stdout
