@@ -13,7 +13,7 @@ import dataclasses
 import hashlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -161,3 +161,14 @@ class DownstreamTask(ABC):
         if not path.is_file():
             raise InputError(f"Task {self.name}: {path} is missing under --data {self.data_dir}; it comes from {source}.")
         return path
+
+
+def word_rows(table: Table) -> Callable[[str], int | None]:
+    """What gives the row of a word: as it stands, else in lower case, else None. The table must have words."""
+    rows = {word: row for row, word in enumerate(table.words or ())}
+
+    def find(word: str) -> int | None:
+        row = rows.get(word)
+        return rows.get(word.lower()) if row is None else row
+
+    return find
