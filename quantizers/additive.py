@@ -68,7 +68,7 @@ def codebook_dtype_for(stats: TableStats) -> Literal["float32", "float16"]:
     Rounding a codeword to float16 costs nothing that can be measured (relative 2**-11), and the bytes saved buy codes.
     """
     deviation = math.sqrt(max(0.0, float(stats.eigenvalues.mean())))
-    return "float16" if 1e-3 <= deviation <= 1e3 else "float32"
+    return "float16" if 1e-4 <= deviation <= 1e3 else "float32"
 
 
 def additive_configs(

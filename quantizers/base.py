@@ -101,8 +101,11 @@ class Quantizer(ABC):
         """
         return None
 
-    def restrict(self, config: Any) -> Self:
-        """This fit cut down to a smaller ``config`` of the same family: the same codes as a fit of its own, bit for bit."""
+    def restrict(self, config: Any, table: Table) -> Self:
+        """This fit cut down to a smaller ``config`` of the same family: the same codes as a fit of its own, bit for bit.
+
+        ``table`` is the table that was fitted, for methods whose codes have to be searched for anew.
+        """
         raise NotImplementedError(f"{self.name} has no nested configurations")
 
     # Fitting -----------------------------------------------------------------------------------------------------

@@ -246,7 +246,7 @@ def _fit(
     path = once("fits", spec.fit_key, make)
     largest = quantizers.read(path).quantizer.to(table.vectors.device)
     largest.words = table.words
-    return largest.restrict(config), not made_here
+    return largest.restrict(config, table), not made_here
 
 
 def _sizes(artifact: Artifact) -> dict[str, Any]:

@@ -162,7 +162,7 @@ def test_nested_families(method, fitted, same_state):
         ordered = sorted(family.values(), key=lambda case: method.cls.storage(case.config, table.shape).payload_bytes)
         largest = fitted(ordered[-1])
         for case in ordered[:-1]:
-            restricted = largest.restrict(case.config)
+            restricted = largest.restrict(case.config, table)
             assert restricted.config == case.config
             same_state(restricted, fitted(case))
             assert list(restricted.words) == list(table.words)

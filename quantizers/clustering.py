@@ -1,0 +1,204 @@
+"""K-means for the codebook methods: any K from 1 to 65,536, with row weights, on CPU and CUDA.
+
+Papers: Lloyd 1982; Arthur & Vassilvitskii 2007 (k-means++), its seeds drawn several at a time as in Bahmani et al. 2012;
+Polyak 1964 (heavy ball) for the momentum of the centroids.
+
+minimize  sum_n w_n |x_n - c_{code_n}|^2,  code_n = argmax_k  x_n . c_k - |c_k|^2 / 2.
+
+A Lloyd step moves a centroid to the mean of its rows; with momentum it goes on in the direction of the steps before,
+which reaches the error of 25 Lloyd steps in about 12 (measured on GloVe, D of 1 to 100, K of 16 to 256). The last step is
+a plain one, so that centroids are means. An empty cluster gets a row drawn from those that are far from their centroid.
+
+Shapes: N rows, D columns, K clusters.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+MAX_CLUSTERS = 65_536
+_SEED_ROWS = 32  # rows a cluster among which the seeds are drawn
+_SEED_GROWTH = 4  # a round of seeding adds a quarter of what is there
+_MOMENTUM = 0.8
+_SCORES_CPU = 1 << 19  # scores held at once: 2 MB stay in the cache
+_SCORES_CUDA = 1 << 26
+
+
+def nearest(x: Tensor, centroids: Tensor) -> Tensor:
+    """The nearest centroid of every row.
+
+    Args:
+        x: (N, D) float32.
+        centroids: (K, D) float32, on the same device.
+
+    Returns:
+        (N,) int64; of equally near centroids the first.
+    """
+    shift = centroids.mean(dim=0)  # keeps the scores small where the table is far from the origin
+    centred = centroids - shift
+    scale = power_of_two(centred)
+    return _best((x - shift).div_(scale), *_scorer(centred.div_(scale)))
+
+
+def kmeans(
+    x: Tensor,
+    num_clusters: int,
+    *,
+    generator: torch.Generator,
+    weights: Tensor | None = None,
+    iterations: int = 12,
+    max_rows: int | None = None,
+) -> Tensor:
+    """Centroids of ``x``.
+
+    Where the rows (or the drawn sample of them) hold no more than K distinct vectors, those are the centroids, the last
+    one repeated.
+
+    Args:
+        x: (N, D) float32, N >= 1.
+        num_clusters: K, 1 to 65,536; may be more than N.
+        generator: a CPU generator; the same state gives the same centroids.
+        weights: (N,) float32 not negative, not all zero: how much each row's error counts.
+        iterations: steps at the most; it ends when no row changes its cluster.
+        max_rows: train on a random sample of this many rows where there are more; default 65,536, or 256 a cluster.
+
+    Returns:
+        (K, D) float32.
+
+    Raises:
+        ValueError: ``num_clusters`` is out of range.
+    """
+    if not 1 <= num_clusters <= MAX_CLUSTERS:
+        raise ValueError(f"num_clusters must be 1 to {MAX_CLUSTERS}, not {num_clusters}")
+    distinct = _distinct_rows(x, num_clusters)
+    if distinct is not None:
+        return torch.cat([distinct, distinct[-1:].expand(num_clusters - len(distinct), -1)])
+    order = torch.randperm(len(x), generator=generator)[: max_rows or max(1 << 16, 256 * num_clusters)].to(x.device)
+    x = x[order]
+    if weights is not None:
+        weights = weights[order]
+    shift = x.mean(dim=0)
+    x = x - shift
+    scale = power_of_two(x)
+    x.div_(scale)
+    centroids = _seeds(x, num_clusters, generator, weights)
+    return _lloyd(x, centroids, iterations, generator, weights).mul_(scale).add_(shift)
+
+
+def power_of_two(x: Tensor) -> float:
+    """A power of two near the largest magnitude in ``x``: divided by it, squares neither overflow nor vanish."""
+    largest = float(torch.linalg.vector_norm(x, float("inf"))) if x.numel() else 0.0
+    return 2.0 ** max(-120, min(120, math.frexp(largest)[1])) if largest else 1.0
+
+
+def cluster_sums(x: Tensor, codes: Tensor, num_clusters: int, weights: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Sum of the rows of every cluster, and how much weight it has.
+
+    Args:
+        x: (N, D) float32.
+        codes: (N,) int64 in [0, K).
+        num_clusters: K.
+        weights: (N,) float32, or None for 1 each.
+
+    Returns:
+        (K, D) and (K,) float32.
+    """
+    order = codes.argsort(stable=True)
+    counts = torch.bincount(codes, minlength=num_clusters)
+    first = counts.cumsum(0) - counts
+    ordered = None if weights is None else weights[order]
+    # embedding_bag adds the rows of a cluster where they lie: 3 to 10 times faster than index_add_, and repeatable on CUDA.
+    sums = torch.nn.functional.embedding_bag(order, x, first, mode="sum", per_sample_weights=ordered)
+    if weights is None:
+        return sums, counts.to(x.dtype)
+    return sums, torch.bincount(codes, weights=weights, minlength=num_clusters).to(x.dtype)
+
+
+def _scorer(centroids: Tensor) -> tuple[Tensor, Tensor]:
+    return centroids.T.contiguous(), -0.5 * (centroids * centroids).sum(dim=1)
+
+
+def _best(x: Tensor, directions: Tensor, offsets: Tensor) -> Tensor:
+    """Argmax over k of x @ directions + offsets: (N, D), (D, K), (K,) -> (N,)."""
+    num_rows, num_clusters = len(x), directions.shape[1]
+    held = _SCORES_CPU if x.device.type == "cpu" else _SCORES_CUDA
+    step = min(num_rows, max(64, held // num_clusters))
+    codes = torch.empty(num_rows, dtype=torch.int64, device=x.device)
+    scores = torch.empty((step, num_clusters), device=x.device)
+    for start in range(0, num_rows, step):
+        part = x[start : start + step]
+        out = torch.addmm(offsets, part, directions, out=scores[: len(part)])
+        # NumPy's argmax is several times faster than torch's on the CPU.
+        found = torch.from_numpy(out.numpy().argmax(axis=1)) if out.device.type == "cpu" else out.argmax(dim=1)
+        codes[start : start + step] = found
+    return codes
+
+
+def _lloyd(x: Tensor, centroids: Tensor, iterations: int, generator: torch.Generator, weights: Tensor | None) -> Tensor:
+    velocity = torch.zeros_like(centroids)
+    previous = None
+    for iteration in range(iterations):
+        codes = _best(x, *_scorer(centroids))
+        sums, totals = cluster_sums(x, codes, len(centroids), weights)
+        means = torch.where(totals[:, None] > 0, sums / totals.clamp_min(1e-30)[:, None], centroids)
+        empty = torch.nonzero(totals == 0).flatten()
+        if len(empty):
+            error = (x - means[codes]).square().sum(dim=1)
+            means[empty] = x[_draw(error if weights is None else error * weights, len(empty), generator)]
+        if iteration == iterations - 1 or (previous is not None and torch.equal(codes, previous)):
+            return means
+        previous = codes
+        # The first steps are long and rough: momentum pays later, and grows up to the sixth.
+        velocity = (means - centroids) + _MOMENTUM * min(1.0, max(0, iteration - 1) / 4) * velocity
+        velocity[empty] = 0.0
+        centroids = centroids + velocity
+        centroids[empty] = means[empty]
+    return centroids
+
+
+def _seeds(x: Tensor, num_clusters: int, generator: torch.Generator, weights: Tensor | None) -> Tensor:
+    """Rows far apart: each is drawn with probability in proportion to its squared distance from those drawn before."""
+    x = x[: _SEED_ROWS * num_clusters]  # the rows come in random order
+    ones = torch.ones(len(x), device=x.device)
+    weight = ones if weights is None else weights[: len(x)]
+    seeds = x[_draw(weight, 1, generator)]
+    new = seeds
+    error = torch.full_like(ones, float("inf"))
+    while len(seeds) < num_clusters:
+        error = torch.minimum(error, (x - new[nearest(x, new)]).square().sum(dim=1))
+        count = min(num_clusters - len(seeds), max(1, len(seeds) // _SEED_GROWTH))
+        new = x[_draw(error * weight, count, generator)]
+        seeds = torch.cat([seeds, new])
+    return seeds
+
+
+def _draw(probability: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    """``count`` different rows, drawn in proportion to ``probability`` (N,), of any scale; zeros come last."""
+    # Exponential races (Efraimidis & Spirakis 2006): unlike torch.multinomial they have no limit on N and take zeros.
+    wait = torch.empty(len(probability)).exponential_(generator=generator).to(probability.device)
+    return torch.topk(wait / probability, count, largest=False).indices
+
+
+def _distinct_rows(x: Tensor, limit: int) -> Tensor | None:
+    """The distinct rows of ``x`` in order of first appearance where there are at most ``limit``, else None."""
+    head = x[: 4 * limit + 64]
+    if len(head) < len(x) and len(torch.unique(_row_hash(head))) > limit:
+        return None  # the usual case, found without a look at the whole table
+    _, group = torch.unique(_row_hash(x), return_inverse=True)
+    count = int(group.max()) + 1
+    if count > limit:
+        return None
+    rows = torch.arange(len(x), device=x.device)
+    first = torch.full((count,), len(x), device=x.device).scatter_reduce_(0, group, rows, "amin")
+    return x[first.sort().values]
+
+
+def _row_hash(x: Tensor) -> Tensor:
+    """A 64-bit hash of each row's bits: (N, D) float32 -> (N,) int64."""
+    generator = torch.Generator().manual_seed(20_240)
+    factors = torch.randint(-(1 << 62), 1 << 62, (x.shape[1],), generator=generator).to(x.device) | 1
+    parts = [((part + 0.0).view(torch.int32).to(torch.int64) * factors).sum(dim=1) for part in torch.split(x, 1 << 14)]
+    return torch.cat(parts)
