@@ -17,12 +17,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from analysis import text
 from analysis.pareto import COMPARABLE, measured, non_dominated
 from analysis.runs import Runs
 from analysis.statistics import Floats
 
 MAX_DOTS = 3000  # trials in a panel, and configurations beside the frontier's; more would hide each other
 _LOG_FROM = 10.0  # errors that span more than this factor get a logarithmic axis
+_DECADES = 4  # that it shows
 _COLOURS = (
     *("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"),  # Okabe & Ito, readable for the colour-blind
     *("#882255", "#332288", "#117733", "#999933", "#AA4499"),  # Tol, muted
@@ -72,6 +74,71 @@ def _style(colour: str, marker: int) -> Style:
 
 
 @dataclasses.dataclass(frozen=True)
+class Axis:
+    """The metric's axis of a panel, and what becomes of values that it cannot show.
+
+    Attributes:
+        log: whether it is logarithmic.
+        view: its range.
+        edge: where values are drawn that are too good for the axis (an error of 0 on a logarithmic axis, infinity), or None.
+        edge_text: what they are.
+        limit: such values are at or beyond it.
+        sign: 1 where less is better, else -1.
+    """
+
+    log: bool
+    view: tuple[float, float]
+    edge: float | None
+    edge_text: str
+    limit: float
+    sign: float
+
+    @property
+    def ticks(self) -> list[float]:
+        """Round numbers along a logarithmic axis, none of them beside the edge."""
+        low, high = self.view
+        return round_ticks(low if self.edge is None else self.edge * (high / low) ** 0.1, high)
+
+    def place(self, value: float | None) -> float | None:
+        """Where a value is drawn; None where nowhere."""
+        if value is None or math.isnan(value):
+            return None
+        if self.edge is not None and self.sign * value <= self.sign * self.limit:
+            return self.edge
+        return value if math.isfinite(value) else None
+
+
+def metric_axis(front: Floats, values: Floats, direction: str) -> Axis:
+    """The axis that shows ``values``, of which ``front`` are on the frontier.
+
+    Errors that span more than a factor of ten get a logarithmic axis. It reaches four decades below the frontier's largest
+    error, so that one nearly exact configuration does not flatten everything else, and three above it.
+    """
+    sign = 1.0 if direction == "min" else -1.0
+    finite = values[np.isfinite(values)]
+    positive = finite[finite > 0]
+    if sign > 0 and len(positive) and finite.min() >= 0 and positive.max() > _LOG_FROM * positive.min():
+        ends = front[np.isfinite(front) & (front > 0)]
+        worst = float(ends.max()) if len(ends) else float(positive.max())
+        seen = positive[(positive > worst / 10**_DECADES) & (positive <= worst * 10 ** (_DECADES - 1))]
+        low, high = float(seen.min()), float(seen.max())
+        factor = max(high / low, 1.1) ** 0.06
+        hidden = finite[finite < low]
+        if not len(hidden):
+            return Axis(True, (low / factor, high * factor), None, "", 0.0, sign)
+        edge_text = "0 (off the scale)" if hidden.max() == 0 else f"0 to {text.number(hidden.max(), 2)} (off the scale)"
+        return Axis(True, (low / factor**4, high * factor), low / factor**3, edge_text, float(hidden.max()), sign)
+    low, high = (float(finite.min()), float(finite.max())) if len(finite) else (0.0, 1.0)
+    margin = 0.06 * (high - low) or 0.06 * abs(high) or 1.0
+    best = -sign * math.inf
+    if not (values == best).any():
+        return Axis(False, (low - margin, high + margin), None, "", best, sign)
+    if sign < 0:
+        return Axis(False, (low - margin, high + 4 * margin), high + 3 * margin, "∞ (off the scale)", best, sign)
+    return Axis(False, (low - 4 * margin, high + margin), low - 3 * margin, "−∞ (off the scale)", best, sign)
+
+
+@dataclasses.dataclass(frozen=True)
 class Panel:
     """Size against one metric for the configurations that compare with each other.
 
@@ -81,9 +148,7 @@ class Panel:
         points: configurations (all of the frontier, a sample of others where there are very many): rows of the frontier
             table by size, with ``shown`` added.
         baseline: value of the uncompressed table, and where it is drawn.
-        log_y: whether the metric's axis is logarithmic.
-        edge: where values are drawn that the axis cannot show (0 on a logarithmic axis, infinity), and what they are.
-        y_range: of the metric's axis.
+        axis: of the metric.
         reference: bytes and values of the Gaussian reference curve; empty for other metrics.
     """
 
@@ -95,10 +160,8 @@ class Panel:
     dots: tuple[dict[str, Any], ...]
     points: tuple[dict[str, Any], ...]
     baseline: tuple[float, float] | None
-    log_y: bool
-    edge: tuple[float, str] | None
+    axis: Axis
     x_range: tuple[float, float]
-    y_range: tuple[float, float]
     reference: tuple[Floats, Floats]
 
     @property
@@ -171,25 +234,14 @@ def _panel(name: str, scope: str, points: list[dict[str, Any]], dots: list[dict[
     lossless = [point["value_mean"] for point in points if point["quantizer"] == "identity"]
     baselines = [value for value in [point["baseline"] for point in points] + lossless if value is not None]
     values = np.array([p["value_mean"] for p in points] + [d["value"] for d in dots] + baselines[:1], dtype=np.float64)
-    finite = values[np.isfinite(values)]
-    positive = finite[finite > 0]
-    log_y = direction == "min" and len(positive) > 0 and finite.min() >= 0 and positive.max() > _LOG_FROM * positive.min()
-    best = 0.0 if log_y else math.inf if direction == "max" else -math.inf
-    y_range, edge = _y_axis(positive if log_y else finite, log_y, direction, bool((values == best).any()), best)
-
-    def shown(value: float | None) -> float | None:
-        if value is None or math.isnan(value):
-            return None
-        if edge is not None and value == best:
-            return edge[0]
-        return value if math.isfinite(value) else None
-
+    front = np.array([point["value_mean"] for point in points if point["on_frontier"]], dtype=np.float64)
+    axis = metric_axis(front, values, direction)
     for row in points:
-        row["shown"] = shown(row["value_mean"])
+        row["shown"] = axis.place(row["value_mean"])
     for dot in dots:
-        dot["shown"] = shown(dot["value"])
+        dot["shown"] = axis.place(dot["value"])
     baseline = baselines[0] if baselines else None
-    drawn = shown(baseline)
+    drawn = axis.place(baseline)
     dense = {dot["dense_bytes"] for dot in dots}
     sizes = [max(1.0, row["payload_bytes_mean"]) for row in points]
     x_range = (min(sizes) / 1.25, max(sizes) * 1.25)
@@ -202,34 +254,14 @@ def _panel(name: str, scope: str, points: list[dict[str, Any]], dots: list[dict[
         dots=tuple(dots),
         points=tuple(points),
         baseline=None if baseline is None or drawn is None else (baseline, drawn),
-        log_y=log_y,
-        edge=edge,
+        axis=axis,
         x_range=x_range,
-        y_range=y_range,
-        reference=_reference(name, points[0], runs.infos, x_range),
+        reference=_reference(name, points[0], runs.infos, x_range, axis),
     )
 
 
-def _y_axis(
-    values: Floats, log_y: bool, direction: str, has_best: bool, best: float
-) -> tuple[tuple[float, float], tuple[float, str] | None]:
-    """The axis' range, and where on it the values that it cannot show are drawn."""
-    if not len(values):
-        values = np.array([1.0])
-    low, high = float(values.min()), float(values.max())
-    if log_y:
-        factor = (high / low) ** 0.06
-        edge = (low / factor**3, "0: exact") if has_best else None
-        return ((edge[0] if edge else low) / factor, high * factor), edge
-    margin = 0.06 * (high - low) or 0.06 * abs(high) or 1.0
-    edge = None
-    if has_best:
-        edge = (high + 3 * margin, "∞: exact") if direction == "max" else (low - 3 * margin, "−∞")
-    return (min(low, edge[0] if edge else low) - margin, max(high, edge[0] if edge else high) + margin), edge
-
-
 def _reference(
-    name: str, point: Mapping[str, Any], infos: Sequence[Mapping[str, Any]], x_range: tuple[float, float]
+    name: str, point: Mapping[str, Any], infos: Sequence[Mapping[str, Any]], x_range: tuple[float, float], axis: Axis
 ) -> tuple[Floats, Floats]:
     """The reference curve where it applies: squared errors of the whole table whose spectrum is known."""
     nothing = (np.empty(0), np.empty(0))
@@ -244,6 +276,7 @@ def _reference(
     scale = {"mse": 1 / dim, "half_mse": 0.5, "nmse": 1 / max(float(eigenvalues.sum()), 1e-300)}[name.rpartition(".")[2]]
     num_bytes = bits * num_embeddings / 8
     inside = (num_bytes >= x_range[0]) & (num_bytes <= x_range[1])
+    inside &= error * scale > (axis.view[0] if axis.edge is None else axis.edge)
     return num_bytes[inside], error[inside] * scale
 
 

@@ -45,9 +45,9 @@ def frontier_png(run_dir: str | Path, path: str | Path) -> Path:
     runs = load([run_dir])
     shown = panels(runs)
     looks = styles(point["quantizer"] for panel in shown for point in panel.points)
-    columns = min(2, max(1, len(shown)))
+    columns = 3 if len(shown) in (3, 5, 6, 9) else min(2, max(1, len(shown)))
     rows = max(1, math.ceil(len(shown) / columns))
-    figure = Figure(figsize=(7.2 * columns, 4.6 * rows + 1.6), layout="constrained")
+    figure = Figure(figsize=(6.8 * columns, 4.6 * rows + 1.6), layout="constrained")
     FigureCanvasAgg(figure)
     table = runs.infos[0].get("table", {})
     what = f"{table.get('name', '')}, {table.get('num_embeddings', 0):,} × {table.get('embedding_dim', 0)}"
@@ -78,7 +78,10 @@ def frontier_png(run_dir: str | Path, path: str | Path) -> Path:
         handles.append(Line2D([], [], color="#111111", linestyle="--", linewidth=1, label="uncompressed"))
         if any(len(panel.reference[0]) for panel in shown):
             handles.append(Line2D([], [], color=_GREY, linestyle=":", linewidth=1.6, label=REFERENCE))
-        figure.legend(handles=handles, loc="outside lower center", ncols=min(8, len(handles)), frameon=False, fontsize=9)
+        lines = math.ceil(len(handles) / (5 * columns))
+        figure.legend(
+            handles=handles, loc="outside lower center", ncols=math.ceil(len(handles) / lines), frameon=False, fontsize=9
+        )
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=130)
     replace_bytes(Path(path), buffer.getvalue())
@@ -87,9 +90,9 @@ def frontier_png(run_dir: str | Path, path: str | Path) -> Path:
 
 def _draw(axis: Axes, panel: Panel, looks: Mapping[str, Style]) -> None:
     axis.set_xscale("log")
-    axis.set_yscale("log" if panel.log_y else "linear")
+    axis.set_yscale("log" if panel.axis.log else "linear")
     axis.set_xlim(*panel.x_range)
-    axis.set_ylim(*panel.y_range)
+    axis.set_ylim(*panel.axis.view)
     axis.grid(True, color=_GRID, linewidth=0.7)
     axis.set_axisbelow(True)
     axis.set_xlabel("payload")
@@ -99,8 +102,8 @@ def _draw(axis: Axes, panel: Panel, looks: Mapping[str, Style]) -> None:
     ticks = round_ticks(*panel.x_range)
     axis.set_xticks(ticks, [text.size(tick, short=True) for tick in ticks])
     axis.set_xticks([], minor=True)
-    if panel.log_y:
-        ticks = round_ticks(*panel.y_range)
+    if panel.axis.log:
+        ticks = panel.axis.ticks
         axis.set_yticks(ticks, [text.number(tick, 1) for tick in ticks])
         axis.set_yticks([], minor=True)
     if panel.dense_bytes:
@@ -112,8 +115,10 @@ def _draw(axis: Axes, panel: Panel, looks: Mapping[str, Style]) -> None:
         top.set_xticks([], minor=True)
     if panel.baseline:
         axis.axhline(panel.baseline[1], color="#111111", linestyle="--", linewidth=1, zorder=1)
-    if panel.edge:
-        axis.annotate(panel.edge[1], (0.01, panel.edge[0]), xycoords=("axes fraction", "data"), fontsize=8, va="bottom")
+    if panel.axis.edge is not None:
+        axis.annotate(
+            panel.axis.edge_text, (0.01, panel.axis.edge), xycoords=("axes fraction", "data"), fontsize=8, va="bottom"
+        )
     axis.plot(*panel.reference, color=_GREY, linestyle=":", linewidth=1.6, zorder=1)
     front = panel.front
     axis.step(
@@ -154,7 +159,7 @@ def _bars(point: Mapping[str, Any], panel: Panel) -> tuple[float, float]:
     low, high, middle = point["value_low"], point["value_high"], point["value_mean"]
     if low is None or high is None or not math.isfinite(middle) or point["shown"] != middle:
         return 0.0, 0.0
-    floor = panel.y_range[0] if panel.log_y else -math.inf
+    floor = panel.axis.view[0] if panel.axis.log else -math.inf
     return max(0.0, middle - max(low, floor)), high - middle
 
 
@@ -235,15 +240,15 @@ def figure(panel: Panel, looks: Mapping[str, Style], labels: Mapping[tuple[str, 
         hoverlabel={"bgcolor": "white", "font": {"family": "system-ui, sans-serif", "size": 12, "color": "#111827"}},
         xaxis={**axis, "tickvals": ticks, "ticktext": [text.size(tick, short=True) for tick in ticks], "title": "payload"},
         yaxis={
-            "type": "log" if panel.log_y else "linear",
-            "range": [math.log10(end) for end in panel.y_range] if panel.log_y else list(panel.y_range),
+            "type": "log" if panel.axis.log else "linear",
+            "range": [math.log10(end) for end in panel.axis.view] if panel.axis.log else list(panel.axis.view),
             "title": html.escape(panel.y_label),
             "gridcolor": _GRID,
             "zeroline": False,
         },
     )
-    if panel.log_y:
-        ticks = round_ticks(*panel.y_range)
+    if panel.axis.log:
+        ticks = panel.axis.ticks
         fig.update_yaxes(tickvals=ticks, ticktext=[text.number(tick, 1) for tick in ticks])
     if panel.dense_bytes:
         ratios = ratio_ticks(panel.dense_bytes, *panel.x_range)
@@ -259,10 +264,10 @@ def figure(panel: Panel, looks: Mapping[str, Style], labels: Mapping[tuple[str, 
             }
         )
         fig.add_scatter(x=[None], y=[None], xaxis="x2", hoverinfo="skip")  # an axis without a trace is not drawn
-    if panel.edge:
-        height = math.log10(panel.edge[0]) if panel.log_y else panel.edge[0]
+    if panel.axis.edge is not None:
+        height = math.log10(panel.axis.edge) if panel.axis.log else panel.axis.edge
         fig.add_annotation(
-            xref="paper", x=0, y=height, text=panel.edge[1], showarrow=False, xanchor="left", yanchor="bottom"
+            xref="paper", x=0, y=height, text=panel.axis.edge_text, showarrow=False, xanchor="left", yanchor="bottom"
         )
     return fig
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from analysis import text
-from analysis.panels import gaussian_rate, round_ticks, styles
+from analysis.panels import gaussian_rate, metric_axis, round_ticks, styles
 from analysis.statistics import bootstrap_indices, grouped, paired_difference, t_interval
 
 
@@ -82,3 +82,38 @@ def test_twenty_methods_look_different() -> None:
     looks = styles([f"m{n}" for n in range(20)] + ["identity"])
     assert len({(look.colour, look.plotly) for look in looks.values()}) == 21
     assert len({(look.colour, look.matplotlib) for look in looks.values()}) == 21
+
+
+def test_nearly_exact_values_do_not_flatten_an_axis() -> None:
+    values = np.array([1.0, 0.5, 0.1, 0.01, 1e-8, 0.0])
+    axis = metric_axis(values, values, "min")
+    assert axis.log
+    assert axis.view[0] > 1e-3
+    assert axis.edge is not None
+    assert axis.view[0] < axis.edge < 0.01
+    assert [axis.place(value) for value in (0.5, 1e-8, 0.0)] == [0.5, axis.edge, axis.edge]
+    assert axis.edge_text == "0 to 1e-8 (off the scale)"
+    assert min(axis.ticks) > axis.edge
+
+
+def test_one_bad_value_does_not_push_the_frontier_off_an_axis() -> None:
+    front = np.array([0.5, 0.1, 0.02])
+    axis = metric_axis(front, np.append(front, 1e9), "min")
+    assert axis.view[1] < 1000
+    assert [axis.place(value) for value in front] == list(front)
+    assert axis.edge is None
+
+
+def test_axis_of_scores_is_linear_and_shows_infinity() -> None:
+    values = np.array([10.0, 20.0, np.inf])
+    axis = metric_axis(values, values, "max")
+    assert not axis.log
+    assert axis.edge is not None
+    assert 20 < axis.edge < axis.view[1]
+    assert axis.place(np.inf) == axis.edge
+    assert axis.place(-np.inf) is None
+    assert axis.place(float("nan")) is None
+    assert axis.place(None) is None
+    # All values alike still have an axis around them.
+    low, high = metric_axis(np.array([3.0]), np.array([3.0, 3.0]), "max").view
+    assert low < 3 < high

@@ -179,8 +179,8 @@ def test_every_panel_draws_the_lossless_baseline(run_dir: Path, tmp_path: Path) 
     assert figures[0]["layout"]["yaxis"]["type"] == "log"
     smallest = min(y for trace in figures[0]["data"] if trace.get("name") == "cast" for y in trace["y"])
     assert 0 < traces_of(figures[0])["identity"]["y"][-1] < smallest
-    assert figures[0]["layout"]["annotations"][0]["text"] == "0: exact"
-    assert figures[1]["layout"]["annotations"][0]["text"] == "∞: exact"
+    assert figures[0]["layout"]["annotations"][0]["text"] == "0 (off the scale)"
+    assert figures[1]["layout"]["annotations"][0]["text"] == "∞ (off the scale)"
 
 
 def traces_of(figure: dict[str, Any]) -> dict[str, Any]:
