@@ -204,7 +204,7 @@ def panels(runs: Runs) -> list[Panel]:
                 here = here.filter(pc.is_null(here[column]) if value is None else pc.equal(here[column], value))
             columns = ["quantizer", "config_json", "seed", "payload_bytes", "value", "dense_bytes"]
             dots = _sample(here.select(columns)).to_pylist()
-            out.append(_panel(name, _scope_text(key, scopes), points, dots, runs))
+            out.append(_panel(name, _scope_text(key, scopes, points[0]["table"]), points, dots, runs))
     return out
 
 
@@ -218,13 +218,13 @@ def _sample(rows: pa.Table) -> pa.Table:
     return rows.filter(pc.or_(keep, rows["on_frontier"]) if "on_frontier" in rows.schema.names else keep)
 
 
-def _scope_text(key: Sequence[Any], scopes: Iterable[Sequence[Any]]) -> str:
+def _scope_text(key: Sequence[Any], scopes: Iterable[Sequence[Any]], table: str | None) -> str:
     """What tells this comparison from the others of the same metric."""
     told = []
     for position, name in enumerate(COMPARABLE):
         if len({scope[position] for scope in scopes}) > 1:
             value = str(key[position])
-            told.append(f"{name.replace('_', ' ')} {value[:8] if name == 'table_digest' else value}")
+            told.append(f"{table} {value[:6]}" if name == "table_digest" else f"{name.replace('_', ' ')} {value}")
     return ", ".join(told)
 
 

@@ -26,6 +26,7 @@ from analysis.store import replace_bytes
 
 REFERENCE = "reference: a Gaussian with this covariance"
 _AREA = {"*": 2.0, "P": 1.4, "X": 1.4, "D": 0.8}  # so that all marks look equally large
+_MANY = 300  # configurations in a panel, from which on those beside the frontier are drawn smaller
 _FRONT, _GREY, _GRID = "#374151", "#9ca3af", "#e5e7eb"
 
 
@@ -129,6 +130,7 @@ def _draw(axis: Axes, panel: Panel, looks: Mapping[str, Style]) -> None:
         linewidth=1.6,
         zorder=2,
     )
+    small = 34 if len(panel.points) < _MANY else 12
     for method, look in looks.items():
         dots = [dot for dot in panel.dots if dot["quantizer"] == method and dot["shown"] is not None]
         axis.scatter(
@@ -150,7 +152,7 @@ def _draw(axis: Axes, panel: Panel, looks: Mapping[str, Style]) -> None:
             alpha=0.6,
             zorder=2,
         )
-        areas = [(64 if point["on_frontier"] else 34) * _AREA.get(look.matplotlib, 1.0) for point in points]
+        areas = [(64 if point["on_frontier"] else small) * _AREA.get(look.matplotlib, 1.0) for point in points]
         axis.scatter(sizes, values, s=areas, marker=look.matplotlib, color=look.colour, edgecolors="white", lw=0.7, zorder=3)
 
 
@@ -184,6 +186,7 @@ def figure(panel: Panel, looks: Mapping[str, Style], labels: Mapping[tuple[str, 
         x = [point["payload_bytes_mean"] for point in front] + [panel.x_range[1]]
         y = [point["shown"] for point in front] + [front[-1]["shown"]]
         fig.add_scatter(x=x, y=y, line={"color": _FRONT, "width": 2, "shape": "hv"}, name="frontier", **line)
+    small = 8 if len(panel.points) < _MANY else 5
     for method, look in looks.items():
         dots = [dot for dot in panel.dots if dot["quantizer"] == method and dot["shown"] is not None]
         if dots:
@@ -218,7 +221,7 @@ def figure(panel: Panel, looks: Mapping[str, Style], labels: Mapping[tuple[str, 
                 },
                 mode="markers",
                 marker={
-                    "size": [11 if point["on_frontier"] else 8 for point in points],
+                    "size": [11 if point["on_frontier"] else small for point in points],
                     "symbol": look.plotly,
                     "opacity": 1,
                     "color": look.colour,

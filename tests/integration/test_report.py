@@ -41,6 +41,7 @@ def make_run(
     methods: tuple[str, ...] = METHODS,
     seeds: tuple[int, ...] = (0, 1),
     table: str = "glove",
+    digest: str = "ab" * 16,
 ) -> Path:
     """A run directory as a sweep leaves it: better methods err less, everything errs more when smaller."""
     run_dir.mkdir(parents=True)
@@ -51,7 +52,7 @@ def make_run(
     def add(method: str, config: dict[str, Any], size: int | None, seed: int | None, **more: Any) -> str:
         text = json.dumps(config)
         key = hashlib.blake2b(f"{method}{text}{seed}{more.get('budget_bytes')}".encode(), digest_size=10).hexdigest()
-        row = {"trial_key": key, "sweep": name, "table": table, "table_digest": "ab" * 16, "task_scope": "whole table"}
+        row = {"trial_key": key, "sweep": name, "table": table, "table_digest": digest, "task_scope": "whole table"}
         row |= {"quantizer": method, "config_json": text, "regime": "pretrained", "weights": "none", "seed": seed}
         row |= {"status": "ok", "num_embeddings": N, "embedding_dim": D, "payload_bytes": size}
         row |= {"compression_ratio": DENSE / size if size else None, "fit_seconds": 1.5, "decode_rows_per_second": 1e6}
@@ -88,7 +89,7 @@ def make_run(
         "command": "frontier run synthetic.yaml",
         "started_at": "2024-05-01T12:00:00+00:00",
         "finished_at": "2024-05-01T12:07:30+00:00",
-        "table": {"name": table, "digest": "ab" * 16, "num_embeddings": N, "embedding_dim": D, "eigenvalues": EIGENVALUES},
+        "table": {"name": table, "digest": digest, "num_embeddings": N, "embedding_dim": D, "eigenvalues": EIGENVALUES},
         "machine": {"cpu": "a CPU", "cores": 2, "memory_bytes": 8 * 10**9, "gpus": [], "platform": "Linux"},
         "versions": {"python": "3.11", "torch": "2.13"},
         "metrics": METRICS,
@@ -205,6 +206,14 @@ def test_several_runs_are_one_report(run_dir: Path, tmp_path: Path) -> None:
     total = store.read_trials(run_dir).num_rows + store.read_trials(other).num_rows
     assert len(data["rows"]) == total
     assert len(embedded(page, "figures")) == len(METRICS)  # one frontier a metric, over both
+
+
+def test_runs_of_other_tables_have_panels_of_their_own(run_dir: Path, tmp_path: Path) -> None:
+    other = make_run(tmp_path / "other", name="other", methods=("rq",), table="word2vec", digest="cd" * 16)
+    page = write_report([run_dir, other], tmp_path / "both.html").read_text()
+    assert len(embedded(page, "figures")) == 2 * len(METRICS)
+    assert "reconstruction.nmse (glove ababab)" in page
+    assert "reconstruction.nmse (word2vec cdcdcd)" in page
 
 
 def test_more_trials_than_the_page_holds(run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
