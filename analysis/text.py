@@ -45,8 +45,8 @@ def interval(low: float | None, high: float | None) -> str:
 
 
 def share(value: float | None) -> str:
-    """A share in per cent: ``0.875`` as ``88 %``."""
-    return "" if value is None or math.isnan(value) else f"{100 * value:.0f} %"
+    """A share in per cent: ``0.998`` as ``99.8 %``."""
+    return "" if value is None or math.isnan(value) else f"{100 * value:.3g} %"
 
 
 def duration(seconds: float | None) -> str:
