@@ -85,8 +85,8 @@ def nearest(vectors: Tensor, queries: Tensor, k: int) -> Tensor:
     for start in range(0, len(vectors), _CHUNK_ROWS):
         part = unit_rows(vectors[start : start + _CHUNK_ROWS])
         ids = torch.arange(start, start + len(part), device=vectors.device)
-        # One number holds the cosine, rounded to 2^-24, and below it the row number: no two are equal, of equals the first in
-        # the table wins, and the last bits of a sum, which depend on the library, do not order the rows.
+        # One number holds the cosine, rounded to 2^-24, and below it the row number: no two are equal, of equal cosines the
+        # first in the table wins, and the last bits of a sum, which depend on the library, order nothing.
         keys = (directions @ part.T).mul_(1 << 24).round_().mul_(_MAX_ROWS).sub_(ids)
         keys.masked_fill_(ids == queries[:, None], -torch.inf)
         best = torch.cat([best, keys.topk(min(k, keys.shape[1]), dim=1).values], dim=1).topk(k, dim=1).values
