@@ -70,6 +70,8 @@ def read_table(spec: str, *, data_dir: Path | None = None, rows: int | None = No
             vectors, words = read(stream, str(path), rows)
     except _DAMAGED as error:
         raise InputError(f"{path}: damaged, or cut off ({error}).") from None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror or error}.") from None
     return Table(torch.from_numpy(vectors), words, name=Path(name).stem)
 
 

@@ -23,6 +23,7 @@ from quantizers.table import Table
 
 _LOG = logging.getLogger(__name__)
 _BLOCK_BYTES = 1 << 24
+_MAX_LINE_BYTES = 1 << 26
 _PEEK_LINES = 100
 _BOM = b"\xef\xbb\xbf"
 
@@ -62,7 +63,7 @@ class _TextReader:
 
     def read(self) -> tuple[np.ndarray, list[str]]:
         number = 1
-        for block in _whole_lines(self.stream):
+        for block in _whole_lines(self.stream, self.source):
             lines = block.replace(b"\t", b" ").split(b"\n")
             if number == 1:
                 if b"\0" in lines[0]:
@@ -224,7 +225,7 @@ def write_text(stream: IO[bytes], table: Table, *, header: bool) -> None:
         stream.write(b"\n".join(lines.to_pylist()) + b"\n")
 
 
-def _whole_lines(stream: IO[bytes]) -> Iterator[bytes]:
+def _whole_lines(stream: IO[bytes], source: str) -> Iterator[bytes]:
     """Blocks that end at a line's end."""
     rest = b""
     while chunk := stream.read(_BLOCK_BYTES):
@@ -234,6 +235,8 @@ def _whole_lines(stream: IO[bytes]) -> Iterator[bytes]:
             rest = chunk[end:]
         else:
             rest += chunk
+            if len(rest) > _MAX_LINE_BYTES:
+                raise InputError(f"{source}: a line of more than {_MAX_LINE_BYTES >> 20} MiB: not a text table.")
     if rest:
         yield rest + b"\n"
 

@@ -141,12 +141,15 @@ def test_header_that_disagrees(tmp_path):
     assert refused(tmp_path, "3 3\n") == ":1: the header says 3 rows, the file holds none."
 
 
-def test_files_that_are_no_tables(tmp_path):
+def test_files_that_are_no_tables(tmp_path, monkeypatch):
     assert refused(tmp_path, "") == ": no table in it: the file is empty."
     assert refused(tmp_path, "\n \n") == ": no table in it: no rows."
     assert refused(tmp_path, "to be or not\n").startswith(":1: no numbers: 'to be or not'.")
     assert "expected a word and its vector" in refused(tmp_path, "0.1 0.2\n0.3 0.4\n")
     assert "binary data" in refused(tmp_path, b"\x00\x01\n\x02")
+    monkeypatch.setattr("trainables.text_tables._BLOCK_BYTES", 1 << 18)
+    monkeypatch.setattr("trainables.text_tables._MAX_LINE_BYTES", 1 << 20)
+    assert "a line of more than 1 MiB" in refused(tmp_path, "x" * (1 << 21))
 
 
 def test_a_word_that_comes_twice(tmp_path, caplog):
@@ -283,6 +286,13 @@ def test_written_text_has_the_publishers_digits(tmp_path):
     path = tmp_path / "t.txt"
     write_table(Table(torch.tensor([[0.1, -2.0], [1e-10, 123456.78]]), ["a", "b"]), path)
     assert path.read_text() == "a 0.1 -2\nb 1e-10 123456.78\n"
+
+
+def test_a_written_row_that_looks_like_a_header(tmp_path):
+    path = tmp_path / "t.txt"
+    write_table(Table(torch.tensor([[1.0], [2.0]]), ["2", "b"]), path)
+    assert path.read_text() == "2 1\n2 1\nb 2\n"
+    assert holds(read_table(str(path)), ["2", "b"], [[1.0], [2.0]])
 
 
 def test_writing_refuses_what_would_not_be_read_back(tmp_path):

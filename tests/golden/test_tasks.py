@@ -164,6 +164,14 @@ def test_similarity_by_hand(data_dir):
     assert few.check(Table(table.vectors)) == Skip("the table has no words")
 
 
+def test_parallel_vectors_tie(data_dir):
+    """Their cosines are 1, whatever rounding makes of it; so are the pairs' ranks, and rho is 0."""
+    lengths = torch.rand(21, 1, generator=torch.Generator().manual_seed(0)) + 0.1
+    table = Table(lengths * torch.tensor([[0.3, 0.7, 0.11]]), [f"w{row}" for row in range(21)])
+    task = make_task({"task": "similarity", "dataset": "men"}, data_dir)
+    assert task.baseline(table, seed=0).scores["men"] == Score(0.0, 20)
+
+
 def test_similarity_settings(data_dir):
     with pytest.raises(InputError, match="similarity, dataset: Unknown word similarity set 'ws35'. Did you mean 'ws353'?"):
         make_task({"task": "similarity", "dataset": "ws35"})
