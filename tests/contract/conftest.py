@@ -88,6 +88,7 @@ def zero_columns() -> Table:
 
 TABLES: dict[str, Callable[[], Table]] = {
     "realistic": realistic,
+    "small": lambda: realistic().head(128),
     "constant": lambda: Table(torch.full((32, 8), 0.75)),
     "zero": lambda: Table(torch.zeros(32, 8)),
     "same_rows": lambda: Table(normal(1, 8).repeat(32, 1)),
@@ -100,7 +101,7 @@ TABLES: dict[str, Callable[[], Table]] = {
     "tiny": lambda: Table(normal(32, 8) * 1e-30),
     "outlier": lambda: Table(torch.cat([normal(31, 8), torch.full((1, 8), 1e6)])),
 }
-EDGES = [name for name in TABLES if name != "realistic"]
+EDGES = [name for name in TABLES if name not in ("realistic", "small")]
 
 
 def _id(cls: type[Quantizer], device: str) -> str:

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_aliasing
-from torch.utils._pytree import tree_flatten, tree_map
 
 from quantizers import Table, read
 
@@ -61,36 +60,47 @@ def is_elsewhere(device):
     return device is not None and torch.device(device) == ELSEWHERE
 
 
+def apply(change, value):
+    """``change`` on a value, or on all that a list or tuple holds (torch's own tree functions would take most of the time)."""
+    if type(value) in (list, tuple):
+        return type(value)([apply(change, part) for part in value])
+    return change(value)
+
+
 def compute(func, args, kwargs):
-    values, _ = tree_flatten((args, kwargs))
+    far, near = [], []
+
+    def unwrap(value):
+        if isinstance(value, FarTensor):
+            far.append(value)
+            return value.inner
+        if isinstance(value, Tensor) and value.dim():
+            near.append(value)
+        return torch.device("cpu") if isinstance(value, torch.device) else value
+
+    near_args = [apply(unwrap, value) for value in args]
+    near_kwargs = {name: apply(unwrap, value) for name, value in kwargs.items()}
     name = func._schema.name
-    far = any(isinstance(value, FarTensor) for value in values)
-    near = [value for value in values if isinstance(value, Tensor) and not isinstance(value, FarTensor) and value.dim()]
     may_mix = name in COPIES or (name in INDEXING and isinstance(args[0], FarTensor))
     if far and near and not may_mix:
         raise RuntimeError(f"{name}: expected all tensors to be on the same device, but found two")
-    result_is_far = is_elsewhere(kwargs["device"]) if kwargs.get("device") is not None else far
+    result_is_far = is_elsewhere(kwargs["device"]) if kwargs.get("device") is not None else bool(far)
     if result_is_far and kwargs.get("generator") is not None:
         raise RuntimeError(f"{name}: expected a generator of the same device")
-
-    def unwrap(value):
-        if isinstance(value, torch.device):
-            return torch.device("cpu")
-        return value.inner if isinstance(value, FarTensor) else value
 
     def wrap(value):
         return FarTensor(value) if isinstance(value, Tensor) and result_is_far else value
 
-    result = tree_map(wrap, func(*tree_map(unwrap, args), **tree_map(unwrap, kwargs)))
+    result = apply(wrap, func(*near_args, **near_kwargs))
     return return_and_correct_aliasing(func, args, kwargs, result) if func._schema.is_mutable else result
 
 
 class Computes(TorchDispatchMode):
+    """Tensors that are made on the pretended device; operations on them come to ``FarTensor`` by themselves."""
+
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        values, _ = tree_flatten((args, kwargs or {}))
-        if any(isinstance(value, FarTensor) for value in values) or is_elsewhere((kwargs or {}).get("device")):
-            return compute(func, args, kwargs or {})
-        return func(*args, **(kwargs or {}))
+        kwargs = kwargs or {}
+        return compute(func, args, kwargs) if is_elsewhere(kwargs.get("device")) else func(*args, **kwargs)
 
 
 class Makes(TorchFunctionMode):
@@ -135,14 +145,19 @@ def test_the_pretence(elsewhere):
         np.asarray(there)
 
 
-def far(table, device):
-    counts = None if table.counts is None else table.counts.to(device)
-    return Table(table.vectors.to(device), table.words, counts, table.name)
+def name_of_table(case):
+    """The small one (each operation there takes three times as long), unless the configuration asks for more rows."""
+    return "small" if case.check(case.table("small")) is None else "realistic"
+
+
+def far_table(case, device):
+    table = case.table(name_of_table(case))
+    return Table(table.vectors.to(device), table.words, table.counts.to(device), table.name)
 
 
 def test_fit(case, fitted, elsewhere, tmp_path):
-    reference = fitted(case)
-    table = far(case.table("realistic"), elsewhere)
+    reference = fitted(case, name_of_table(case)).to_dense().cpu()
+    table = far_table(case, elsewhere)
     quantizer = case.cls(case.config)
     steps = list(quantizer.fit_steps(table))
     assert all(isinstance(step.value, float | None) for step in steps)
@@ -151,7 +166,7 @@ def test_fit(case, fitted, elsewhere, tmp_path):
     assert rebuilt.device == elsewhere
     # The same arithmetic in perhaps another order: as good, and byte for byte only where nothing was rounded differently.
     error = float((rebuilt - table.vectors).square().mean())
-    usual = float((reference.to_dense().cpu() - case.table("realistic").vectors.cpu()).square().mean())
+    usual = float((reference - table.vectors.cpu()).square().mean())
     assert error == pytest.approx(usual, rel=0.05, abs=1e-9)
     quantizer.save(tmp_path / "table.safetensors")
     artifact = read(tmp_path / "table.safetensors")
@@ -161,7 +176,7 @@ def test_fit(case, fitted, elsewhere, tmp_path):
 
 def test_weighted_fit(weighted_method, elsewhere):
     case = weighted_method.first
-    table = far(case.table("realistic"), elsewhere)
+    table = far_table(case, elsewhere)
     quantizer = case.cls(case.config).fit(table, weights=table.counts)
     assert {tensor.device for tensor in quantizer.state().values()} == {elsewhere}
 
@@ -176,8 +191,8 @@ def test_encode(code_case, fitted, elsewhere):
 
 
 def test_training(case, fitted, elsewhere):
-    table = far(case.table("realistic"), elsewhere)
-    module = copy.deepcopy(fitted(case)).to(elsewhere).training_module(table, seed=1)
+    table = far_table(case, elsewhere)
+    module = copy.deepcopy(fitted(case, name_of_table(case))).to(elsewhere).training_module(table, seed=1)
     parameters = [parameter for parameter in module.parameters() if parameter.numel()]
     ids = torch.arange(0, table.num_embeddings, 5, device=elsewhere)
     module.set_progress(0.5)
