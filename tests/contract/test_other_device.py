@@ -61,7 +61,7 @@ def is_elsewhere(device):
 
 
 def apply(change, value):
-    """``change`` on a value, or on all that a list or tuple holds (torch's own tree functions would take most of the time)."""
+    """``change`` on a value, or on all that a list or tuple holds (torch's own tree functions are slow)."""
     if type(value) in (list, tuple):
         return type(value)([apply(change, part) for part in value])
     return change(value)
