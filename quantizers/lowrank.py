@@ -25,7 +25,7 @@ from torch import Tensor
 
 from quantizers.base import Budget, FitStep, Quantizer, QuantizerConfig, Role, Skip, StorageCost
 from quantizers.packing import pack, row_bytes, unpack
-from quantizers.principal import principal_axes, project
+from quantizers.principal import principal_axes, project, sums_per_part
 from quantizers.table import Table, TableStats
 
 _DTYPES = {"float32": torch.float32, "float16": torch.float16}
@@ -174,7 +174,7 @@ def column_ranges(values: Tensor, bits: int, weights: Tensor | None) -> tuple[Te
     """
     low, high = values.amin(dim=0), values.amax(dim=0)
     span = torch.where(high > low, high - low, 1.0)
-    sums = _sums_per_part(values, low, span, weights)  # of 1, z and z^2, z = (value - low) / span in [0, 1]
+    sums = sums_per_part(values, low, span, _PARTS, weights)
     ends = torch.arange(_PARTS + 1, dtype=torch.float64, device=values.device)[:, None] / _PARTS
     below = torch.nn.functional.pad(sums.cumsum(dim=1), (0, 0, 1, 0))  # (3, parts + 1, r): of all parts below each end
     above = below[:, -1:] - below
@@ -192,19 +192,6 @@ def column_ranges(values: Tensor, bits: int, weights: Tensor | None) -> tuple[Te
         bottom, top = torch.where(better, ends[part], bottom), torch.where(better, ends[at + part + 1, 0], top)
     scale = (top - bottom) * (high - low) / ((1 << bits) - 1)
     return scale.to(torch.float32), (low + bottom * span).to(torch.float32)
-
-
-def _sums_per_part(values: Tensor, low: Tensor, span: Tensor, weights: Tensor | None) -> Tensor:
-    rank = values.shape[1]
-    sums = torch.zeros((3, _PARTS * rank), dtype=torch.float64, device=values.device)
-    step = max(1, _CHUNK_VALUES // rank)
-    for start in range(0, len(values), step):
-        place = ((values[start : start + step] - low) / span).to(torch.float64)
-        part = (place * _PARTS).to(torch.int64).clamp_(max=_PARTS - 1) * rank + torch.arange(rank, device=values.device)
-        share = torch.ones_like(place) if weights is None else weights[start : start + step, None].expand_as(place)
-        for power, total in enumerate(sums):
-            total.index_add_(0, part.reshape(-1), (share * place**power).reshape(-1))
-    return sums.reshape(3, _PARTS, rank)
 
 
 def _codes(values: Tensor, scale: Tensor, zero: Tensor, levels: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""Principal axes of a table: the rotation that low rank and transform coding share.
+"""Principal axes of a table and sums over its coordinates: what low rank and transform coding share.
 
 Pearson 1901; Eckart & Young 1936: of all approximations of rank r, the projection on the first r axes has the least squared
 error. The axes are the eigenvectors of the D x D second moment, so that no N x D decomposition is ever made.
@@ -54,3 +54,28 @@ def project(vectors: Tensor, mean: Tensor, axes: Tensor) -> Tensor:
         rows = vectors[start : start + step].to(torch.float64) - mean
         out[start : start + step] = rows @ axes.T
     return out
+
+
+def sums_per_part(values: Tensor, low: Tensor, span: Tensor, parts: int, weights: Tensor | None) -> Tensor:
+    """Histograms of all columns, from which the error of any quantizer follows without another look at the values.
+
+    Args:
+        values: (N, r).
+        low: (r,) where each column's first part begins.
+        span: (r,) length of all its parts together, above 0; what lies outside counts for the first or last part.
+        parts: of equal length.
+        weights: (N,) or None.
+
+    Returns:
+        (3, parts, r) float64: weighted sums of 1, z and z^2 over each part, with z = (value - low) / span.
+    """
+    rank = values.shape[1]
+    sums = torch.zeros((3, parts * rank), dtype=torch.float64, device=values.device)
+    step = max(1, _CHUNK_VALUES // rank)
+    for start in range(0, len(values), step):
+        place = ((values[start : start + step] - low) / span).to(torch.float64)
+        part = (place * parts).to(torch.int64).clamp_(0, parts - 1) * rank + torch.arange(rank, device=values.device)
+        share = torch.ones_like(place) if weights is None else weights[start : start + step, None].expand_as(place)
+        for power, total in enumerate(sums):
+            total.index_add_(0, part.reshape(-1), (share * place**power).reshape(-1))
+    return sums.reshape(3, parts, rank)
