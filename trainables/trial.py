@@ -112,7 +112,7 @@ class TrialResult:
     Attributes:
         row: columns of ``trials.parquet``.
         scores: rows of ``scores.parquet``.
-        curves: the fit's reports, in order.
+        curves: the fit's reports, in order: phase, fraction, value, seconds since the fit began, and the method's own.
         artifact: where the compressed file was written.
         seconds: from the start of the trial to its end.
     """
@@ -193,7 +193,10 @@ def run(
     curves: list[dict[str, Any]] = []
 
     def collect(step: FitStep) -> None:
-        curves.append({"phase": step.phase, "fraction": step.fraction, "value": step.value, **step.metrics})
+        seconds = time.perf_counter() - begin
+        curves.append(
+            {"phase": step.phase, "fraction": step.fraction, "value": step.value, "seconds": seconds, **step.metrics}
+        )
         report(step)
 
     with PeakMemory(device) as peak:
