@@ -25,7 +25,7 @@ def minibatches(
     """Row numbers of ``steps`` batches, drawn on the CPU.
 
     Without weights an epoch is a permutation. With weights rows are drawn in proportion to them, so that each draw counts
-    the same: the mean over batches is the weighted mean over rows, and no single gradient is large.
+    the same: the mean over batches is the weighted mean over rows, and no single gradient is large. Equal weights are none.
 
     Args:
         num_rows: N.
@@ -38,6 +38,8 @@ def minibatches(
         (B,) int64.
     """
     batch_size = min(batch_size, num_rows)
+    if weights is not None and bool((weights == weights[0]).all()):
+        weights = None
     cumulative = None if weights is None else weights.to("cpu", torch.float64).cumsum(0)
     order, position = torch.empty(0, dtype=torch.int64), 0
     for _ in range(steps):
