@@ -84,7 +84,10 @@ def kmeans(
     x = x - shift
     scale = power_of_two(x)
     x.div_(scale)
-    centroids = _seeds(x, num_clusters, generator, weights)
+    # In many dimensions rows are far from every good centroid, whose norm, by rate-distortion theory, is smaller by this
+    # factor; unshrunk seeds of near-Gaussian rows end in optima that are up to 3 % worse.
+    shrink = math.sqrt(1 - num_clusters ** (-2 / x.shape[1]))
+    centroids = shrink * _seeds(x, num_clusters, generator, weights)
     return _lloyd(x, centroids, iterations, generator, weights).mul_(scale).add_(shift)
 
 
