@@ -198,6 +198,7 @@ def test_a_new_method_is_listed_and_drawn(place: Path, swept: tuple[Path, subpro
     assert (run_dir / "frontier.png").stat().st_size > 10_000
 
 
+@pytest.mark.filterwarnings("ignore:The ``noload``")  # inside MLflow
 def test_mlflow_has_one_ended_run_for_each_trial(swept: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
     from mlflow import MlflowClient
 
