@@ -45,6 +45,10 @@ class Threshold(torch.autograd.Function):
         return gradient * (gradient.abs() <= 1), None
 
 
+def _threshold(x: Tensor, low: float) -> Tensor:
+    return cast(Tensor, Threshold.apply(x, low))  # type: ignore[no-untyped-call]
+
+
 def unit(vectors: Tensor) -> tuple[Tensor, float]:
     """Mean (D,), and the number to divide a table by so that it deviates by as much as the paper's vectors do.
 
@@ -98,11 +102,23 @@ class AdaCompNetwork(nn.Module):
 
     def code(self, e: Tensor) -> Tensor:
         """Codes of all code-books, not packed: (B, D) -> (B, T) of 1 and ``low``."""
-        return cast(Tensor, Threshold.apply(torch.addmm(self.encoder_bias, e, self.weights.T), self.low))  # type: ignore[no-untyped-call]
+        return _threshold(torch.addmm(self.encoder_bias, e, self.weights.T), self.low)
 
     def forward(self, e: Tensor, selection: Tensor) -> Tensor:
         """Equation 5: e (B, D) and u (B, C) -> o (B, D)."""
         return torch.addmm(selection @ self.decoder_bias, self.code(e) * selection[:, self.book_of_bit], self.weights)
+
+    def one_book(self, e: Tensor, books: Tensor) -> Tensor:
+        """Equation 5 where u says one code-book for each row, books (B,): the others are not computed."""
+        order = books.argsort(stable=True)
+        counts = torch.bincount(books, minlength=len(self.code_lengths)).tolist()
+        weights = torch.split(self.weights, self.code_lengths)
+        biases = torch.split(self.encoder_bias, self.code_lengths)
+        rows = []
+        for book, part in enumerate(torch.split(e[order], counts)):
+            code = _threshold(torch.addmm(biases[book], part, weights[book].T), self.low)
+            rows.append(torch.addmm(self.decoder_bias[book], code, weights[book]))
+        return torch.cat(rows)[order.argsort()]
 
     def penalty(self) -> Tensor:
         """Equation 6, summed over the code-books."""

@@ -44,10 +44,10 @@ class Pretraining:
         with torch.enable_grad():
             if books is None:
                 tau = annealed(self.config.tau, self.config.final_tau, fraction)
-                selection = self.network.select(e, tau, random)
+                rebuilt = self.network(e, self.network.select(e, tau, random))
             else:
-                selection = functional.one_hot(books, len(self.network.code_lengths)).to(torch.float32)
-            error = (self.network(e, selection) - e).square().sum()
+                rebuilt = self.network.one_book(e, books)
+            error = (rebuilt - e).square().sum()
             loss = error + self.config.orthogonality * self.network.penalty()
             loss.backward()
         self.optimizer.step()

@@ -70,6 +70,7 @@ def test_equations_1_to_6_by_hand(network):
     # e'_1 = W_2 + b'_1 = (0.6, -0.8) and W_1 + b'_1 = (1.1, 0.2); e'_2 = W_3 + b'_2 = (0.5, 1.1) for both.
     selection = torch.tensor([[0.25, 0.75], [1.0, 0.0]])
     torch.testing.assert_close(network(e, selection), torch.tensor([[0.525, 0.625], [1.1, 0.2]]))
+    torch.testing.assert_close(network.one_book(e, torch.tensor([1, 0])), torch.tensor([[0.5, 1.1], [1.1, 0.2]]))
     errors = torch.tensor([[0.3**2 + 0.9**2, 0.2**2 + 1.0**2], [0.3**2 + 0.4**2, 0.3**2 + 0.5**2]])
     torch.testing.assert_close(network.errors(2 * e, 2.0), errors)
     # P of (1, 0), (.5, -1): off-diagonal .5 twice, diagonal 0 and .25; of (.6, .8): 0.
