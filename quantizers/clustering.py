@@ -23,6 +23,7 @@ MAX_CLUSTERS = 65_536
 _SEED_ROWS = 32  # rows a cluster among which the seeds are drawn
 _SEED_GROWTH = 4  # a round of seeding adds a quarter of what is there
 _MOMENTUM = 0.8
+_STEPS_1D = 200  # a step takes K binary searches, whatever N is
 _SCORES_CPU = 1 << 19  # scores held at once: 2 MB stay in the cache
 _SCORES_CUDA = 1 << 26
 
@@ -80,6 +81,8 @@ def kmeans(
     x = x[order]
     if weights is not None:
         weights = weights[order]
+    if x.shape[1] == 1:
+        return _kmeans_1d(x.flatten(), num_clusters, weights)[:, None]
     shift = x.mean(dim=0)
     x = x - shift
     scale = power_of_two(x)
@@ -128,7 +131,7 @@ def _best(x: Tensor, directions: Tensor, offsets: Tensor) -> Tensor:
     """Argmax over k of x @ directions + offsets: (N, D), (D, K), (K,) -> (N,)."""
     num_rows, num_clusters = len(x), directions.shape[1]
     held = _SCORES_CPU if x.device.type == "cpu" else _SCORES_CUDA
-    step = min(num_rows, max(64, held // num_clusters))
+    step = max(1, min(num_rows, max(64, held // num_clusters)))
     codes = torch.empty(num_rows, dtype=torch.int64, device=x.device)
     scores = torch.empty((step, num_clusters), device=x.device)
     for start in range(0, num_rows, step):
@@ -160,6 +163,35 @@ def _lloyd(x: Tensor, centroids: Tensor, iterations: int, generator: torch.Gener
         centroids = centroids + velocity
         centroids[empty] = means[empty]
     return centroids
+
+
+def _kmeans_1d(x: Tensor, num_clusters: int, weights: Tensor | None) -> Tensor:
+    """Lloyd's algorithm on a line, where clusters are intervals of the sorted values: (N,) -> (K,) ascending."""
+    values, order = x.to(torch.float64).sort()
+    weight = torch.ones_like(values) if weights is None else weights.to(torch.float64)[order]
+    mass = torch.nn.functional.pad(weight.cumsum(0), (1, 0))
+    moment = torch.nn.functional.pad((weight * values).cumsum(0), (1, 0))
+    # The best density of levels goes with the cube root of the values' density (Panter & Dite 1951). In bins of equal
+    # mass and width d the values' density is 1 / d, so that a bin gets levels in proportion to d**(2/3).
+    edges = torch.searchsorted(
+        mass, mass[-1] * torch.linspace(0, 1, 2 * num_clusters + 1, dtype=mass.dtype, device=x.device)
+    )
+    bounds = values[edges.clamp_max(len(values) - 1)]
+    level_mass = torch.nn.functional.pad(bounds.diff().pow(2 / 3).cumsum(0), (1, 0))
+    places = level_mass[-1] * (torch.arange(num_clusters, dtype=mass.dtype, device=x.device) + 0.5) / num_clusters
+    right = torch.searchsorted(level_mass, places).clamp(1, len(bounds) - 1)
+    share = (places - level_mass[right - 1]) / (level_mass[right] - level_mass[right - 1]).clamp_min(1e-300)
+    levels = bounds[right - 1] + share.clamp(0, 1) * (bounds[right] - bounds[right - 1])
+    ends = torch.tensor([0, len(values)], device=x.device)
+    for _ in range(_STEPS_1D):
+        inner = torch.searchsorted(values, (levels[1:] + levels[:-1]) / 2)
+        cuts = torch.cat([ends[:1], inner, ends[1:]])
+        total = mass[cuts].diff()
+        means = torch.where(total > 0, moment[cuts].diff() / total.clamp_min(1e-300), levels)
+        if torch.equal(means, levels):
+            break
+        levels = means
+    return levels.to(torch.float32)
 
 
 def _seeds(x: Tensor, num_clusters: int, generator: torch.Generator, weights: Tensor | None) -> Tensor:
