@@ -62,13 +62,17 @@ ConfigT = TypeVar("ConfigT", bound=AdditiveConfig)
 CODEBOOK_SIZES = (2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 
 
-def codebook_dtype_for(stats: TableStats) -> Literal["float32", "float16"]:
+def codebook_dtype_for(stats: TableStats, *, smallest: float = 1e-4) -> Literal["float32", "float16"]:
     """``float16`` unless the table's values are so small or large that it would round or clip them visibly.
 
     Rounding a codeword to float16 costs nothing that can be measured (relative 2**-11), and the bytes saved buy codes.
+
+    Args:
+        stats: spectrum of the table.
+        smallest: standard deviation of the values down to which float16 will do.
     """
     deviation = math.sqrt(max(0.0, float(stats.eigenvalues.mean())))
-    return "float16" if 1e-4 <= deviation <= 1e3 else "float32"
+    return "float16" if smallest <= deviation <= 1e3 else "float32"
 
 
 def additive_configs(

@@ -79,7 +79,7 @@ class ScalarQuantizer(Quantizer):
         levels in columns (on GloVe, 4 bits: half MSE 0.120, 0.141, 0.175); a row's scale takes 4 bytes.
         """
         kinds: list[dict[str, Any]] = [{"scale": "row"}, {"scale": "column", "levels": "kmeans"}, {"scale": "column"}]
-        dtype = codebook_dtype_for(stats)
+        dtype = codebook_dtype_for(stats, smallest=1e-2)  # a step of 8 bits is 50 times smaller
         configs = [ScalarConfig(bits=bits, scale_dtype=dtype, **kind) for bits in range(8, 0, -1) for kind in kinds]
         fitting = [one for one in configs if cls.storage(one, stats.shape).payload_bytes <= budget.payload_bytes]
         if not fitting:
