@@ -256,14 +256,14 @@ class AdaComp(Quantizer):
         bias = network.decoder_bias + network.low * torch.stack([part.sum(dim=0) for part in torch.split(encoder, lengths)])
         books, bits = books.to(torch.int64), torch.tensor(lengths, device=vectors.device)[books]
         offsets = bits.cumsum(0) - bits
-        flat = torch.zeros(int(bits.sum()), dtype=torch.uint8, device=vectors.device)
+        flat = torch.zeros(int(bits.sum()), dtype=torch.bool, device=vectors.device)
         for rows, part in chunks(vectors, sum(lengths)):
             codes = torch.addmm(network.encoder_bias, part / scale, encoder.T) >= 0
             for book, code in enumerate(torch.split(codes, lengths, dim=1)):
                 members = (books[rows] == book).nonzero()[:, 0]
                 places = offsets[rows][members][:, None] + torch.arange(lengths[book], device=vectors.device)
-                flat[places] = code[members].to(torch.uint8)
-        state = {"codes": pack(flat[None], 1)[0], "decoder": decoder, "bias": bias * scale}
+                flat[places] = code[members]
+        state = {"codes": _pack_bits(flat), "decoder": decoder, "bias": bias * scale}
         if len(lengths) > 1:
             state["books"] = pack(books[None], bits_for(len(lengths)))[0]
         self._index = None
@@ -340,3 +340,9 @@ def _selector_bytes(config: Any, num_embeddings: int) -> int:
 
 def _fixed_bytes(config: Any, shape: tuple[int, int]) -> int:
     return _decoder_bytes(config, shape[1]) + _selector_bytes(config, shape[0])
+
+
+def _pack_bits(bits: Tensor) -> Tensor:
+    """(T,) booleans as ceil(T / 8) bytes, without gaps."""
+    lines = torch.nn.functional.pad(bits, (0, -len(bits) % 4096)).view(-1, 4096)  # so that packing goes piece by piece
+    return pack(lines, 1).reshape(-1)[: row_bytes(len(bits), 1)]
