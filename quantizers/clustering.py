@@ -36,7 +36,7 @@ def nearest(x: Tensor, centroids: Tensor) -> Tensor:
         centroids: (K, D) float32, on the same device.
 
     Returns:
-        (N,) int64; of equally near centroids the first.
+        (N,) int64.
     """
     shift = centroids.mean(dim=0)  # keeps the scores small where the table is far from the origin
     centred = centroids - shift
@@ -154,13 +154,16 @@ def _lloyd(x: Tensor, centroids: Tensor, iterations: int, generator: torch.Gener
         if len(empty):
             error = (x - means[codes]).square().sum(dim=1)
             means[empty] = x[_draw(error if weights is None else error * weights, len(empty), generator)]
-        if iteration == iterations - 1 or (previous is not None and torch.equal(codes, previous)):
+        settled = previous is not None and torch.equal(codes, previous)
+        if iteration == iterations - 1 or (settled and torch.equal(centroids, means)):
             return means
         previous = codes
-        # The first steps are long and rough: momentum pays later, and grows up to the sixth.
-        velocity = (means - centroids) + _MOMENTUM * min(1.0, max(0, iteration - 1) / 4) * velocity
+        # The first steps are long and rough: momentum pays later, and grows up to the sixth. Once no row moves, a step
+        # without it shows whether that was the end.
+        momentum = 0.0 if settled else _MOMENTUM * min(1.0, max(0, iteration - 1) / 4)
+        velocity = (means - centroids) + momentum * velocity
         velocity[empty] = 0.0
-        centroids = centroids + velocity
+        centroids = means if settled else centroids + velocity
         centroids[empty] = means[empty]
     return centroids
 

@@ -53,13 +53,13 @@ class PQConfig(AdditiveConfig):
     iterations: int = Field(default=15, ge=1)
 
 
-class ProductQuantizer(CodeQuantizer):
+class PQ(CodeQuantizer):
     """Product quantization, also known as basis embedding."""
 
     name = "pq"
     Config = PQConfig
     reference = "Jegou et al., TPAMI 2011; Shi & Yu, Interspeech 2018 (basis embedding)"
-    state_roles: ClassVar[dict[str, Role]] = {"codes": "code", "codebook": "codebook"}
+    state_roles: ClassVar[dict[str, Role]] = {"codes": "code", "codebooks": "codebook"}
     uses_weights = True
 
     @classmethod
@@ -118,10 +118,9 @@ class ProductQuantizer(CodeQuantizer):
         return [min(found, key=lambda entry: entry[:2])[2]]
 
     @property
-    def codebooks(self) -> list[Tensor]:
-        """M tensors (K, width of the block), float32."""
-        widths = _widths(self.embedding_dim, self.config.num_codebooks)
-        return list(torch.split(self.state()["codebook"].to(torch.float32), widths, dim=1))
+    def codebooks(self) -> Tensor:
+        """(K, D) float32: the codewords of a block are in its columns."""
+        return self.state()["codebooks"].to(torch.float32)
 
     def _fit_steps(self, table: Table, *, seed: int, weights: Tensor | None, budget: Budget | None) -> Iterator[FitStep]:
         config = self.config
@@ -146,12 +145,13 @@ class ProductQuantizer(CodeQuantizer):
         codes = _nearest_codes(table.vectors, [book.to(torch.float32) for book in books])
         packed = pack(codes, bits_for(config.codebook_size))
         self.encode_seconds = time.perf_counter() - begin
-        self._set_state({"codes": packed, "codebook": torch.cat(books, dim=1)})
+        self._set_state({"codes": packed, "codebooks": torch.cat(books, dim=1)})
         yield FitStep("encode", 1.0)
 
     def encode(self, vectors: Tensor) -> Tensor:
         """Packed codes of new vectors: (B, D) float32 -> (B, L) uint8."""
-        return pack(_nearest_codes(vectors, self.codebooks), self.code_bits(self.config))
+        books = torch.split(self.codebooks, _widths(self.embedding_dim, self.config.num_codebooks), dim=1)
+        return pack(_nearest_codes(vectors, books), self.code_bits(self.config))
 
     def decode(self, packed: Tensor) -> Tensor:
         """The codewords side by side: (B, L) uint8 -> (B, D) float32."""
@@ -187,7 +187,7 @@ class ProductQuantizer(CodeQuantizer):
     def _groups(self) -> list[_Group]:
         """Blocks of equal width together: one group, or two where M does not divide D."""
         widths = _widths(self.embedding_dim, self.config.num_codebooks)
-        codebook = self._state["codebook"]
+        codebook = self._state["codebooks"]
         groups = []
         block = column = 0
         for width in sorted(set(widths), reverse=True):

@@ -46,7 +46,7 @@ class RQConfig(AdditiveConfig):
     train_rows: int = Field(default=131_072, ge=1)
 
 
-class ResidualQuantizer(AdditiveQuantizer):
+class RQ(AdditiveQuantizer):
     """Residual quantization with beam search."""
 
     name = "rq"
