@@ -179,7 +179,9 @@ class Hashed(Quantizer):
         if sign is not None:
             blocks = blocks * sign[:, None]
         per_row = -(-self.embedding_dim // width)
-        return blocks.reshape(len(ids), per_row * width)[:, : self.embedding_dim]
+        rows = blocks.reshape(len(ids), per_row * width)
+        # A slice of everything would still cost its gradient a copy.
+        return rows if per_row * width == self.embedding_dim else rows[:, : self.embedding_dim]
 
 
 def _mix(values: Tensor) -> Tensor:
