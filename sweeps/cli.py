@@ -28,8 +28,9 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-out = Console(highlight=False)
-err = Console(stderr=True, highlight=False)
+_WIDTH = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 140  # a log file has no width: keep rows on a line
+out = Console(highlight=False, width=_WIDTH)
+err = Console(stderr=True, highlight=False, width=_WIDTH)
 
 DataOption = Annotated[
     Path | None, typer.Option("--data", envvar="FRONTIER_DATA", help="Folder of tables and task data.", show_envvar=True)

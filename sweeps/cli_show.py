@@ -44,7 +44,7 @@ def show_run(run: Run, config: SweepConfig, console: Console) -> None:
         metrics = list(rows[0]["metrics"])
         table = Table(title=f"{config.name}: the frontier", header_style="bold", title_justify="left")
         table.add_column("quantizer")
-        table.add_column("parameters", overflow="fold", max_width=44)
+        table.add_column("parameters", overflow="fold", max_width=60)
         table.add_column("payload (bytes)", justify="right")
         table.add_column("ratio", justify="right")
         for metric in metrics:
