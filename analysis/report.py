@@ -263,8 +263,5 @@ def _script_json(data: Any) -> Markup:
 
 
 def _duration(info: Mapping[str, Any]) -> str:
-    try:
-        start = datetime.datetime.fromisoformat(info["started_at"])
-        return text.duration((datetime.datetime.fromisoformat(info["finished_at"]) - start).total_seconds())
-    except (KeyError, TypeError, ValueError):
-        return ""
+    """What the trials took together. From start to end would say seconds for a run that was resumed or reused."""
+    return text.duration(info.get("trial_seconds"))

@@ -66,6 +66,7 @@ def finish(
         "name": config.name,
         "command": command or f"frontier run {run_dir / 'sweep.yaml'}",
         "started_at": started.isoformat(),
+        "trial_seconds": sum(result.seconds or 0.0 for result in results.values()),
         "finished_at": datetime.datetime.now(datetime.UTC).isoformat(),
         "table": {
             "name": prepared.table.name,

@@ -89,6 +89,7 @@ def make_run(
         "command": "frontier run synthetic.yaml",
         "started_at": "2024-05-01T12:00:00+00:00",
         "finished_at": "2024-05-01T12:07:30+00:00",
+        "trial_seconds": 450.0,
         "table": {"name": table, "digest": digest, "num_embeddings": N, "embedding_dim": D, "eigenvalues": EIGENVALUES},
         "machine": {"cpu": "a CPU", "cores": 2, "memory_bytes": 8 * 10**9, "gpus": [], "platform": "Linux"},
         "versions": {"python": "3.11", "torch": "2.13"},
