@@ -133,6 +133,8 @@ class TransformEntropy(Quantizer):
             error[(np.cumsum(bits) > np.maximum(row_bits - 7, 0)) | (row_bits < 1)] = np.inf
             best = min(best, (float(error.min()), int(error.argmin()) + 1))
         rank = best[1]
+        if not rank:
+            return Skip(f"rows of {float(row_bits[0]):g} bits hold their length and nothing else")
         return [TransformEntropyConfig(row_bits=float(row_bits[rank - 1]), rank=rank, basis_dtype="float16")]
 
     @classmethod
@@ -211,7 +213,7 @@ def _fixed_cost(rank: int, basis_dtype: str, shape: tuple[int, int]) -> StorageC
 
 def _finest(coordinates: Tensor, most_bytes: int) -> dict[str, Tensor]:
     """The part of the state that codes ``coordinates`` with the finest step within ``most_bytes`` (and _FIXED_BYTES)."""
-    largest = float(coordinates.abs().max())
+    largest = max(abs(float(end)) for end in torch.aminmax(coordinates))
     # Coarse enough that no symbol is too large; so coarse that all are 0.
     finest, coarsest = (math.log2(largest) + math.log2(ends) if largest else 0.0 for ends in (1 / _LARGEST_SYMBOL, 2))
     best = _code(coordinates, coarsest)

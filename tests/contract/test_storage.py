@@ -2,6 +2,7 @@
 
 import itertools
 
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
@@ -123,3 +124,19 @@ def test_more_bytes_never_rebuild_worse(method, fitted):
     assert all(error < zeros for error in errors), f"worse than a table of zeros ({zeros}): {errors}"
     for smaller, larger in itertools.pairwise(errors):
         assert larger <= 1.01 * smaller + 1e-12, errors
+
+
+@pytest.mark.parametrize("shape", [(10_000, 50), (100_000, 300), (40, 3), (1, 1)])
+@pytest.mark.parametrize("ratio", [1, 3, 100, 250, 1000, 10**6, 10**9])
+def test_any_budget_has_configurations_within_it_or_a_reason(method, shape, ratio):
+    """Without a fit: a budget so small or odd that no table of this suite has it."""
+    stats = TableStats(*shape, np.geomspace(1, 1e-3, shape[1]))
+    budget = Budget.from_ratio(ratio, shape)
+    proposed = method.cls.configs_for(budget, stats)
+    if isinstance(proposed, Skip):
+        assert proposed.reason
+    else:
+        assert proposed
+        for config in proposed:
+            assert method.cls.storage(config, shape).payload_bytes <= budget.payload_bytes
+            assert method.cls.check(config, shape) is None
