@@ -78,7 +78,7 @@ class FrequencyTables:
 
 def count_symbols(symbols: Tensor) -> np.ndarray:
     """How often each symbol occurs on each axis: (N, r) -> (r, 2 * k + 1), of -k .. k for the largest k of all."""
-    largest, rank = int(symbols.abs().max()), symbols.shape[1]
+    largest, rank = max(abs(int(end)) for end in torch.aminmax(symbols)), symbols.shape[1]
     width = 2 * largest + 1
     begin = torch.arange(rank, device=symbols.device) * width + largest
     total = torch.zeros(rank * width, dtype=torch.int64, device=symbols.device)

@@ -23,6 +23,7 @@ TOTAL = 1 << PRECISION_BITS
 _WIDTH_BITS = 32
 _SHORTEST = 1 << (_WIDTH_BITS - 8)
 _CHUNK_SYMBOLS = 1 << 20
+_FEWEST_ROWS = 1 << 12  # each column is a step of the program: few rows at a time would make it slow
 
 
 def integer_frequencies(counts: np.ndarray) -> np.ndarray:
@@ -49,7 +50,7 @@ def encode(symbols: Tensor, offsets: Tensor, frequency: Tensor, before: Tensor) 
     Returns:
         The bytes of all rows one after another, uint8, and how many each row has, (N,) int64.
     """
-    step = max(1, _CHUNK_SYMBOLS // symbols.shape[1])
+    step = max(_FEWEST_ROWS, _CHUNK_SYMBOLS // symbols.shape[1])
     parts = []
     for part in torch.split(symbols, step):
         writer = _Writer(part)

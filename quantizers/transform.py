@@ -198,10 +198,7 @@ def _measure(coordinates: Tensor, weights: Tensor | None) -> tuple[Tensor, Tenso
 
     Each scale of a grid is tried, on a histogram of all rows over 16 root mean squares.
     """
-    largest = coordinates.abs().amax(dim=0)
-    unit = torch.where(largest > 0, largest, 1.0)  # squares of tiny or huge values leave float32
-    shares = torch.ones_like(coordinates[:, 0]) if weights is None else weights
-    unit = unit * ((shares @ (coordinates / unit).square()) / len(coordinates)).sqrt()
+    unit = _root_mean_square(coordinates, weights)
     span = 16 * torch.where(unit > 0, unit, 1.0)
     count, first, second = sums_per_part(coordinates, -span / 2, span, _PARTS, weights) / len(coordinates)
     middles = (torch.arange(_PARTS, dtype=torch.float64, device=unit.device) + 0.5) / _PARTS
@@ -215,6 +212,19 @@ def _measure(coordinates: Tensor, weights: Tensor | None) -> tuple[Tensor, Tenso
         distortion.append(least)
         scales.append(grid[which, 0] * unit)
     return torch.stack(distortion) * span.square(), torch.stack(scales)
+
+
+def _root_mean_square(values: Tensor, weights: Tensor | None) -> Tensor:
+    """Of each column, in units of its largest value, whose square may leave float32: (N, r) -> (r,)."""
+    low, high = torch.aminmax(values, dim=0)
+    largest = torch.maximum(-low, high)
+    unit = torch.where(largest > 0, largest, 1.0)
+    total = torch.zeros_like(unit)
+    chunk = max(1, _CHUNK_VALUES // values.shape[1])
+    for start in range(0, len(values), chunk):
+        squares = (values[start : start + chunk] / unit).square()
+        total += squares.sum(dim=0) if weights is None else weights[start : start + chunk] @ squares
+    return unit * (total / len(values)).sqrt()
 
 
 def _quantize(values: Tensor, bits: int) -> tuple[Tensor, Tensor]:

@@ -44,7 +44,7 @@ _LARGEST_SYMBOL = 2000
 _BLOCK = 256  # lengths that are coded together
 _FIXED_BYTES = 4 + 4 + 2 * ENTRY_BYTES + TABLE_BYTES  # step, shortest length, and two tables of one symbol
 _SAMPLE_ROWS = 1 << 13
-_CHUNK_VALUES = 1 << 20
+_CHUNK_VALUES, _FEWEST_ROWS = 1 << 20, 1 << 12
 _MOST_ENCODINGS = 6
 
 
@@ -180,7 +180,7 @@ class TransformEntropy(Quantizer):
         values = self._state["step"] * (symbol - symbol.sign() * shrink)
         basis, mean = self._state["basis"].to(torch.float32), self._state["mean"]
         out = []
-        for part in torch.split(ids, max(1, _CHUNK_VALUES // len(basis))):
+        for part in torch.split(ids, max(_FEWEST_ROWS, _CHUNK_VALUES // len(basis))):
             entries = self._reader.entries(part)
             out.append(values.index_select(0, entries.reshape(-1)).reshape(entries.shape) @ basis + mean)
         return torch.cat(out)
