@@ -25,7 +25,11 @@ lint: setup
 	$(BIN)/mypy
 
 bench: setup
-	for file in benchmarks/*.py; do $(BIN)/python $$file || exit 1; done
+	$(BIN)/python benchmarks/ratios.py
+	$(BIN)/python benchmarks/codebooks.py
+	$(BIN)/python benchmarks/fit_cost.py
+	$(BIN)/python benchmarks/table_size.py --quick
+	$(BIN)/python benchmarks/readers.py
 
 clean:
 	rm -rf .venv runs build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
