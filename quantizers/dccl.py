@@ -32,7 +32,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from quantizers.additive import DTYPES, AdditiveConfig, AdditiveQuantizer, additive_configs
+from quantizers.additive import DTYPES, AdditiveConfig, AdditiveQuantizer, codebook_dtype_for, largest_num_codebooks
 from quantizers.base import CHUNK_ROWS, Budget, FitStep, Skip, generator
 from quantizers.clustering import power_of_two
 from quantizers.dccl_module import DCCLEmbedding
@@ -44,8 +44,10 @@ from quantizers.refine import half_mse, refine, search_encode
 from quantizers.table import Table, TableStats
 
 _SIZES = (8, 16, 32, 64)
+_MAX_CODEBOOKS = 256
+_MAX_WORDS = 4096
 _REPORTS = 20
-_MAX_WORK = 2e12  # floating-point operations that the fast recipe trains for, at the most
+_MAX_WORK = 1.2e12  # floating-point operations that the fast recipe trains for, at the most
 _BOUND = 0.01
 
 
@@ -65,7 +67,7 @@ class DCCLConfig(AdditiveConfig):
             M*K.
         clip_norm: largest global norm of a gradient, 0 for no limit; 0, authors 0.001.
         validation_rows: rows held out of the training, at most a tenth; 1,000, authors 640.
-        refine_rounds: rounds of finishing; 12, authors 0.
+        refine_rounds: rounds of finishing; 10, authors 0.
         refine_sweeps: passes over the codes of a row in a round of finishing.
     """
 
@@ -100,19 +102,23 @@ class DCCL(AdditiveQuantizer):
 
     @classmethod
     def configs_for(cls, budget: Budget, stats: TableStats) -> Sequence[DCCLConfig] | Skip:
-        """Codebooks of 8 to 64 words; local search makes more of many small ones than residual quantization does.
+        """The K of 8 to 64 with its largest M (at most 256 codebooks and 4,096 codewords) that makes the most of the budget.
 
-        The K is taken whose M makes the most of ``M * b * (b + 8)``, b = log2 K, fitted on GloVe 100d at ratios 16 to 128.
+        That is the largest ``B * (b + min(B / 20, 12))``, b bits a code and B = M * b bits a row: fitted on GloVe 100d at
+        ratios 8 to 128. The more codes a row has, the more local search makes of small codebooks; residual quantization
+        prefers larger ones.
         """
-        proposed = additive_configs(budget, stats, DCCLConfig, sizes=_SIZES, count=len(_SIZES))
-        if isinstance(proposed, Skip):
-            return proposed
-
-        def merit(config: DCCLConfig) -> int:
-            bits = bits_for(config.codebook_size)
-            return config.num_codebooks * bits * (bits + 8)
-
-        return [max(proposed, key=merit)]
+        dtype = codebook_dtype_for(stats)
+        ranked = []
+        for size in _SIZES:
+            most = min(_MAX_CODEBOOKS, _MAX_WORDS // size, largest_num_codebooks(budget, stats.shape, size, dtype))
+            if most and size <= stats.num_embeddings:
+                row = most * bits_for(size)
+                ranked.append((row * (bits_for(size) + min(row / 20, 12)), most, size))
+        if not ranked:
+            return Skip(f"one code a row and one codebook of {_SIZES[0]} words take more than {budget.payload_bytes} bytes")
+        _, num_codebooks, size = max(ranked)
+        return [DCCLConfig(num_codebooks=num_codebooks, codebook_size=size, codebook_dtype=dtype)]
 
     @classmethod
     def examples(cls) -> Sequence[DCCLConfig]:
@@ -150,7 +156,7 @@ class DCCL(AdditiveQuantizer):
             self._keep(codes, zeros + mean / config.num_codebooks)
             yield FitStep("codes", 1.0, 0.0)
             return
-        x = (table.vectors - mean) / unit
+        x = (table.vectors - mean).div_(unit)
         held_out = _held_out(len(x), config.validation_rows or (640 if authors else 1000), seed)
         schedule = self._schedule(len(x) - len(held_out) % len(x), x.shape[1])
         network = CodeNetwork(
@@ -162,7 +168,7 @@ class DCCL(AdditiveQuantizer):
             bound=_BOUND if authors else None,
             vectors=x,
         )
-        rounds = config.refine_rounds if config.refine_rounds is not None else (0 if authors else 12)
+        rounds = config.refine_rounds if config.refine_rounds is not None else (0 if authors else 10)
         share = 0.5 if rounds else 1.0
         for report in train(network, x, held_out, schedule, generator=generator(seed, 2), weights=weights):
             metrics = {

@@ -51,10 +51,11 @@ def write_codes(quantizer: CodeQuantizer, path: str | Path) -> None:
 def write_codebook(quantizer: CodeQuantizer, path: str | Path) -> None:
     """Write the codebooks as a ``.npy`` file of (M*K, D) float32, atomically.
 
-    The codewords of product quantization stand in their columns, with zeros in all others.
+    The codewords of product quantization stand in their columns, with zeros in all others. Of a binary code it is the
+    decoder, a row a bit.
 
     Args:
-        quantizer: a fitted quantizer whose ``codebooks`` are (M, K, D), or M of (K, d) with the d adding up to D.
+        quantizer: a fitted quantizer whose ``codebooks`` are (M, K, D), or (K, D) with M blocks of columns side by side.
         path: the file to write, under the name given.
 
     Raises:
@@ -84,13 +85,13 @@ def _codewords(quantizer: CodeQuantizer) -> Tensor:
     books = getattr(quantizer, "codebooks", None)
     if isinstance(books, Tensor) and books.ndim == 3:
         return books.reshape(-1, books.shape[2])
-    if isinstance(books, list) and sum(book.shape[1] for book in books) == quantizer.embedding_dim:
-        wide, column = [], 0
-        for book in books:
-            after = quantizer.embedding_dim - column - book.shape[1]
-            wide.append(torch.nn.functional.pad(book.to(torch.float32), (column, after)))
-            column += book.shape[1]
-        return torch.cat(wide)
+    if isinstance(books, Tensor) and books.ndim == 2:
+        size, dim = books.shape
+        num_codes = quantizer.num_codes(quantizer.config, dim)
+        wide = torch.zeros((num_codes, size, dim), device=books.device)
+        for book, columns in zip(wide, torch.arange(dim, device=books.device).tensor_split(num_codes), strict=True):
+            book[:, columns] = books[:, columns]
+        return wide.reshape(-1, dim)
     raise InputError(f"{quantizer.name} has no codewords that add up to a row, so that there is no codebook to write.")
 
 

@@ -26,7 +26,7 @@ from quantizers.clustering import cluster_sums
 _CHUNK_CPU = 1 << 18  # values of a chunk's residuals: a megabyte stays in the cache
 _CHUNK_CUDA = 1 << 25
 _ROWS = 1 << 22  # values of rebuilt rows held at once
-_KEYS = 1 << 23  # pairs of codes counted at once
+_KEYS = 1 << 21  # pairs of codes counted at once
 _DENSE_WORDS = 6144  # codewords up to which the normal equations are written out (300 MB)
 _CG_STEPS = 20
 _TABLE_SIZE = 256  # words of a codebook up to which all their inner products are made at once
@@ -178,7 +178,7 @@ def icm_encode(vectors: Tensor, codes: Tensor, codebooks: Tensor, *, sweeps: int
     return out
 
 
-def search_encode(vectors: Tensor, codebooks: Tensor, *, beam: int = 4, trials: int = 8) -> Tensor:
+def search_encode(vectors: Tensor, codebooks: Tensor, *, beam: int = 4, trials: int = 16) -> Tensor:
     """Codes of vectors that have none yet: beam search, then :func:`perturbed_encode`.
 
     Args:
