@@ -82,6 +82,7 @@ def additive_configs(
     *,
     sizes: Sequence[int] = CODEBOOK_SIZES,
     max_codebooks: int = 256,
+    max_row_bits: int | None = None,
     count: int = 1,
     **parameters: Any,
 ) -> list[ConfigT] | Skip:
@@ -89,8 +90,8 @@ def additive_configs(
 
     For every K the budget gives a largest M. A codebook of K codewords makes better use of its bits the larger K is, and
     costs more bytes: the K is taken whose M maximizes ``M * b * (b + 5)``, b = ceil(log2 K). The factor b + 5 was fitted to
-    residual quantizers of a GloVe table (10,000 x 50, ratios 8 to 128), where the K that it takes is the
-    best or within a few percent of it; codebooks then take 10 to 35 percent of the budget.
+    residual quantizers of GloVe tables (10,000 x 50 at ratios 8 to 128, 100,000 x 100 at 16 to 128), where the K that it
+    takes is the best of those tried or within 2 percent of it; codebooks then take 10 to 35 percent of the budget.
 
     Args:
         budget: the most bytes of codes and codebooks together.
@@ -98,6 +99,7 @@ def additive_configs(
         config_type: the method's ``Config``.
         sizes: values of K to choose from (those above N are left out).
         max_codebooks: the largest M to propose, which bounds the time of a fit at generous budgets.
+        max_row_bits: the most bits that the codes of a row are to take.
         count: how many configurations to return at the most (of different K).
         parameters: further fields of the configurations.
 
@@ -108,8 +110,9 @@ def additive_configs(
     ranked: list[tuple[int, int, int]] = []
     for size in sizes:
         if size <= stats.num_embeddings:
-            num_codebooks = min(max_codebooks, largest_num_codebooks(budget, stats.shape, size, dtype))
             bits = bits_for(size)
+            most = max_codebooks if max_row_bits is None else min(max_codebooks, max_row_bits // bits)
+            num_codebooks = min(most, largest_num_codebooks(budget, stats.shape, size, dtype))
             ranked.append((num_codebooks * bits * (bits + 5), num_codebooks, size))
     ranked = sorted((entry for entry in ranked if entry[0]), key=lambda entry: (-entry[0], entry[2]))
     if not ranked:

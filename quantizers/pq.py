@@ -50,7 +50,7 @@ class PQConfig(AdditiveConfig):
     """
 
     basis: Literal["kmeans", "random"] = "kmeans"
-    iterations: int = Field(default=15, ge=1)
+    iterations: int = Field(default=12, ge=1)
 
 
 class PQ(CodeQuantizer):

@@ -117,6 +117,7 @@ class RQ(AdditiveQuantizer):
                 weights=weights,
                 iterations=config.iterations,
                 max_rows=config.train_rows,
+                first_rows=config.train_rows,
             )
             largest = torch.finfo(dtype).max
             books[number] = (book * scale).clamp(-largest, largest).to(dtype)
