@@ -82,7 +82,7 @@ def additive_configs(
     *,
     sizes: Sequence[int] = CODEBOOK_SIZES,
     max_codebooks: int = 256,
-    max_row_bits: int | None = None,
+    max_codewords: int | None = None,
     count: int = 1,
     **parameters: Any,
 ) -> list[ConfigT] | Skip:
@@ -99,7 +99,7 @@ def additive_configs(
         config_type: the method's ``Config``.
         sizes: values of K to choose from (those above N are left out).
         max_codebooks: the largest M to propose, which bounds the time of a fit at generous budgets.
-        max_row_bits: the most bits that the codes of a row are to take.
+        max_codewords: the most codewords in all, M * K.
         count: how many configurations to return at the most (of different K).
         parameters: further fields of the configurations.
 
@@ -111,7 +111,7 @@ def additive_configs(
     for size in sizes:
         if size <= stats.num_embeddings:
             bits = bits_for(size)
-            most = max_codebooks if max_row_bits is None else min(max_codebooks, max_row_bits // bits)
+            most = max_codebooks if max_codewords is None else min(max_codebooks, max_codewords // size)
             num_codebooks = min(most, largest_num_codebooks(budget, stats.shape, size, dtype))
             ranked.append((num_codebooks * bits * (bits + 5), num_codebooks, size))
     ranked = sorted((entry for entry in ranked if entry[0]), key=lambda entry: (-entry[0], entry[2]))

@@ -64,9 +64,9 @@ class LSQ(AdditiveQuantizer):
     def configs_for(cls, budget: Budget, stats: TableStats) -> Sequence[LSQConfig] | Skip:
         """See :func:`quantizers.additive.additive_configs`.
 
-        At most 64 codebooks, as the time of a search goes with their square, and 8 bits a value, where no search is needed.
+        At most 64 codebooks, as the time of a search goes with their square, and a codeword for every two rows.
         """
-        most = {"max_codebooks": _MAX_BOOKS, "max_row_bits": 8 * stats.embedding_dim}
+        most = {"max_codebooks": _MAX_BOOKS, "max_codewords": stats.num_embeddings // 2}
         return additive_configs(budget, stats, LSQConfig, sizes=_SIZES, **most)
 
     @classmethod
