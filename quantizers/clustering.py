@@ -53,6 +53,7 @@ def kmeans(
     iterations: int = 12,
     max_rows: int | None = None,
     first_rows: int = 256,
+    start: Tensor | None = None,
 ) -> Tensor:
     """Centroids of ``x``.
 
@@ -67,6 +68,7 @@ def kmeans(
         iterations: steps at the most; it ends when no row changes its cluster.
         max_rows: train on a random sample of this many rows where there are more; default 65,536, or 256 a cluster.
         first_rows: rows a cluster that the first three quarters of the steps look at; the others look at all.
+        start: (K, D) centroids to start from, instead of seeds.
 
     Returns:
         (K, D) float32.
@@ -89,10 +91,13 @@ def kmeans(
     x = x - shift
     scale = power_of_two(x)
     x.div_(scale)
-    # In many dimensions rows are far from every good centroid, whose norm, by rate-distortion theory, is smaller by this
-    # factor; unshrunk seeds of near-Gaussian rows end in optima that are up to 3 % worse.
-    shrink = math.sqrt(1 - num_clusters ** (-2 / x.shape[1]))
-    centroids = shrink * _seeds(x, num_clusters, generator, weights)
+    if start is not None:
+        centroids = (start - shift).div_(scale)
+    else:
+        # In many dimensions rows are far from every good centroid, whose norm, by rate-distortion theory, is smaller by
+        # this factor; unshrunk seeds of near-Gaussian rows end in optima that are up to 3 % worse.
+        shrink = math.sqrt(1 - num_clusters ** (-2 / x.shape[1]))
+        centroids = shrink * _seeds(x, num_clusters, generator, weights)
     first, last = first_rows * num_clusters, max(1, iterations // 4)
     if len(x) > first:
         head = None if weights is None else weights[:first]

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -103,19 +103,9 @@ class PQ(CodeQuantizer):
         The prediction, :func:`predicted_error`, was within 10 percent of the measured error for blocks of up to 6 columns
         of GloVe tables (10,000 x 50 and 100,000 x 100, ratios 4 to 128), and what it takes within 8 percent of the best.
         """
-        num_embeddings, dim = stats.shape
-        dtype = codebook_dtype_for(stats)
-        found = []
-        for bits in range(1, _MAX_BITS + 1):
-            config = PQConfig(num_codebooks=1, codebook_size=1 << bits, codebook_dtype=dtype)
-            books = cls.storage(config, stats.shape).codebook_bytes
-            num_codebooks = min(dim, _MAX_BOOKS, max(0, budget.payload_bytes - books) // num_embeddings * 8 // bits)
-            if num_codebooks and 1 << bits <= num_embeddings:
-                config = config.model_copy(update={"num_codebooks": num_codebooks})
-                found.append((predicted_error(stats.eigenvalues, num_codebooks, bits), bits, config))
-        if not found:
-            return Skip(f"one code a row and one codebook take more than {budget.payload_bytes} bytes")
-        return [min(found, key=lambda entry: entry[:2])[2]]
+        return choose(
+            cls, budget, stats, lambda num_codebooks, bits: predicted_error(stats.eigenvalues, num_codebooks, bits)
+        )
 
     @property
     def codebooks(self) -> Tensor:
@@ -124,34 +114,27 @@ class PQ(CodeQuantizer):
 
     def _fit_steps(self, table: Table, *, seed: int, weights: Tensor | None, budget: Budget | None) -> Iterator[FitStep]:
         config = self.config
-        if config.num_codebooks > table.embedding_dim:
-            raise InputError(f"pq: num_codebooks {config.num_codebooks} is more than the {table.embedding_dim} columns.")
-        dtype = DTYPES[config.codebook_dtype]
-        largest = torch.finfo(dtype).max
-        blocks = torch.split(table.vectors, _widths(table.embedding_dim, config.num_codebooks), dim=1)
-        books = []
-        for number, block in enumerate(blocks):
-            random = generator(seed, number)
-            if config.basis == "random":
-                rows = torch.randperm(len(block), generator=random)[: config.codebook_size].to(block.device)
-                book = block[rows.repeat(-(-config.codebook_size // len(rows)))[: config.codebook_size]]
-            else:
-                book = kmeans(
-                    block.contiguous(), config.codebook_size, generator=random, weights=weights, iterations=config.iterations
-                )
-            books.append(book.clamp(-largest, largest).to(dtype))
-            yield FitStep("books", 0.9 * (number + 1) / len(blocks))
+        self._refuse_too_many_blocks(table)
+        dtype, books = DTYPES[config.codebook_dtype], []
+        for book in fit_books(table.vectors, config, seed=seed, weights=weights):
+            books.append(rounded(book, dtype))
+            yield FitStep("books", 0.9 * len(books) / config.num_codebooks)
         begin = time.perf_counter()
-        codes = _nearest_codes(table.vectors, [book.to(torch.float32) for book in books])
+        codes = nearest_codes(table.vectors, [book.to(torch.float32) for book in books])
         packed = pack(codes, bits_for(config.codebook_size))
         self.encode_seconds = time.perf_counter() - begin
         self._set_state({"codes": packed, "codebooks": torch.cat(books, dim=1)})
         yield FitStep("encode", 1.0)
 
+    def _refuse_too_many_blocks(self, table: Table) -> None:
+        count, dim = self.config.num_codebooks, table.embedding_dim
+        if count > dim:
+            raise InputError(f"{self.name}: num_codebooks {count} is more than the table's {dim} columns.")
+
     def encode(self, vectors: Tensor) -> Tensor:
         """Packed codes of new vectors: (B, D) float32 -> (B, L) uint8."""
-        books = torch.split(self.codebooks, _widths(self.embedding_dim, self.config.num_codebooks), dim=1)
-        return pack(_nearest_codes(vectors, books), self.code_bits(self.config))
+        books = torch.split(self.codebooks, block_widths(self.embedding_dim, self.config.num_codebooks), dim=1)
+        return pack(nearest_codes(vectors, books), self.code_bits(self.config))
 
     def decode(self, packed: Tensor) -> Tensor:
         """The codewords side by side: (B, L) uint8 -> (B, D) float32."""
@@ -186,7 +169,7 @@ class PQ(CodeQuantizer):
 
     def _groups(self) -> list[_Group]:
         """Blocks of equal width together: one group, or two where M does not divide D."""
-        widths = _widths(self.embedding_dim, self.config.num_codebooks)
+        widths = block_widths(self.embedding_dim, self.config.num_codebooks)
         codebook = self._state["codebooks"]
         groups = []
         block = column = 0
@@ -218,10 +201,63 @@ class _Group:
         return torch.einsum("bmw,kmw->kmb", columns, self.books.to(hidden.dtype)).reshape(size * count, -1)
 
 
-def _widths(dim: int, num_codebooks: int) -> list[int]:
+def block_widths(dim: int, num_codebooks: int) -> list[int]:
     """Widths of the blocks, as of ``numpy.array_split``."""
     width, wider = divmod(dim, num_codebooks)
     return [width + 1] * wider + [width] * (num_codebooks - wider)
+
+
+def choose(
+    cls: type[PQ], budget: Budget, stats: TableStats, error_of: Callable[[int, int], float]
+) -> Sequence[PQConfig] | Skip:
+    """The configuration within ``budget`` with the least error.
+
+    Args:
+        cls: the method.
+        budget: the most bytes.
+        stats: shape and spectrum of the table.
+        error_of: predicted error of M codebooks and a number of bits a code.
+    """
+    num_embeddings, dim = stats.shape
+    dtype = codebook_dtype_for(stats)
+    found = []
+    for bits in range(1, min(_MAX_BITS, num_embeddings.bit_length() - 1) + 1):
+        config = cls.Config(num_codebooks=1, codebook_size=1 << bits, codebook_dtype=dtype)
+        cost = cls.storage(config, stats.shape)
+        left = budget.payload_bytes - (cost.payload_bytes - cost.code_bytes)
+        num_codebooks = min(dim, _MAX_BOOKS, max(0, left) // num_embeddings * 8 // bits)
+        if num_codebooks:
+            config = config.model_copy(update={"num_codebooks": num_codebooks})
+            found.append((error_of(num_codebooks, bits), bits, config))
+    if not found:
+        return Skip(f"one code a row and one codebook take more than {budget.payload_bytes} bytes")
+    return [min(found, key=lambda entry: entry[:2])[2]]
+
+
+def fit_books(
+    x: Tensor, config: PQConfig, *, seed: int, weights: Tensor | None, start: Sequence[Tensor] | None = None
+) -> Iterator[Tensor]:
+    """Codebooks (K, width) of the blocks of ``x`` (N, D), one after the other; ``start``: what k-means goes on from."""
+    for number, block in enumerate(torch.split(x, block_widths(x.shape[1], config.num_codebooks), dim=1)):
+        random = generator(seed, number)
+        if config.basis == "random":
+            rows = torch.randperm(len(block), generator=random)[: config.codebook_size].to(block.device)
+            yield block[rows.repeat(-(-config.codebook_size // len(rows)))[: config.codebook_size]]
+        else:
+            yield kmeans(
+                block.contiguous(),
+                config.codebook_size,
+                generator=random,
+                weights=weights,
+                iterations=config.iterations,
+                start=None if start is None else start[number],
+            )
+
+
+def rounded(book: Tensor, dtype: torch.dtype) -> Tensor:
+    """``book`` in the type it is stored in, cut off at the type's largest value."""
+    largest = torch.finfo(dtype).max
+    return book.clamp(-largest, largest).to(dtype)
 
 
 def predicted_error(eigenvalues: FloatArray, num_codebooks: int, bits: int) -> float:
@@ -236,16 +272,21 @@ def predicted_error(eigenvalues: FloatArray, num_codebooks: int, bits: int) -> f
         num_codebooks: M.
         bits: of a code.
     """
+    widths = block_widths(len(eigenvalues), num_codebooks)
     total = 0.0
-    widths = _widths(len(eigenvalues), num_codebooks)
     for width in set(widths):
-        spectrum = _block_spectrum(eigenvalues, width)
-        variance = float(spectrum.sum())
-        if variance > 0:
-            share = _water_filling(spectrum, bits) / variance
-            loss = 1 + 1.72 * width**-0.75 * (1 - share) ** 2
-            total += widths.count(width) * variance * min(1.0, share * loss)
+        total += widths.count(width) * block_error(_block_spectrum(eigenvalues, width), bits)
     return total
+
+
+def block_error(spectrum: FloatArray, bits: int) -> float:
+    """What :func:`predicted_error` adds up: the error of one block with this spectrum."""
+    variance = float(spectrum.sum())
+    if variance <= 0:
+        return 0.0
+    share = _water_filling(spectrum, bits) / variance
+    loss = 1 + 1.72 * float(len(spectrum)) ** -0.75 * (1 - share) ** 2
+    return variance * min(1.0, share * loss)
 
 
 def _block_spectrum(eigenvalues: FloatArray, width: int) -> FloatArray:
@@ -270,7 +311,7 @@ def _water_filling(spectrum: FloatArray, bits: int) -> float:
     return float(coded[last] * 2.0 ** log_level[last] + variances[last + 1 :].sum())
 
 
-def _nearest_codes(x: Tensor, books: Sequence[Tensor]) -> Tensor:
+def nearest_codes(x: Tensor, books: Sequence[Tensor]) -> Tensor:
     """The nearest codeword in every block: (N, D) -> (N, M) int32."""
     codes = torch.empty((len(x), len(books)), dtype=torch.int32, device=x.device)
     for number, block in enumerate(torch.split(x, [book.shape[1] for book in books], dim=1)):
