@@ -16,6 +16,7 @@ Shapes: N rows, D columns, B batch, M num_codebooks, K codebook_size.
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, ClassVar, Literal
@@ -285,7 +286,7 @@ def block_error(spectrum: FloatArray, bits: int) -> float:
     if variance <= 0:
         return 0.0
     share = _water_filling(spectrum, bits) / variance
-    loss = 1 + 1.72 * float(len(spectrum)) ** -0.75 * (1 - share) ** 2
+    loss = 1 + 1.72 * math.pow(len(spectrum), -0.75) * (1 - share) ** 2
     return variance * min(1.0, share * loss)
 
 
