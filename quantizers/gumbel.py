@@ -90,8 +90,9 @@ class CodeNetwork(nn.Module):
 
     @torch.no_grad()
     def codes(self, vectors: Tensor) -> Tensor:
-        """Argmax of the logits: (N, D) -> (N, M) int32."""
-        out = torch.empty((len(vectors), self.num_codebooks), dtype=torch.int32, device=vectors.device)
+        """Argmax of the logits: (N, D) -> (N, M) uint8, or int32 where K is above 256."""
+        dtype = torch.uint8 if self.codebook_size <= 256 else torch.int32
+        out = torch.empty((len(vectors), self.num_codebooks), dtype=dtype, device=vectors.device)
         for part, x in chunks(vectors, 4 * self.num_codebooks * self.codebook_size):
             out[part] = self.logits(x).max(dim=2).indices
         return out

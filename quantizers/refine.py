@@ -8,7 +8,8 @@ and LSQ++: iterated conditional modes within iterated local search). Both steps 
 one over C with the codes given (normal equations, solved for all M codebooks at once), the other over the codes with C
 given.
 
-Shapes: N rows, D columns, B batch, M num_codebooks, K codebook_size. Codes are int32 or int64.
+Shapes: N rows, D columns, B batch, M num_codebooks, K codebook_size. Codes are integers of any type: uint8 saves
+memory.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ _CHUNK_CUDA = 1 << 25
 _ROWS = 1 << 22  # values of rebuilt rows held at once
 _KEYS = 1 << 21  # pairs of codes counted at once
 _DENSE_WORDS = 6144  # codewords up to which the normal equations are written out (300 MB)
+_BLOCK = 256  # rows of the equations that are solved at once
 _CG_STEPS = 20
 _TABLE_SIZE = 256  # words of a codebook up to which all their inner products are made at once
 _PLAIN_ROUNDS = 2  # the first rounds of a refinement fall by themselves
@@ -108,9 +110,7 @@ def least_squares_codebooks(
     else:
         gram = cooccurrences(codes, codebook_size, weights)
         gram.diagonal().add_(penalty)
-        factor = torch.linalg.cholesky(gram, upper=True)
-        # The solver leaves columns together; looking words up wants rows.
-        solution = torch.cholesky_solve(right.to(torch.float64), factor, upper=True).to(torch.float32).contiguous()
+        solution = _cholesky_solve(gram, right.to(torch.float64)).to(torch.float32)
     return solution.view(codes.shape[1], codebook_size, -1)
 
 
@@ -118,6 +118,31 @@ def _sums(rows: Tensor, codes: Tensor, codebook_size: int, weights: Tensor | Non
     """For every codeword the weighted sum of the rows that have it: (N, D), (N, M) -> (M*K, D)."""
     books = (codes[:, book].to(torch.int64) for book in range(codes.shape[1]))
     return torch.cat([cluster_sums(rows, book, codebook_size, weights)[0] for book in books])
+
+
+def _cholesky_solve(gram: Tensor, right: Tensor) -> Tensor:
+    """Solve ``gram @ x = right``, both overwritten: torch's own functions hold three copies of the matrix.
+
+    Args:
+        gram: (n, n), symmetric positive definite, of which the upper triangle is read. Becomes U, gram = U^T U.
+        right: (n, d). Becomes x.
+    """
+    starts = range(0, len(gram), _BLOCK)
+    for start in starts:
+        own, later = slice(start, start + _BLOCK), slice(start + _BLOCK, None)
+        head = torch.linalg.cholesky(gram[own, own], upper=True)
+        gram[own, own] = head
+        gram[own, later] = torch.linalg.solve_triangular(head.T, gram[own, later], upper=False)
+        right[own] = torch.linalg.solve_triangular(head.T, right[own], upper=False)
+        right[later] -= gram[own, later].T @ right[own]
+        for row in starts:
+            if row > start:
+                gram[row : row + _BLOCK, row:] -= gram[own, row : row + _BLOCK].T @ gram[own, row:]
+    for start in reversed(starts):
+        own, later = slice(start, start + _BLOCK), slice(start + _BLOCK, None)
+        right[own] -= gram[own, later] @ right[later]
+        right[own] = torch.linalg.solve_triangular(gram[own, own], right[own], upper=True)
+    return right
 
 
 def _conjugate_gradients(right: Tensor, codes: Tensor, codebook_size: int, weights: Tensor | None, penalty: float) -> Tensor:
@@ -158,7 +183,7 @@ def icm_encode(vectors: Tensor, codes: Tensor, codebooks: Tensor, *, sweeps: int
     out = torch.empty_like(codes)
     held = _CHUNK_CPU if vectors.device.type == "cpu" else _CHUNK_CUDA
     for part in _parts(vectors, held * dim // max(dim, size)):
-        current = codes[part].T.contiguous()
+        current = codes[part].T.to(torch.int32).contiguous()
         residual = vectors[part] - sum_codewords(codes[part], codebooks)
         for book in list(range(num_codebooks)) * sweeps:
             old = current[book]
@@ -167,7 +192,7 @@ def icm_encode(vectors: Tensor, codes: Tensor, codebooks: Tensor, *, sweeps: int
             else:
                 own = residual + codebooks[book].index_select(0, old)
                 scores = torch.addmm(offsets[book], own, transposed[book])
-            new = _argmax(scores).to(old.dtype)
+            new = _argmax(scores).to(torch.int32)
             moved = torch.nonzero(new != old).flatten()
             if len(moved):
                 words = codebooks[book]
@@ -219,9 +244,9 @@ def perturbed_encode(
     num_codebooks, size, _ = codebooks.shape
     # The same books and steps for all rows: a row's codes then do not depend on the rows it comes with.
     books = torch.randperm(num_codebooks, generator=generator)[: max(1, min(PERTURBED, num_codebooks // 2))]
-    steps = torch.randint(1, size, books.shape, generator=generator, dtype=codes.dtype)
+    steps = torch.randint(1, size, books.shape, generator=generator, dtype=torch.int32)
     start = codes.clone()
-    start[:, books] = (start[:, books] + steps.to(codes.device)) % size
+    start[:, books] = ((start[:, books].to(torch.int32) + steps.to(codes.device)) % size).to(codes.dtype)
     trial = icm_encode(vectors, start, codebooks, sweeps=sweeps)
     better = squared_errors(vectors, trial, codebooks) < squared_errors(vectors, codes, codebooks)
     return torch.where(better[:, None], trial, codes)

@@ -188,7 +188,7 @@ def test_curves_of_the_reference_recipe():
         assert set(step.metrics) == {"train_loss", "valid_loss", "train_maxp", "valid_maxp"}
         assert 1 / 8 <= step.metrics["valid_maxp"] <= 1
     # The codes are the argmax of the logits, the codewords the network's.
-    assert torch.equal(quantizer.codes().to(torch.int32), quantizer._network.codes(usual.vectors))
+    assert torch.equal(quantizer.codes().to(torch.uint8), quantizer._network.codes(usual.vectors))
     torch.testing.assert_close(quantizer.codebooks, quantizer._network.books())
 
 
