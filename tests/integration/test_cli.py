@@ -62,7 +62,7 @@ def test_compress_with_parameters(table: Path, tmp_path: Path) -> None:
         (["--method", "pq", "--max-bytes", "1 parsec"], "not a size"),
         (["--method", "pq", "--set", "codebooksize=3"], "Did you mean 'codebook_size'"),
         (["--method", "pq", "--set", "codebook_size=1"], "codebook_size"),
-        (["--method", "pq", "--set", "codebook_size=1024"], "more than the table's 300 rows"),
+        (["--method", "pq", "--set", "num_codebooks=4", "--set", "codebook_size=1024"], "more than the table's 300 rows"),
         (["--method", "pq", "--ratio", "8", "--set", "codebook_size=256"], "are allowed"),
         (["--method", "pq", "--ratio", "8", "--weights", "sqrt_counts"], "has no counts"),
         (["--method", "pq", "--ratio", "8", "--weights", "nowhere.txt"], "nor a file"),
