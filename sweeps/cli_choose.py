@@ -72,7 +72,7 @@ def recommend(
 )
 @checked
 def export(
-    run_dir: Annotated[Path, typer.Argument(help="Folder of the run.")],
+    run_dir: Annotated[Path, typer.Argument(help="Folder of the run, or one compressed file.")],
     output: Annotated[Path, typer.Option("-o", "--output", help="Where the file goes.")],
     trial: Annotated[str | None, typer.Option(help="Key of the trial (its beginning is enough).")] = None,
     max_bytes: MaxBytes = None,
@@ -90,12 +90,16 @@ def export(
     check_data(data)
     if output.is_dir() or not output.absolute().parent.is_dir():
         raise InputError(f"{output}: expected the path of a file in a folder that is there.")
-    row = _chosen(run_dir, trial, _limit(max_bytes), max_drop, task)
-    path = run_dir / "artifacts" / f"{row['trial_key']}.safetensors"
-    if not path.is_file():
-        raise InputError(f"{path}: the compressed file was not kept (keep_artifacts); run the sweep again to make it.")
-    artifact = quantizers.read(path)
-    verified = _verify(artifact, row, run_dir, data or remembered_data(run_dir))
+    if run_dir.is_file():
+        path, artifact, verified = run_dir, quantizers.read(run_dir), "digest as in its header"
+    else:
+        row = _chosen(run_dir, trial, _limit(max_bytes), max_drop, task)
+        path = run_dir / "artifacts" / f"{row['trial_key']}.safetensors"
+        if not path.is_file():
+            raise InputError(f"{path}: the compressed file was not kept (keep_artifacts); run the sweep again to make it.")
+        artifact = quantizers.read(path)
+        verified = f"trial {row['trial_key']}: {_verify(artifact, row, run_dir, data or remembered_data(run_dir))}"
+    method, payload = artifact.quantizer.name, artifact.storage.payload_bytes
     if kind == "safetensors":
         part = output.with_name(f".{output.name}.part")
         shutil.copyfile(path, part)
@@ -109,11 +113,11 @@ def export(
         from quantizers.export_codes import write_codebook, write_codes
 
         if not isinstance(artifact.quantizer, quantizers.CodeQuantizer):
-            raise InputError(f"--format codes: {row['quantizer']} has no codes.")
+            raise InputError(f"--format codes: {method} has no codes.")
         write_codes(artifact.quantizer, output)
         if hasattr(artifact.quantizer, "codebooks"):
             write_codebook(artifact.quantizer, output.with_suffix(output.suffix + ".codebook.npy"))
-    out.print(f"{row['quantizer']}, {row['payload_bytes']:,} bytes, trial {row['trial_key']}: {verified}", soft_wrap=True)
+    out.print(f"{method}, {payload:,} bytes, {verified}", soft_wrap=True)
     out.print(f"File: {output}", soft_wrap=True)
 
 

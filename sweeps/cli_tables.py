@@ -225,7 +225,9 @@ def _print_neighbours(artifact: Any, words: list[str], rows: list[int], table: s
         sides = {"before": original.vectors, **sides}
     for side, vectors in sides.items():
         unit = torch.nn.functional.normalize(vectors, dim=1)
-        nearest = (unit[rows] @ unit.T).index_fill_(1, torch.tensor(rows), -2.0).topk(min(10, len(unit) - 1)).indices
+        similar = unit[rows] @ unit.T
+        similar[range(len(rows)), rows] = -2.0  # a word is not its own neighbour
+        nearest = similar.topk(min(10, len(unit) - 1)).indices
         for word, found in zip(words, nearest.tolist(), strict=True):
             out.print(f"{word} {side}: {' '.join(quantizer.words[row] for row in found)}", soft_wrap=True)
 

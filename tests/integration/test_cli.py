@@ -34,11 +34,23 @@ def test_compress_inspect_convert(table: Path, tmp_path: Path) -> None:
     shown = frontier("inspect", file, "w1", "w2", "--neighbours", "--table", table)
     assert shown.exit_code == 0, shown.output
     assert "w1 before:" in shown.stdout and "w2 after:" in shown.stdout and "share" in shown.stdout
+    codes = frontier("export", file, "--format", "codes", "-o", tmp_path / "t.codes")
+    assert codes.exit_code == 0, codes.output
+    first = (tmp_path / "t.codes").read_text().splitlines()[0].split()
+    assert first == ["w0", *map(str, quantizers.read(file).quantizer.codes()[0].tolist())]
     wrong = frontier("inspect", file, "w1x")
     assert wrong.exit_code == 2 and "Did you mean" in wrong.stderr
     text = tmp_path / "t.txt"
     assert frontier("convert", table, "-o", text).exit_code == 0
     assert text.read_text().startswith("w0 ")
+
+
+def test_neighbours_of_two_words_may_be_each_other(tmp_path: Path) -> None:
+    np.save(tmp_path / "t.npy", np.array([[1, 0], [1, 0.1], [0, 1], [-1, 0]], dtype=np.float32))
+    (tmp_path / "t.words").write_text("a\nb\nc\nd\n")
+    assert frontier("compress", tmp_path / "t.npy", "--method", "identity", "-o", tmp_path / "f").exit_code == 0
+    shown = frontier("inspect", tmp_path / "f", "a", "b", "--neighbours").stdout
+    assert "a after: b c d" in shown and "b after: a c d" in shown
 
 
 def test_compress_with_parameters(table: Path, tmp_path: Path) -> None:
