@@ -10,6 +10,9 @@ table itself is in it. Written to docs/results/fit_cost.md with -o.
 from __future__ import annotations
 
 import argparse
+import contextlib
+import ctypes
+import gc
 import json
 import os
 import platform
@@ -43,7 +46,10 @@ def measure(method: str, table_name: str, threads: int, ratio: float | None) -> 
         if isinstance(proposed, Skip):
             return {"method": method, "skipped": proposed.reason}
         config = proposed[0]
-    reset_peak()  # reading the table is not the method's
+    gc.collect()
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)  # reading the table is not the method's: what it freed goes back to the system
+    reset_peak()
     begin = time.perf_counter()
     quantizer = cls(config).fit(table, budget=budget)
     seconds = time.perf_counter() - begin

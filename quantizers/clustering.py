@@ -88,7 +88,7 @@ def kmeans(
     if x.shape[1] == 1:
         return _kmeans_1d(x.flatten(), num_clusters, weights)[:, None]
     shift = x.mean(dim=0)
-    x = x - shift
+    x.sub_(shift)  # the rows drawn are a copy
     scale = power_of_two(x)
     x.div_(scale)
     if start is not None:

@@ -95,11 +95,11 @@ class OPQ(PQ):
         for number in range(config.rounds):
             y = x @ rotation
             books = list(fit_books(y, short, seed=seed, weights=weights, start=books))
-            found = _decoded(nearest_codes(y, books), books)
-            error = (weight * (y - found).square().sum(dim=1)).mean(dtype=torch.float64)
-            left, _, right = torch.linalg.svd(((x * weight[:, None]).T @ found).to(torch.float64))
+            error, products = _compare(x, y, weight, books)
+            del y
+            left, _, right = torch.linalg.svd(products)
             rotation = (left @ right).to(torch.float32)
-            yield FitStep("rotation", 0.6 * (number + 1) / config.rounds, 0.5 * float(error) * scale**2)
+            yield FitStep("rotation", 0.6 * (number + 1) / config.rounds, 0.5 * error * scale**2)
         dtype = DTYPES[config.codebook_dtype]
         stored = rotation.to(dtype)
         rotation = stored.to(torch.float32)  # codebooks and codes are for the rotation as it will be read back
@@ -153,11 +153,27 @@ def deal_out(eigenvalues: FloatArray, num_codebooks: int) -> np.ndarray[Any, np.
     return np.array([index for block in blocks for index in block], dtype=np.int64)
 
 
+def _compare(x: Tensor, y: Tensor, weight: Tensor, books: Sequence[Tensor]) -> tuple[float, Tensor]:
+    """Mean squared error of the rotated rows ``y`` in code, and x^T W y_hat (D, D), without a copy of the table."""
+    error = 0.0
+    products = torch.zeros((x.shape[1], x.shape[1]), dtype=torch.float64, device=x.device)
+    for start in range(0, len(x), CHUNK_ROWS):
+        rows = slice(start, start + CHUNK_ROWS)
+        found = _decoded(nearest_codes(y[rows], books), books)
+        error += float((weight[rows] * (y[rows] - found).square().sum(dim=1)).sum(dtype=torch.float64))
+        products += ((x[rows] * weight[rows, None]).T @ found).to(torch.float64)
+    return error / len(x), products
+
+
 def _principal_axes(x: Tensor, weight: Tensor, num_codebooks: int) -> Tensor:
-    mean = (x * weight[:, None]).mean(dim=0)
-    centred = (x - mean) * weight.sqrt()[:, None]
+    mean = (weight @ x) / len(x)
+    second = torch.zeros((x.shape[1], x.shape[1]), dtype=torch.float64, device=x.device)
+    for start in range(0, len(x), CHUNK_ROWS):
+        rows = slice(start, start + CHUNK_ROWS)
+        centred = (x[rows] - mean) * weight[rows, None].sqrt()
+        second += (centred.T @ centred).to(torch.float64)
     vectors: Tensor
-    values, vectors = torch.linalg.eigh((centred.T @ centred).to(torch.float64) / len(x))
+    values, vectors = torch.linalg.eigh(second / len(x))
     order = deal_out(values.cpu().numpy(), num_codebooks)
     return vectors[:, torch.from_numpy(order).to(x.device)].to(torch.float32)
 

@@ -111,7 +111,7 @@ class RQ(AdditiveQuantizer):
         beam = _Beam(x, config)
         for number in range(config.num_codebooks):
             book = kmeans(
-                beam.left,
+                beam.take_left(),
                 config.codebook_size,
                 generator=generator(seed, number + 1),
                 weights=weights,
@@ -132,13 +132,19 @@ class _Beam:
 
     def __init__(self, x: Tensor, config: RQConfig) -> None:
         self.x = x
-        self.left = x  # what the best hypotheses leave over
+        self._left: Tensor | None = x  # what the best hypotheses leave over
         self.beam_size = config.beam_size
         self.books = torch.empty((0, config.codebook_size, x.shape[1]), device=x.device)
         # Codes of the hypotheses (N, B, M), in the smallest type there is.
         dtype = torch.uint8 if config.codebook_size <= 256 else torch.int32
         self.codes = torch.empty((len(x), config.beam_size, config.num_codebooks), dtype=dtype, device=x.device)
         self.count = 1  # hypotheses a row
+
+    def take_left(self) -> Tensor:
+        """What the best hypotheses leave over, handed over: its memory is free as soon as the caller is done with it."""
+        left, self._left = self._left, None
+        assert left is not None
+        return left
 
     def _sums(self, codes: Tensor) -> Tensor:
         """Sums of codewords: (n, m) -> (n, D)."""
@@ -166,7 +172,7 @@ class _Beam:
             winners = left.reshape(len(x), -1, left.shape[1])[torch.arange(len(x), device=x.device), parent[:, 0]]
             best_left[start : start + step] = winners - book[code[:, 0]]
             total -= float(best[:, 0].sum(dtype=torch.float64))
-        self.left = best_left
+        self._left = best_left
         self.count = min(self.beam_size, self.count * size)
         self.books = torch.cat([self.books, book[None]])
         return max(0.0, total / len(self.x))
