@@ -37,7 +37,7 @@ _GOLDEN = (5**0.5 - 1) / 2
 _SEARCH_STEPS = 12  # leaves half a percent of the range; least squares does the rest
 _LEAST_SQUARES_STEPS = 4
 _LEVEL_VALUES = 1 << 18  # values that the levels are fitted to
-_CHUNK_ROWS = 1 << 13
+_CHUNK_VALUES = 1 << 20  # values at once: a step holds several arrays of this many
 
 
 class ScalarConfig(QuantizerConfig):
@@ -194,8 +194,9 @@ class _Values:
 
     def chunks(self) -> Iterator[tuple[slice, Tensor]]:
         """Rows, and their values."""
-        for start in range(0, len(self.x), _CHUNK_ROWS):
-            rows = slice(start, start + _CHUNK_ROWS)
+        step = max(1, _CHUNK_VALUES // self.x.shape[1])
+        for start in range(0, len(self.x), step):
+            rows = slice(start, start + step)
             yield rows, self.x[rows] / self.unit
 
     def averages(self, function: Callable[[Tensor, slice], Sequence[Tensor]]) -> list[Tensor]:
