@@ -204,12 +204,15 @@ class _Values:
         if self.dims == (1,):
             parts = [[each.mean(dim=1, keepdim=True) for each in function(x, rows)] for rows, x in self.chunks()]
             return [torch.cat(each) for each in zip(*parts, strict=True)]
-        parts = []
+        # Added up as they come: small results kept between large temporaries would pin the allocator's memory.
+        totals: list[Tensor] = []
         for rows, x in self.chunks():
-            weighted = (each * self.weights[rows, None] for each in function(x, rows))
-            parts.append([each.sum(dim=self.dims, keepdim=True, dtype=torch.float64) for each in weighted])
+            for number, each in enumerate(function(x, rows)):
+                total = (each * self.weights[rows, None]).sum(dim=self.dims, keepdim=True, dtype=torch.float64)
+                if number == len(totals):
+                    totals.append(torch.zeros_like(total))
+                totals[number] += total
         count = self.weights.sum(dtype=torch.float64) * (self.x.shape[1] if self.dims == (0, 1) else 1)
-        totals = (torch.cat(each).sum(dim=0, keepdim=True) for each in zip(*parts, strict=True))
         return [(total / count).to(torch.float32) for total in totals]
 
     def range(self) -> tuple[Tensor, Tensor]:
