@@ -83,7 +83,7 @@ def main() -> None:
     lines = [
         f"# One fit of {options.table}: {what}",
         "",
-        f"{options.threads} threads, {platform.machine()}, {os.cpu_count()} cores; seed 0; `python benchmarks/fit_cost.py"
+        f"{platform.machine()}, {os.cpu_count()} cores; seed 0; `python benchmarks/fit_cost.py --threads {options.threads}"
         f"{'' if options.ratio is None else f' --ratio {options.ratio:g}'}`.",
         "Memory in multiples of the table, the table itself in it.",
         "",
