@@ -40,7 +40,7 @@ from quantizers.embedding import CompressedEmbedding
 from quantizers.gumbel import CodeNetwork, Schedule, train
 from quantizers.learned import moments
 from quantizers.packing import bits_for, pack
-from quantizers.refine import half_mse, icm_encode, refine, search_encode
+from quantizers.refine import half_mse, refine, search_encode
 from quantizers.table import Table, TableStats
 
 _SIZES = (8, 16, 32, 64)
@@ -199,11 +199,6 @@ class DCCL(AdditiveQuantizer):
         # What every row has in common is shared out among the codebooks, which keeps them small.
         self._keep(codes, books * unit + mean / len(books))
         stored = (self.codebooks - mean / len(books)) / unit
-        if rounds:
-            begin = time.perf_counter()
-            codes = icm_encode(x, codes, stored)  # for the codebooks as they will be read back
-            self._keep(codes, self.codebooks)
-            self.encode_seconds = time.perf_counter() - begin
         yield FitStep("codes", 1.0, half_mse(x, codes, stored, weights) * unit**2)
 
     def _keep(self, codes: Tensor, codebooks: Tensor) -> None:
