@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from quantizers.errors import unknown_name
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 STATUSES = ("ok", "failed", "skipped", "infeasible", "stopped")
 FileName = Literal["trials", "scores", "frontier"]
 
@@ -31,6 +31,7 @@ TRIALS = pa.schema(
         ("quantizer", _TEXT),
         ("config_json", _TEXT),
         ("regime", _TEXT),
+        ("retrain", _TEXT),  # JSON: what was trained further after compression; null where nothing was
         ("weights", _TEXT),
         ("budget_bytes", _WHOLE),  # null for baselines and explicit configurations
         ("seed", _WHOLE),
@@ -60,6 +61,7 @@ TRIALS = pa.schema(
         ("shared_fit", _FLAG),
         ("fit_seconds", _REAL),
         ("encode_seconds", _REAL),
+        ("train_seconds", _REAL),  # of a task's training with the compressed table
         ("decode_rows_per_second", _REAL),
         ("peak_memory_bytes", _WHOLE),
         ("device", _TEXT),
@@ -95,6 +97,7 @@ FRONTIER = pa.schema(
         ("quantizer", _TEXT),
         ("config_json", _TEXT),
         ("regime", _TEXT),
+        ("retrain", _TEXT),
         ("weights", _TEXT),
         ("budget_bytes", _WHOLE),
         ("role", _TEXT),

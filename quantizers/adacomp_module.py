@@ -272,3 +272,9 @@ class AdaCompEmbedding(LearnedEmbedding):
     def set_progress(self, fraction: float) -> None:
         """Anneal tau."""
         self._tau = annealed(self.config.tau, self.config.final_tau, fraction)
+
+    def curves(self) -> dict[str, float]:
+        """Share of the rows in each code-book, by hard selection."""
+        books = cast(Any, self.quantizer).books()
+        counts = torch.bincount(books, minlength=len(self.config.code_lengths)).tolist()
+        return {f"share_book_{book}": count / len(books) for book, count in enumerate(counts)}

@@ -101,6 +101,10 @@ class CompressedEmbedding(nn.Module):
     def set_progress(self, fraction: float) -> None:
         """Tell the module how much of a training is done (0 to 1), for methods that anneal."""
 
+    def curves(self) -> dict[str, float]:
+        """What is worth watching while the module is trained, by name."""
+        return {}
+
     def harden(self) -> Quantizer:
         """The quantizer with the codes and codebooks as they stand: what is saved and scored."""
         state = {}

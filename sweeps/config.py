@@ -82,6 +82,14 @@ class Resources(_Section):
     gpu: float = Field(default=0, ge=0)
 
 
+class Retrain(_Section):
+    """What is trained further with the task after compression; only in the regime finetuned."""
+
+    parts: tuple[Literal["codebooks", "network"], ...] = Field(default=("codebooks", "network"), min_length=1)
+    epochs: int = Field(default=3, ge=1)
+    learning_rate: float = Field(default=5e-4, gt=0)
+
+
 class Stop(_Section):
     """When to end a sweep before all its trials ran."""
 
@@ -99,7 +107,9 @@ class SweepConfig(_Section):
     quantizers: Literal["all"] | Annotated[tuple[str | dict[str, Any], ...], Field(min_length=1)]
     budgets: Budgets | None = None
     tasks: tuple[str | dict[str, Any], ...] = ("reconstruction",)
-    regime: Literal["pretrained"] = "pretrained"
+    regime: Literal["pretrained", "finetuned", "end_to_end"] = "pretrained"
+    retrain: Retrain | None = None
+    vocabulary: Literal["table", "task"] | None = None
     seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field(default=(0,), min_length=1)
     objectives: tuple[str, ...] | None = None
     search: Search = Search()
@@ -110,6 +120,19 @@ class SweepConfig(_Section):
     ledger: str | Literal[False] = "RUN_DIR/ledger"
     tracking: str | Literal[False] | None = None
     output: str = "runs"
+
+    @model_validator(mode="after")
+    def _regimes(self) -> SweepConfig:
+        if self.retrain is not None and self.regime != "finetuned":
+            raise ValueError("retrain goes on from a fine-tuned baseline: it needs regime: finetuned")
+        if self.vocabulary == "table" and self.regime != "pretrained":
+            raise ValueError(f"regime {self.regime} compresses the task's words: vocabulary cannot be table")
+        return self
+
+    @property
+    def of_task(self) -> bool:
+        """Whether the table is cut to the words of the task."""
+        return self.vocabulary == "task" or self.regime != "pretrained"
 
     @property
     def run_dir(self) -> Path:

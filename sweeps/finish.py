@@ -56,7 +56,7 @@ def finish(
         rows[-1]["predicted_payload_bytes"] = prepared.plan.predicted_bytes[spec.key]
         rows[-1]["mlflow_run_id"] = run_ids.get(spec.key)
     for row in prepared.plan.skipped:
-        table = {"table": shape[0], "table_digest": prepared.table.digest, "task_scope": "whole table"}
+        table = {"table": shape[0], "table_digest": prepared.table.digest, "task_scope": prepared.plan.trials[0].task_scope}
         rows.append({**row, **table, "num_embeddings": shape[1], "embedding_dim": shape[2]})
     for row in rows:
         row["sweep"], row["schema_version"] = config.name, SCHEMA_VERSION

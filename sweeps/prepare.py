@@ -16,10 +16,12 @@ from quantizers.errors import InputError
 from sweeps.config import SweepConfig
 from sweeps.space import Plan, check_objectives, make_plan
 from trainables.provenance import code_digest
+from trainables.records import WHOLE_TABLE, content_key
+from trainables.regimes import leading_task
 from trainables.tables import read_table
 from trainables.tasks.base import DownstreamTask
 from trainables.tasks.registry import make_task
-from trainables.trial import content_key
+from trainables.tasks.trained import TrainedTask
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,20 +65,36 @@ def prepare(config: SweepConfig, data_dir: Path | None) -> Prepared:
     objectives = config.objectives or ("payload_bytes", *(f"{task.label}.{task.measured()[0].name}" for task in tasks))
     check_objectives(objectives, directions)
     table = read_table(config.table, data_dir=data_dir, rows=config.rows)
+    lead = None
+    if config.of_task or config.weights == "fisher":
+        why = "vocabulary: task" if config.vocabulary else "weights: fisher"
+        why = why if config.regime == "pretrained" else f"regime: {config.regime}"
+        lead, leading = leading_task(tasks, why)
     for task in tasks:
         nothing = task.check(table)
         if nothing is not None:
             raise InputError(f"tasks: {task.label} cannot measure {config.table}: {nothing.reason}.")
+    if config.of_task and lead is not None:
+        table = leading.task_table(table)
     weights = read_weights(config.weights, table, data_dir)
     stats = TableStats.of(table)
     plan = make_plan(
         config,
         stats,
         table_digest=table.digest,
-        weights_digest="" if weights is None else hashlib.blake2b(weights.tobytes(), digest_size=8).hexdigest(),
+        weights_digest=_weights_digest(config.weights, weights),
         task_keys=[task_key(task) for task in tasks],
+        lead=lead,
+        task_scope=leading.label if config.of_task and lead is not None else WHOLE_TABLE,
+        trained=any(isinstance(task, TrainedTask) for task in tasks),
     )
     return Prepared(config, data_dir, table, stats, weights, entries, tasks, plan, objectives, directions)
+
+
+def _weights_digest(spec: str, weights: np.ndarray | None) -> str:
+    if weights is None:
+        return "" if spec == "none" else spec
+    return hashlib.blake2b(weights.tobytes(), digest_size=8).hexdigest()
 
 
 def _with_reconstruction(entries: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -93,10 +111,12 @@ def task_key(task: DownstreamTask) -> str:
 def read_weights(spec: str, table: Table, data_dir: Path | None) -> np.ndarray | None:
     """Row weights (N,): ``none``, ``counts``, ``sqrt_counts``, or a file (``.npy``, or text with one number a line).
 
+    ``fisher`` gives None here: those weights are made of the task's baseline, in every trial with its own seed's.
+
     Raises:
         InputError: the table has no counts, or the file is missing or does not fit the table.
     """
-    if spec == "none":
+    if spec in ("none", "fisher"):
         return None
     if spec in ("counts", "sqrt_counts"):
         if table.counts is None:
@@ -106,7 +126,7 @@ def read_weights(spec: str, table: Table, data_dir: Path | None) -> np.ndarray |
     candidates = [Path(spec)] + ([data_dir / spec] if data_dir is not None else [])
     path = next((one for one in candidates if one.is_file()), None)
     if path is None:
-        raise InputError(f"weights: {spec!r} is neither none, counts, sqrt_counts nor a file.")
+        raise InputError(f"weights: {spec!r} is neither none, counts, sqrt_counts, fisher nor a file.")
     try:
         values = np.load(path, allow_pickle=False) if path.suffix == ".npy" else np.loadtxt(path, dtype=np.float32)
     except ValueError as error:
@@ -117,7 +137,7 @@ def read_weights(spec: str, table: Table, data_dir: Path | None) -> np.ndarray |
     return values
 
 
-_FIXED = ("name", "table", "rows", "weights", "regime")
+_FIXED = ("name", "table", "rows", "weights", "regime", "retrain", "vocabulary")
 _GROWING = ("quantizers", "seeds", "tasks")
 
 

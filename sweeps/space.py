@@ -12,7 +12,7 @@ import quantizers
 from quantizers import Budget, QuantizerConfig, Skip, TableStats
 from quantizers.errors import InputError, unknown_name
 from sweeps.config import SweepConfig
-from trainables.trial import TrialSpec, content_key, trial_code_digest
+from trainables.records import WHOLE_TABLE, TrialSpec, content_key, trial_code_digest
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,8 +95,14 @@ def make_plan(
     table_digest: str,
     weights_digest: str,
     task_keys: Sequence[str],
+    lead: int | None = None,
+    task_scope: str = WHOLE_TABLE,
+    trained: bool = False,
 ) -> Plan:
     """Every trial of the sweep, each content key once, and a row for every (method, budget) that has none.
+
+    ``lead`` is the place of the task that leads the regime or the weights, ``task_scope`` the task whose words the table
+    has, ``trained`` whether a task trains a network, so that the baseline too depends on the seed.
 
     The uncompressed baseline is always the first trial. Where two budgets lead to one configuration, it runs once, for the
     tighter of them.
@@ -117,6 +123,9 @@ def make_plan(
             task_keys=tuple(task_keys),
             code_digest=trial_code_digest(planned.method),
             fit_with=fit_with,
+            retrain=None if config.retrain is None else config.retrain.model_dump(mode="json"),
+            lead=lead,
+            task_scope=task_scope,
         )
 
     for method, proposal, budget, refused in _proposals(config, stats):
@@ -128,7 +137,7 @@ def make_plan(
     trials: dict[str, TrialSpec] = {}
     predicted: dict[str, int] = {}
     for planned in wanted.values():
-        for seed in config.seeds[:1] if planned.method == "identity" else config.seeds:
+        for seed in config.seeds[:1] if planned.method == "identity" and not trained else config.seeds:
             one = spec(planned, seed, families.get(planned.config))
             trials.setdefault(one.key, one)
             predicted[one.key] = planned.predicted_bytes

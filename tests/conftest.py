@@ -1,11 +1,13 @@
 import os
 from collections.abc import Sequence
+from pathlib import Path
 
 # Before anything imports ray or mlflow.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 
 import hypothesis
+import numpy as np
 import pytest
 import torch
 
@@ -25,3 +27,37 @@ def pytest_collection_modifyitems(config: pytest.Config, items: Sequence[pytest.
         for item in items:
             if item.get_closest_marker("cuda"):
                 item.add_marker(skip)
+
+
+@pytest.fixture
+def corpora(tmp_path: Path) -> Path:
+    """A data folder with small corpora whose classes follow from single words of the table builtin:glove-10k-50d."""
+    random = np.random.default_rng(0)
+    words = {0: "terrible", 1: "bad", 2: "about", 3: "good", 4: "wonderful"}
+    fillers = ["the", "film", "was", "and", "its", "story", "zzqx"]
+
+    def tree(label: int) -> str:
+        tokens = [*random.choice(fillers, random.integers(1, 6)), words[label]]
+        text = f"(2 {tokens[-1]})"
+        for token in reversed(tokens[:-1]):
+            text = f"({label} (2 {token}) {text})"
+        return text
+
+    def sentence() -> str:
+        lines = []
+        for _ in range(random.integers(1, 4)):
+            lines += ["the DT B-NP", f"{random.choice(['film', 'story', 'zzqx'])} NN I-NP"]
+            lines.append(f"{random.choice(['was', 'made'])} VB B-VP")
+        return "\n".join([*lines, ". . O"]) + "\n\n"
+
+    sizes = {"train": 240, "dev": 40, "test": 40}
+    files = {f"sst/trees/{split}.txt": [tree(index % 5) + "\n" for index in range(size)] for split, size in sizes.items()}
+    files |= {
+        "conll2000/train.txt": [sentence() for _ in range(1040)],
+        "conll2000/test.txt": [sentence() for _ in range(20)],
+    }
+    for name, lines in files.items():
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("".join(lines))
+    return tmp_path

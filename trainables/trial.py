@@ -5,10 +5,7 @@ Nothing is measured on the quantizer that was fitted: every number comes from th
 
 from __future__ import annotations
 
-import dataclasses
 import datetime
-import hashlib
-import json
 import math
 import platform
 import time
@@ -24,8 +21,12 @@ from quantizers import Artifact, Budget, FitStep, Quantizer, Table
 from trainables import reconstruction
 from trainables.baselines import load_baseline, save_baseline
 from trainables.memory import PeakMemory
-from trainables.provenance import code_digest, versions
+from trainables.records import TrialResult, TrialSpec, blank_row, content_key, trial_code_digest
+from trainables.regimes import Course
 from trainables.tasks.base import Baseline, DownstreamTask
+from trainables.tasks.trained import TrainedTask, silent
+
+__all__ = ["Once", "TrialResult", "TrialSpec", "blank_row", "content_key", "run", "shared_baseline", "trial_code_digest"]
 
 
 class Once(Protocol):
@@ -33,130 +34,6 @@ class Once(Protocol):
 
     def __call__(self, kind: str, key: str, make: Callable[[Path], None]) -> Path:
         """The path of ``kind``/``key``, made by ``make`` if nobody has."""
-
-
-def content_key(*parts: Any) -> str:
-    """Digest (20 hexadecimal digits) of JSON-able ``parts``."""
-    return hashlib.blake2b(json.dumps(parts, sort_keys=True).encode(), digest_size=10).hexdigest()
-
-
-@dataclasses.dataclass(frozen=True)
-class TrialSpec:
-    """What one trial does; JSON-able, and enough to run it anywhere the table is.
-
-    Attributes:
-        method: name of the quantizer.
-        config: its parameters, complete.
-        budget_bytes: what the payload may take; None for baselines and explicit configurations.
-        seed: of the fit and of the tasks.
-        regime: how table and task are trained.
-        weights: name of the row weights ("none": all rows count the same).
-        table_digest: content digest of the table.
-        weights_digest: content digest of the row weights.
-        task_keys: content keys of the tasks.
-        code_digest: digest of the code, as it was when the trial was planned.
-        fit_with: parameters of the larger configuration that this one is cut from, where the method is nested.
-    """
-
-    method: str
-    config: Mapping[str, Any]
-    budget_bytes: int | None
-    seed: int
-    regime: str
-    weights: str
-    table_digest: str
-    weights_digest: str
-    task_keys: tuple[str, ...]
-    code_digest: str
-    fit_with: Mapping[str, Any] | None = None
-
-    @property
-    def key(self) -> str:
-        """Content key: the same key means the same result."""
-        cls = quantizers.get(self.method)
-        # A budget changes what is fitted only where the length varies; elsewhere the configuration says it all.
-        budget = None if _exact(cls, self.config) else self.budget_bytes
-        return content_key("trial", self._base(self.config), self.regime, list(self.task_keys), budget)
-
-    def _base(self, config: Mapping[str, Any]) -> list[Any]:
-        return [self.table_digest, self.method, dict(config), self.seed, self.weights_digest, self.code_digest]
-
-    @property
-    def fit_key(self) -> str:
-        """Content key of the fit; trials with the same one share it."""
-        return content_key("fit", self._base(self.fit_with or self.config))
-
-    def to_json(self) -> dict[str, Any]:
-        """As plain data."""
-        return dataclasses.asdict(self)
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> TrialSpec:
-        """Undo :meth:`to_json`."""
-        return cls(**{**data, "task_keys": tuple(data["task_keys"])})
-
-
-def _exact(cls: type[Quantizer], config: Mapping[str, Any]) -> bool:
-    return cls.storage(quantizers.make_config(cls.name, config), (1, 1)).exact
-
-
-def trial_code_digest(method: str) -> str:
-    """Digest of the code that a trial of ``method`` runs, the tasks' apart."""
-    return code_digest((quantizers.get(method).__module__, "trainables.trial"))
-
-
-@dataclasses.dataclass
-class TrialResult:
-    """What a trial found out; JSON-able.
-
-    Attributes:
-        row: columns of ``trials.parquet``.
-        scores: rows of ``scores.parquet``.
-        curves: the fit's reports, in order: phase, fraction, value, seconds since the fit began, and the method's own.
-        artifact: where the compressed file was written.
-        seconds: from the start of the trial to its end.
-    """
-
-    row: dict[str, Any]
-    scores: list[dict[str, Any]] = dataclasses.field(default_factory=list)
-    curves: list[dict[str, Any]] = dataclasses.field(default_factory=list)
-    artifact: str | None = None
-    seconds: float | None = None
-
-    def to_json(self) -> dict[str, Any]:
-        """As plain data."""
-        return dataclasses.asdict(self)
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> TrialResult:
-        """Undo :meth:`to_json`."""
-        return cls(**data)
-
-
-def blank_row(spec: TrialSpec, table: tuple[str, int, int], *, status: str, reason: str | None = None) -> dict[str, Any]:
-    """The columns of a trial that are known before it runs."""
-    name, num_embeddings, embedding_dim = table
-    return {
-        "trial_key": spec.key,
-        "table": name,
-        "table_digest": spec.table_digest,
-        "task_scope": "whole table",
-        "quantizer": spec.method,
-        "config_json": json.dumps(dict(spec.config), sort_keys=True),
-        "regime": spec.regime,
-        "weights": spec.weights,
-        "budget_bytes": spec.budget_bytes,
-        "seed": spec.seed,
-        "status": status,
-        "reason": reason,
-        "reused": False,
-        "num_embeddings": num_embeddings,
-        "embedding_dim": embedding_dim,
-        "fit_key": spec.fit_key,
-        "shared_fit": False,
-        "code_digest": spec.code_digest,
-        "versions": json.dumps(versions(), sort_keys=True),
-    }
 
 
 def run(
@@ -192,6 +69,8 @@ def run(
     config = quantizers.make_config(spec.method, spec.config)
     curves: list[dict[str, Any]] = []
 
+    begin = time.perf_counter()
+
     def collect(step: FitStep) -> None:
         seconds = time.perf_counter() - begin
         curves.append(
@@ -199,10 +78,14 @@ def run(
         )
         report(step)
 
+    course = _begin(spec, table, tasks, weights, once, report)
+    table, weights = course.table, course.weights
     with PeakMemory(device) as peak:
         begin = time.perf_counter()
         quantizer, shared = _fit(spec, table.to(device), weights, once, collect)
         row["fit_seconds"] = time.perf_counter() - begin
+    quantizer = course.train(quantizer, spec.regime, spec.retrain, seed=spec.seed, report=collect)
+    row["train_seconds"] = course.train_seconds
     row["shared_fit"], row["encode_seconds"], row["peak_memory_bytes"] = shared, quantizer.encode_seconds, peak.bytes
     artifact_path.parent.mkdir(parents=True, exist_ok=True)
     quantizer.save(artifact_path)
@@ -210,18 +93,37 @@ def run(
 
     artifact = quantizers.read(artifact_path)
     predicted = cls.storage(config, table.shape)
-    row.update(_sizes(artifact), predicted_payload_bytes=predicted.payload_bytes)
+    row.update(_sizes(artifact), predicted_payload_bytes=predicted.payload_bytes, oov_words=course.oov_words)
     begin = time.perf_counter()
     dense = artifact.quantizer.to_dense()
     row["decode_rows_per_second"] = table.num_embeddings / max(time.perf_counter() - begin, 1e-9)
     row.update(reconstruction.measure(table, dense, weights))
-    scores = _scores(spec, table, tasks, dense, artifact, once)
+    scores = _scores(spec, course, tasks, dense, once, collect)
     row.update(device=str(device), node=platform.node(), started_at=started.isoformat())
     problem = _problem(row, scores, spec)
     if problem:
         row.update(status="failed", reason=problem)
     seconds = (datetime.datetime.now(datetime.UTC) - started).total_seconds()
     return TrialResult(row, scores, curves, str(artifact_path), seconds)
+
+
+def _begin(
+    spec: TrialSpec,
+    table: Table,
+    tasks: Sequence[DownstreamTask],
+    weights: Tensor | None,
+    once: Once,
+    report: Callable[[FitStep], None],
+) -> Course:
+    """What the leading task makes of the table and the weights, if there is one."""
+    lead = None if spec.lead is None else tasks[spec.lead]
+    if not isinstance(lead, TrainedTask) or spec.lead is None:
+        return Course(table, weights)
+    finetune = spec.regime != "pretrained"
+    baseline = shared_baseline(lead, spec.task_keys[spec.lead], table, spec.seed, once, finetune=finetune, report=report)
+    if spec.weights == "fisher":
+        weights = lead.row_weights(table, baseline)
+    return Course.begin(spec.method, spec.regime, table, weights, lead, baseline)
 
 
 def _fit(
@@ -265,23 +167,27 @@ def _sizes(artifact: Artifact) -> dict[str, Any]:
         "compression_ratio": dense_bytes / storage.payload_bytes,
         "bits_per_value": 32 * storage.payload_bytes / dense_bytes,
         "artifact_digest": artifact.digest,
-        "oov_words": 0,
     }
 
 
 def _scores(
     spec: TrialSpec,
-    table: Table,
+    course: Course,
     tasks: Sequence[DownstreamTask],
     dense: Tensor,
-    artifact: Artifact,
     once: Once,
+    report: Callable[[FitStep], None],
 ) -> list[dict[str, Any]]:
     rows = []
     for task, key in zip(tasks, spec.task_keys, strict=True):
-        baseline = shared_baseline(task, key, table, spec.seed, once)
+        if task is course.task and course.baseline is not None:
+            baseline, measured = course.baseline, course.score(dense)
+        else:
+            baseline = shared_baseline(task, key, course.table, spec.seed, once, report=report)
+            more = {"report": report} if isinstance(task, TrainedTask) else {}
+            measured = task.score(dense, course.table, baseline, seed=spec.seed, **more)
         directions = {metric.name: metric.direction for metric in task.metrics}
-        for name, score in task.score(dense, table, baseline, seed=spec.seed).items():
+        for name, score in measured.items():
             reference = baseline.scores.get(name)
             rows.append(
                 {
@@ -302,11 +208,30 @@ def _scores(
 _BASELINES: dict[str, Baseline] = {}
 
 
-def shared_baseline(task: DownstreamTask, task_key: str, table: Table, seed: int, once: Once) -> Baseline:
-    """The task's uncompressed baseline: made once for all trials, kept in memory by each process that used it."""
-    key = content_key("baseline", table.digest, task_key, seed)
+def shared_baseline(
+    task: DownstreamTask,
+    task_key: str,
+    table: Table,
+    seed: int,
+    once: Once,
+    *,
+    finetune: bool = False,
+    report: Callable[[FitStep], None] = silent,
+) -> Baseline:
+    """The task's uncompressed baseline: made once for all trials, kept in memory by each process that used it.
+
+    ``finetune`` asks a task that trains a network to train the table with it.
+    """
+    key = content_key("baseline", table.digest, task_key, seed, finetune)
+
+    def make(path: Path) -> None:
+        if isinstance(task, TrainedTask):
+            save_baseline(task.baseline(table, seed=seed, finetune=finetune, report=report), path)
+        else:
+            save_baseline(task.baseline(table, seed=seed), path)
+
     if key not in _BASELINES:
-        path = once("baselines", key, lambda part: save_baseline(task.baseline(table, seed=seed), part))
+        path = once("baselines", key, make)
         if len(_BASELINES) >= 16:
             _BASELINES.clear()
         _BASELINES[key] = load_baseline(path)

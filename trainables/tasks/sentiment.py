@@ -1,0 +1,41 @@
+"""What a text says of its subject: an LSTM on the mean of its states.
+
+Reference: Socher et al. 2013 (SST), Maas et al. 2011 (IMDB); the network of Kim, Kim & Lee 2020, section 4: two LSTM
+layers of 450 units, the mean of the last layer's states, and the classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+from sklearn.metrics import accuracy_score
+
+from trainables.tasks.base import Metric
+from trainables.tasks.trained import TrainedSettings, TrainedTask
+
+
+class SentimentSettings(TrainedSettings):
+    """Settings of sentiment; see :class:`~trainables.tasks.trained.TrainedSettings`."""
+
+    dataset: Literal["sst5", "sst2", "imdb"] = "sst5"
+    hidden_size: int = 450
+
+
+class Sentiment(TrainedTask):
+    """Accuracy of SST-5, SST-2 or IMDB. Data: the corpus, see ``frontier data``."""
+
+    name = "sentiment"
+    metrics = (Metric("accuracy", "max", description="share of the test texts that are classified right"),)
+    Settings = SentimentSettings
+    per_token = False
+    main_metric = "accuracy"
+
+    @property
+    def label(self) -> str:
+        """``sentiment`` for SST-5, the others with the data set's name."""
+        return self.name if self.settings.dataset == "sst5" else f"{self.name}_{self.settings.dataset}"
+
+    def measure(self, truth: Sequence[int], predicted: Sequence[int], classes: Sequence[str]) -> float:
+        """Accuracy."""
+        return float(accuracy_score(truth, predicted))

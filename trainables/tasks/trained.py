@@ -1,0 +1,295 @@
+"""Tasks that train a network on texts: what they share.
+
+Reference: the protocol of Kim, Kim & Lee 2020, section 4; regimes as in :mod:`trainables.regimes`.
+
+Shapes: N rows of the table that is given, V rows of the task (its words, and one row for all words without a vector),
+D columns.
+
+The task's vocabulary is every word of its corpus that the table has, as it stands or in lower case, in the table's order.
+Words without a vector share one row: the table's ``<unk>`` where it has one, else the mean of the task's rows, which costs
+no bytes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import time
+from abc import abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from quantizers.base import FitStep, Skip, generator
+from quantizers.table import Table
+from trainables.corpora import CORPORA, Examples, Splits
+from trainables.tasks.base import Baseline, DownstreamTask, Score, TaskSettings, word_rows
+from trainables.tasks.batches import Encoded, encode
+from trainables.tasks.network import SequenceNetwork
+from trainables.tasks.training import Trained, predict, sensitivity, train
+
+UNKNOWN = "<unk>"
+Report = Callable[[FitStep], None]
+
+
+def _frozen(rows: Tensor) -> nn.Embedding:
+    return nn.Embedding(rows.shape[0], rows.shape[1], _weight=rows, _freeze=True)
+
+
+def silent(step: FitStep) -> None:
+    """A report that nobody reads."""
+
+
+class TrainedSettings(TaskSettings):
+    """Network and training of a task.
+
+    Attributes:
+        hidden_size: units of an LSTM layer, for each direction.
+        num_layers: LSTM layers.
+        bidirectional: whether layers read in both directions.
+        dropout: on the vectors, between the layers and in front of the output.
+        epochs: the most epochs.
+        patience: epochs without a better development score after which training ends.
+        batch_size: texts a step.
+        learning_rate: of Adam.
+        decay: factor on the learning rate after every epoch.
+        average: of the weights' moving average, which is what is scored; 0 scores the weights themselves.
+        clip_norm: largest norm of a gradient.
+        longest_text: tokens of a text that are read.
+        train_texts: only the first texts of the training set; None for all.
+    """
+
+    hidden_size: int = Field(default=300, ge=1)
+    num_layers: int = Field(default=2, ge=1)
+    bidirectional: bool = False
+    dropout: float = Field(default=0.5, ge=0, lt=1)
+    epochs: int = Field(default=10, ge=1)
+    patience: int = Field(default=2, ge=1)
+    batch_size: int = Field(default=64, ge=1)
+    learning_rate: float = Field(default=1e-3, gt=0)
+    decay: float = Field(default=1.0, gt=0, le=1)
+    average: float = Field(default=0.99, ge=0, lt=1)
+    clip_norm: float = Field(default=5.0, gt=0)
+    longest_text: int = Field(default=400, ge=1)
+    train_texts: int | None = Field(default=None, ge=1)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Vocabulary:
+    """The task's rows in a table.
+
+    Attributes:
+        rows: (V or V - 1,) int64 rows of the table, rising.
+        unknown: place of the row for words without a vector; V - 1 and not in ``rows`` where the mean stands in.
+        texts: the splits as places in the vocabulary.
+        oov_words: distinct words without a vector.
+    """
+
+    rows: Tensor
+    unknown: int
+    texts: Mapping[str, Encoded]
+    oov_words: int
+
+    def take(self, dense: Tensor) -> Tensor:
+        """The task's rows (V, D) of a table (N, D)."""
+        rows = dense[self.rows.to(dense.device)]
+        return torch.cat([rows, rows.mean(dim=0, keepdim=True)]) if self.unknown == len(rows) else rows
+
+
+@functools.lru_cache(maxsize=2)
+def _read(dataset: str, data_dir: Path) -> Splits:
+    return CORPORA[dataset].read(data_dir)
+
+
+class TrainedTask(DownstreamTask):
+    """A task with a network. A subclass names its data sets, its output and its metric.
+
+    Attributes:
+        per_token: whether every token is classified.
+        main_metric: what the development set is scored by.
+    """
+
+    Settings: ClassVar[type[TrainedSettings]]
+    per_token: ClassVar[bool]
+    main_metric: ClassVar[str]
+
+    @abstractmethod
+    def measure(self, truth: Sequence[Any], predicted: Sequence[Any], classes: Sequence[str]) -> float:
+        """The main metric: of classes (int), or of sequences of classes, one a text."""
+
+    def data_files(self) -> Sequence[Path]:
+        """The corpus's files."""
+        return CORPORA[self.settings.dataset].files(self.data_dir)
+
+    def check(self, table: Table) -> Skip | None:
+        """The table must have words, and some of the task's."""
+        self.data_files()
+        if table.words is None:
+            return Skip("the table has no words")
+        return Skip("the table has no word of its texts") if not len(self.vocabulary(table).rows) else None
+
+    def splits(self) -> Splits:
+        """The corpus, cut to ``train_texts``."""
+        self.data_files()
+        assert self.data_dir is not None
+        found = _read(self.settings.dataset, self.data_dir)
+        first = self.settings.train_texts
+        if first is None:
+            return found
+        short = Examples(*(None if part is None else part[:first] for part in dataclasses.astuple(found.train)))  # type: ignore[arg-type]
+        return dataclasses.replace(found, train=short)
+
+    # The task's words ------------------------------------------------------------------------------------------------
+
+    def vocabulary(self, table: Table) -> Vocabulary:
+        """The task's rows in ``table``, and its texts as places among them."""
+        splits = self.splits()
+        examples = {"train": splits.train, "dev": splits.dev, "test": splits.test}
+        find = word_rows(table)
+        words = dict.fromkeys(token for one in examples.values() for text in one.tokens for token in text)
+        row_of = {word: row for word in words if (row := find(word)) is not None}
+        stand_in = find(UNKNOWN)
+        rows = sorted({*row_of.values(), *([] if stand_in is None else [stand_in])})
+        place = {row: index for index, row in enumerate(rows)}
+        unknown = len(rows) if stand_in is None else place[stand_in]
+        place_of = {word: place[row] for word, row in row_of.items()}
+        number = {name: index for index, name in enumerate(splits.classes)}
+        texts = {
+            split: encode(
+                one.tokens,
+                one.labels or () if one.tags is None else [[number[tag] for tag in tags] for tags in one.tags],
+                lambda word: place_of.get(word, unknown),
+                self.settings.longest_text,
+            )
+            for split, one in examples.items()
+        }
+        return Vocabulary(torch.tensor(rows, dtype=torch.int64), unknown, texts, len(words) - len(row_of))
+
+    def task_table(self, table: Table) -> Table:
+        """The table that a network of this task has: V rows, and how often each is read in the training texts."""
+        found = self.vocabulary(table)
+        words = [table.words[row] for row in found.rows.tolist()] if table.words is not None else []
+        if found.unknown == len(words):
+            words.append(UNKNOWN)
+        counts = np.bincount(found.texts["train"].ids, minlength=len(words))
+        name = f"{table.name} ({self.label})"
+        return Table(found.take(table.vectors), words, torch.from_numpy(counts), name)
+
+    # Training --------------------------------------------------------------------------------------------------------
+
+    def network(self, embedding_dim: int, seed: int) -> SequenceNetwork:
+        """A network at its start."""
+        settings = self.settings
+        return SequenceNetwork(
+            embedding_dim,
+            settings.hidden_size,
+            settings.num_layers,
+            len(self.splits().classes),
+            dropout=settings.dropout,
+            bidirectional=settings.bidirectional,
+            per_token=self.per_token,
+            generator=generator(seed),
+        )
+
+    def fit(
+        self,
+        embedding: nn.Module,
+        network: SequenceNetwork,
+        vocabulary: Vocabulary,
+        *,
+        seed: int,
+        report: Report,
+        phase: str = "task",
+        **options: Any,
+    ) -> Trained:
+        """Train; see :func:`trainables.tasks.training.train` for the options.
+
+        ``embedding`` takes places in the vocabulary.
+        """
+
+        def measure_dev() -> float:
+            return self._scored(embedding, network, vocabulary.texts["dev"]).value
+
+        texts = vocabulary.texts["train"]
+        return train(embedding, network, texts, measure_dev, self.settings, seed=seed, report=report, phase=phase, **options)
+
+    def test(self, rows: Tensor, network: SequenceNetwork, vocabulary: Vocabulary) -> dict[str, Score]:
+        """The test set's scores with vectors ``rows`` (V, D)."""
+        embedding = _frozen(rows)
+        return {self.main_metric: self._scored(embedding, network, vocabulary.texts["test"])}
+
+    def _scored(self, embedding: nn.Module, network: SequenceNetwork, data: Encoded) -> Score:
+        truth: list[Any] = []
+        predicted: list[Any] = []
+        for batch, classes in predict(embedding, network, data):
+            if self.per_token:
+                for length, own, guess in zip(batch.lengths.tolist(), batch.targets.tolist(), classes.tolist(), strict=True):
+                    truth.append(own[:length])
+                    predicted.append(guess[:length])
+            else:
+                truth += batch.targets.tolist()
+                predicted += classes.tolist()
+        return Score(self.measure(truth, predicted, self.splits().classes), len(truth))
+
+    def baseline(self, table: Table, *, seed: int, finetune: bool = False, report: Report = silent) -> Baseline:
+        """Train with the uncompressed table, frozen or fine-tuned, and score the test set once.
+
+        Arrays: ``network.*``, the network; ``table`` (V, D), the vectors it was trained with; ``sensitivity`` (V, D), the
+        Fisher information of each value on the training texts; ``seconds`` and ``epochs`` of the training.
+        """
+        begin = time.perf_counter()
+        vocabulary = self.vocabulary(table)
+        embedding = _frozen(vocabulary.take(table.vectors).clone()).requires_grad_(finetune)
+        network = self.network(table.embedding_dim, seed)
+        trained = self.fit(embedding, network, vocabulary, seed=seed, report=report, phase="baseline")
+        rows = embedding.weight.detach()
+        arrays = {f"network.{name}": tensor.numpy() for name, tensor in network.state_dict().items()}
+        arrays["table"] = rows.numpy()
+        arrays["sensitivity"] = sensitivity(rows, network, vocabulary.texts["train"]).numpy()
+        arrays["seconds"] = np.array(time.perf_counter() - begin)
+        arrays["epochs"] = np.array(trained.epochs)
+        return Baseline(self.test(rows, network, vocabulary), arrays)
+
+    def trained_network(self, baseline: Baseline) -> SequenceNetwork:
+        """The baseline's network."""
+        network = self.network(baseline.arrays["table"].shape[1], 0)
+        prefix = "network."
+        state = {key[len(prefix) :]: value for key, value in baseline.arrays.items() if key.startswith(prefix)}
+        network.load_state_dict({name: torch.tensor(value) for name, value in state.items()})
+        return network
+
+    def row_weights(self, table: Table, baseline: Baseline) -> Tensor:
+        """How much each row of ``table`` matters to the task: (N,) from the Fisher information of its values.
+
+        A row that is read once more than the training texts do counts for that too: the mean of all occurrences is added to
+        every word of the task, so that words of unseen texts are not free to be anything. Other rows get the least of those.
+        """
+        vocabulary = self.vocabulary(table)
+        felt = torch.tensor(baseline.arrays["sensitivity"]).sum(dim=1)
+        felt = felt + felt.sum() / len(vocabulary.texts["train"].ids)
+        if len(felt) == table.num_embeddings:
+            return felt
+        weights = torch.full((table.num_embeddings,), float(felt.min()))
+        weights[vocabulary.rows] = felt[: len(vocabulary.rows)]
+        return weights
+
+    def score(
+        self, dense: Tensor, table: Table, baseline: Baseline, *, seed: int, report: Report = silent
+    ) -> dict[str, Score]:
+        """Train a network on the frozen reconstruction, with the baseline's seed, and score the test set once.
+
+        A reconstruction that is exact is the baseline itself, which is not trained again.
+        """
+        vocabulary = self.vocabulary(table)
+        rows = vocabulary.take(dense)
+        if np.array_equal(rows.numpy(), baseline.arrays["table"]):
+            return dict(baseline.scores)
+        embedding = _frozen(rows)
+        network = self.network(table.embedding_dim, seed)
+        self.fit(embedding, network, vocabulary, seed=seed, report=report)
+        return self.test(rows, network, vocabulary)

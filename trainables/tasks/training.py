@@ -1,0 +1,212 @@
+"""Training a task's network, with the embedding that feeds it or beside it.
+
+Reference: Adam (Kingma & Ba 2015); averaged weights (Polyak & Juditsky 1992), here as an exponential moving average.
+
+Shapes: N rows, D columns, S texts.
+
+After every epoch the averaged weights are scored on the development set, the embedding on hard codes. Those of the best
+epoch are kept; training ends when ``patience`` epochs brought nothing better, and the test set is never looked at here.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from quantizers.base import FitStep, generator
+from quantizers.embedding import CompressedEmbedding
+from trainables.tasks.batches import Batch, Encoded, batches
+from trainables.tasks.network import SequenceNetwork
+
+_SCORING_BATCH = 256
+
+
+class StopTraining(Exception):  # noqa: N818 - a request, not an error
+    """Raised by a report: end the training now; what is best so far is scored."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+    """The end of a training; embedding and network hold the weights of the best epoch.
+
+    Attributes:
+        dev: what the development set gave for them.
+        epochs: how many were run.
+        stopped: whether somebody ended it early.
+    """
+
+    dev: float
+    epochs: int
+    stopped: bool
+
+
+def train(
+    embedding: nn.Module,
+    network: SequenceNetwork,
+    data: Encoded,
+    measure_dev: Callable[[], float],
+    settings: Any,
+    *,
+    seed: int,
+    report: Callable[[FitStep], None],
+    phase: str,
+    epochs: int | None = None,
+    learning_rate: float | None = None,
+    train_network: bool = True,
+    keep_start: bool = False,
+) -> Trained:
+    """Train until the development set says enough.
+
+    Args:
+        embedding: gives rows for ids; its parameters are trained too (a frozen one has none that want a gradient).
+        network: what stands behind it.
+        data: the training texts.
+        measure_dev: scores embedding and network on the development set, higher is better.
+        settings: epochs, patience, batch_size, learning_rate, decay, average, clip_norm.
+        seed: of order and dropout.
+        report: called after every epoch; may raise :class:`StopTraining` or KeyboardInterrupt, which end the training and
+            keep what is best so far.
+        phase: name of the reports' phase.
+        epochs: in place of the settings'.
+        learning_rate: in place of the settings'.
+        train_network: False trains the embedding alone.
+        keep_start: whether the weights at the start are an answer too (where a training goes on from trained ones): they are
+            kept unless an epoch is better.
+    """
+    for parameter in network.parameters():
+        parameter.requires_grad_(train_network)
+    parameters = [
+        parameter for module in (embedding, network) for parameter in module.parameters() if parameter.requires_grad
+    ]
+    modules = nn.ModuleList([embedding, network])
+    rate = learning_rate or settings.learning_rate
+    total = epochs or settings.epochs
+    optimizer = torch.optim.Adam(parameters, lr=rate)
+    order = generator(seed, 1)
+    averaged = [parameter.detach().clone() for parameter in parameters]
+    modules.eval()
+    best, best_dev = copy.deepcopy(modules.state_dict()), measure_dev() if keep_start else None
+    since, epoch, steps, stopped = 0, 0, 0, False
+    per_epoch = -(-len(data) // settings.batch_size)
+    with torch.random.fork_rng(devices=_cuda_of(parameters)):
+        torch.manual_seed(seed)
+        for epoch in range(1, total + 1):
+            modules.train()
+            loss_sum = 0.0
+            for group in optimizer.param_groups:
+                group["lr"] = rate * settings.decay ** (epoch - 1)
+            try:
+                for batch in batches(data, settings.batch_size, generator=order, per_token=network.per_token):
+                    if isinstance(embedding, CompressedEmbedding):
+                        embedding.set_progress(steps / (per_epoch * total))
+                    loss_sum += _step(embedding, network, batch, optimizer, parameters, settings.clip_norm)
+                    steps += 1
+                    keep = min(settings.average, (1 + steps) / (10 + steps))  # short at first: the start is soon forgotten
+                    torch._foreach_lerp_(averaged, [parameter.detach() for parameter in parameters], 1 - keep)
+                with _swapped(parameters, averaged):
+                    modules.eval()
+                    dev = measure_dev()
+                    if best_dev is None or dev > best_dev:
+                        best, best_dev, since = copy.deepcopy(modules.state_dict()), dev, 0
+                    else:
+                        since += 1
+                    own = embedding.curves() if isinstance(embedding, CompressedEmbedding) else {}
+                metrics = {"dev": dev, "train_loss": loss_sum / per_epoch, **own}
+                report(FitStep(phase, epoch / total, 1.0 - dev, metrics))
+            except (StopTraining, KeyboardInterrupt):
+                stopped = True
+            if stopped or since >= settings.patience:
+                break
+    modules.load_state_dict(best)
+    modules.eval()
+    if best_dev is None:  # stopped before the first epoch was over
+        best_dev = measure_dev()
+    return Trained(best_dev, epoch, stopped)
+
+
+def _step(
+    embedding: nn.Module,
+    network: SequenceNetwork,
+    batch: Batch,
+    optimizer: torch.optim.Optimizer,
+    parameters: list[nn.Parameter],
+    clip_norm: float,
+) -> float:
+    loss = task_loss(network(embedding(batch.ids), batch.lengths), batch.targets)
+    total = loss + embedding.regularizer() if isinstance(embedding, CompressedEmbedding) else loss
+    optimizer.zero_grad()
+    torch.autograd.backward(total)
+    nn.utils.clip_grad_norm_(parameters, clip_norm)
+    optimizer.step()
+    return float(loss.detach())
+
+
+def task_loss(logits: Tensor, targets: Tensor) -> Tensor:
+    """Cross-entropy: logits (..., C), targets (...) with -100 where there is none."""
+    return functional.cross_entropy(logits.flatten(0, -2), targets.flatten(), ignore_index=-100)
+
+
+class _swapped:
+    """The parameters hold the averaged values inside, their own again after."""
+
+    def __init__(self, parameters: list[nn.Parameter], averaged: list[Tensor]) -> None:
+        self._parameters, self._averaged = parameters, averaged
+
+    def _swap(self) -> None:
+        with torch.no_grad():
+            for parameter, average in zip(self._parameters, self._averaged, strict=True):
+                own = parameter.detach().clone()
+                parameter.copy_(average)
+                average.copy_(own)
+
+    def __enter__(self) -> None:
+        self._swap()
+
+    def __exit__(self, *_: object) -> None:
+        self._swap()
+
+
+def _cuda_of(parameters: list[nn.Parameter]) -> list[int]:
+    return sorted({parameter.device.index or 0 for parameter in parameters if parameter.device.type == "cuda"})
+
+
+@torch.no_grad()
+def predict(embedding: nn.Module, network: SequenceNetwork, data: Encoded) -> Iterator[tuple[Batch, Tensor]]:
+    """Every batch of ``data`` with its predicted classes, (B,) or (B, T); both modules are put in evaluation mode."""
+    embedding.eval()
+    network.eval()
+    for batch in batches(data, _SCORING_BATCH, per_token=network.per_token):
+        yield batch, network(embedding(batch.ids), batch.lengths).argmax(dim=-1)
+
+
+def sensitivity(embedding: Tensor, network: SequenceNetwork, data: Encoded) -> Tensor:
+    """How much the task's loss feels each row: the empirical Fisher information of every value.
+
+    Args:
+        embedding: (N, D) the vectors that the network was trained with.
+        network: the trained network.
+        data: texts with targets (the training set's).
+
+    Returns:
+        (N, D) float32: sum over a row's occurrences of the squared gradient of the loss of its text.
+    """
+    network.eval()
+    for parameter in network.parameters():
+        parameter.requires_grad_(False)
+    found = torch.zeros_like(embedding)
+    for batch in batches(data, _SCORING_BATCH, per_token=network.per_token):
+        vectors = embedding[batch.ids].requires_grad_()
+        logits = network(vectors, batch.lengths)
+        # a sum of the texts' losses, each a mean over its own tokens: the gradient at a token is of its own text's loss
+        loss = functional.cross_entropy(
+            logits.flatten(0, -2), batch.targets.flatten(), ignore_index=-100, reduction="none"
+        ).reshape(len(batch.lengths), -1)
+        (gradient,) = torch.autograd.grad(loss.sum(), vectors)
+        found.index_add_(0, batch.ids.flatten(), gradient.square().flatten(0, 1))
+    return found
