@@ -223,6 +223,7 @@ def sync(run_dir: Annotated[Path, typer.Argument(help="Folder of the run.")]) ->
 def main() -> None:
     """Entry point of ``frontier``."""
     import sweeps.cli_choose
-    import sweeps.cli_tables  # noqa: F401 - both add their commands
+    import sweeps.cli_data
+    import sweeps.cli_tables  # noqa: F401 - all add their commands
 
     app()

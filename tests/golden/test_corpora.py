@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import os
 import time
 from pathlib import Path
 
@@ -227,7 +228,28 @@ def test_many_reviews_take_seconds(data: Path) -> None:
     review = "This is a film, and I don't know why it's so long. " * 20
     rows = [f'"{review}",{("positive", "negative")[i % 2]}\n' for i in range(5_000)]
     write(data, {"imdb/reviews.csv": "review,sentiment\n" + "".join(rows)})
-    began = time.perf_counter()
+    began = time.process_time()
     splits = CORPORA["imdb"].read(data)
-    assert time.perf_counter() - began < 5
+    assert time.process_time() - began < 5
     assert splits.train.tokens[0][0] is splits.test.tokens[-1][0]  # equal tokens share memory
+
+
+@pytest.mark.skipif("FRONTIER_DATA" not in os.environ, reason="FRONTIER_DATA does not say where the published files are")
+@pytest.mark.parametrize(
+    ("name", "sizes"),
+    [
+        ("sst5", [8_544, 1_101, 2_210]),
+        ("sst2", [6_920, 872, 1_821]),
+        ("conll2000", [7_936, 1_000, 2_012]),
+        ("imdb", [22_500, 2_500, 25_000]),
+    ],
+)
+def test_the_published_files(name: str, sizes: list[int]) -> None:
+    splits = CORPORA[name].read(Path(os.environ["FRONTIER_DATA"]))
+    assert [len(split) for split in (splits.train, splits.dev, splits.test)] == sizes
+    if name == "conll2000":  # the chunks that the shared task's page counts
+        chunks = [
+            sum(tag.startswith("B-") for tags in split.tags or () for tag in tags) for split in (splits.train, splits.dev)
+        ]
+        assert sum(chunks) == 106_978
+        assert sum(tag.startswith("B-") for tags in splits.test.tags or () for tag in tags) == 23_852

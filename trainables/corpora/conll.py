@@ -39,7 +39,7 @@ def _parse(paths: Sequence[Path]) -> Splits:
 
 CONLL2000 = Corpus(
     name="conll2000",
-    source="the shared task's page at CLiPS, Antwerp (train.txt.gz, test.txt.gz)",
+    source="the shared task's page at CLiPS, Antwerp ({train,test}.txt.gz; get it with: frontier data fetch conll2000)",
     licence="none stated; the text is from the Wall Street Journal part of the Penn Treebank (LDC)",
     layouts=tuple(tuple(f"conll2000/{split}.txt{end}" for split in ("train", "test")) for end in ("", ".gz")),
     parse=_parse,

@@ -40,7 +40,7 @@ def _parse(paths: Sequence[Path]) -> Splits:
 
 IMDB = Corpus(
     name="imdb",
-    source="the Large Movie Review Dataset page at Stanford (aclImdb_v1.tar.gz)",
+    source="the Large Movie Review Dataset page at Stanford (aclImdb_v1.tar.gz; get it with: frontier data fetch imdb)",
     licence="none stated by the publisher",
     layouts=(_FOLDERS, ("imdb/*.csv",)),
     parse=_parse,

@@ -16,7 +16,7 @@ from pathlib import Path
 from quantizers.errors import InputError
 from trainables.corpora.base import Corpus, Examples, Splits, read_lines
 
-_SOURCE = "the Stanford NLP group's sentiment page (trainDevTestTrees_PTB.zip)"
+_SOURCE = "the Stanford NLP group's sentiment page (trainDevTestTrees_PTB.zip; get it with: frontier data fetch sst)"
 _LICENCE = "none stated by the publisher"
 _LAYOUTS = tuple(
     tuple(f"{folder}/{split}.txt" for split in ("train", "dev", "test")) for folder in ("sst/trees", "trees", "sst")
