@@ -95,7 +95,11 @@ class ResumingDownloader:
                         have += len(block)
                         self.report("downloading", have, total)
         except (requests.ConnectionError, requests.Timeout, urllib3.exceptions.HTTPError) as error:
-            lost = "no connection" if total is None else f"the connection ended after {have:,} of {total:,} bytes"
+            lost = (
+                "no connection; a mirror can be named with --base-url"
+                if total is None
+                else f"the connection ended after {have:,} of {total:,} bytes"
+            )
             raise _Cut(f"{lost} ({type(error).__name__})") from None
         except requests.RequestException as error:
             raise InputError(f"{url}: {error}.") from None
@@ -160,10 +164,11 @@ def fetch(data: PublishedData, data_dir: Path, report: Report, *, base_url: str 
             path = _download(archive, data, downloads, report, base_url)
             new += _unpack(path, archive, data_dir, report)
             path.unlink()
-        with contextlib.suppress(OSError):  # something else is under way in it
-            downloads.rmdir()
     except OSError as error:
         raise InputError(f"{data.name}: cannot write {error.filename or data_dir} ({error.strerror or error}).") from None
+    finally:
+        with contextlib.suppress(OSError):  # not empty: what has come so far is in it
+            downloads.rmdir()
     if not data.is_complete(data_dir):
         raise InputError(f"{data.name}: the archive has not all of {', '.join(data.files)}.")
     return new

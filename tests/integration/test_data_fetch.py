@@ -288,7 +288,8 @@ def test_wrong_input(publisher: Publisher, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     assert "cannot write" in refused(data("fetch", "sst", "--data", tmp_path / "file", "--base-url", publisher.url))
     publisher.server.server_close()
-    assert "no connection" in refused(data("fetch", "sst", "--data", tmp_path, "--base-url", publisher.url))
+    assert "no connection" in refused(data("fetch", "sst", "--data", tmp_path / "new", "--base-url", publisher.url))
+    assert list((tmp_path / "new").iterdir()) == []
 
 
 def test_no_room(publisher: Publisher, small: dict[str, PublishedData], tmp_path: Path) -> None:
