@@ -80,7 +80,7 @@ _ALL = (
     ),
     PublishedData(
         name="sst",
-        about="Stanford Sentiment Treebank (tasks on sst5, sst2)",
+        about="Stanford Sentiment Treebank (sst5, sst2)",
         licence=SST5.licence,
         page="https://nlp.stanford.edu/sentiment/",
         download_bytes=789_539,
