@@ -31,7 +31,8 @@ Direction = Literal["min", "max"]
 MARGIN = 0.1  # the reference point lies this share of the frontier's range beyond its worst values
 
 # What makes two trials seeds of one configuration, and what makes two configurations comparable.
-CONFIGURATION = ("sweep", "table", "table_digest", "task_scope", "quantizer", "config_json", "regime", "retrain", "weights")
+_FITTED = ("regime", "retrain", "weights", "fit_metric")
+CONFIGURATION = ("sweep", "table", "table_digest", "task_scope", "quantizer", "config_json", *_FITTED)
 COMPARABLE = ("table_digest", "task_scope", "regime", "role", "task", "metric", "direction")
 
 

@@ -33,6 +33,7 @@ TRIALS = pa.schema(
         ("regime", _TEXT),
         ("retrain", _TEXT),  # JSON: what was trained further after compression; null where nothing was
         ("weights", _TEXT),
+        ("fit_metric", _TEXT),  # what the fit measured errors in
         ("budget_bytes", _WHOLE),  # null for baselines and explicit configurations
         ("seed", _WHOLE),
         ("status", _TEXT),  # one of STATUSES
@@ -99,6 +100,7 @@ FRONTIER = pa.schema(
         ("regime", _TEXT),
         ("retrain", _TEXT),
         ("weights", _TEXT),
+        ("fit_metric", _TEXT),  # what the fit measured errors in
         ("budget_bytes", _WHOLE),
         ("role", _TEXT),
         ("task", _TEXT),

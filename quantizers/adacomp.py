@@ -99,6 +99,7 @@ class AdaComp(Quantizer):
         "bias": "codebook",
     }
     uses_weights = True
+    linear_state = ("decoder", "bias")
     iterative = True
     lookup = False
 

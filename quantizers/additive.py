@@ -128,6 +128,7 @@ class AdditiveQuantizer(CodeQuantizer):
 
     Config = AdditiveConfig
     state_roles: ClassVar[dict[str, Role]] = {"codes": "code", "codebooks": "codebook"}
+    linear_state = ("codebooks",)
 
     @classmethod
     def num_codes(cls, config: Any, embedding_dim: int) -> int:

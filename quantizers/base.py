@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import torch
 from torch import Tensor
 
-from quantizers.errors import InputError, NotFittedError
+from quantizers.errors import NotFittedError
+from quantizers.metric import checked, under, undone
 from quantizers.packing import bits_for, row_bytes, unpack
-from quantizers.table import Table, TableStats
+from quantizers.table import Table, TableStats, checked_weights
 from quantizers.values import Budget, FitStep, QuantizerConfig, Role, Skip, StorageCost
 
 if TYPE_CHECKING:
@@ -53,6 +54,8 @@ class Quantizer(ABC):
         state_roles: for every tensor name of the state, what its bytes count as.
         uses_weights: whether ``fit`` makes use of row weights.
         iterative: whether the fit reports more than its end, so that a scheduler may stop it.
+        linear_state: the tensors (..., D) that rows are linear in, where that makes a row; such a method can be fitted under
+            a metric.
         lookup: whether a row is rebuilt by look-up alone, so that it is the same bit for bit everywhere.
     """
 
@@ -62,6 +65,7 @@ class Quantizer(ABC):
     state_roles: ClassVar[dict[str, Role]]
     uses_weights: ClassVar[bool] = False
     iterative: ClassVar[bool] = False
+    linear_state: ClassVar[tuple[str, ...]] = ()
     lookup: ClassVar[bool] = True
 
     def __init__(self, config: QuantizerConfig) -> None:
@@ -115,7 +119,13 @@ class Quantizer(ABC):
         """The fit itself, on the table's device; ``weights`` have mean 1. Must end with ``self._set_state(...)``."""
 
     def fit_steps(
-        self, table: Table, *, seed: int = 0, weights: Tensor | None = None, budget: Budget | None = None
+        self,
+        table: Table,
+        *,
+        seed: int = 0,
+        weights: Tensor | None = None,
+        budget: Budget | None = None,
+        metric: Tensor | None = None,
     ) -> Iterator[FitStep]:
         """Fit to ``table``, with reports on the way.
 
@@ -124,25 +134,27 @@ class Quantizer(ABC):
             seed: the same seed gives the same codes (on one machine with the same number of threads).
             weights: (N,) how much each row's error counts, not negative; ignored by methods whose ``uses_weights`` is False.
             budget: for methods of variable length, what the result may take at the most.
+            metric: (D, D) A; the squared error of a row is |(x - y) A|^2. See :mod:`quantizers.metric`.
 
         Raises:
-            InputError: the weights do not fit the table.
+            InputError: the weights or the metric do not fit the table, or the method knows no metric.
         """
+        if metric is not None:
+            metric = checked(metric, table, self.name, self.linear_state)
         if weights is not None:
-            weights = _checked_weights(weights, table)
+            weights = checked_weights(weights, table)
         self._state = {}  # a fit that is given up leaves no mixture of two tables behind
         self._shape = table.shape
         self.words = table.words
-        yield from self._fit_steps(table, seed=seed, weights=weights, budget=budget)
+        seen = table if metric is None else under(table, metric)
+        yield from self._fit_steps(seen, seed=seed, weights=weights, budget=budget)
         self._require_fitted()
+        if metric is not None:
+            self._set_state(undone(self._state, self.linear_state, metric))
 
-    def fit(
-        self, table: Table | Tensor, *, seed: int = 0, weights: Tensor | None = None, budget: Budget | None = None
-    ) -> Self:
-        """:meth:`fit_steps` to its end; returns ``self``."""
-        if not isinstance(table, Table):
-            table = Table(table)
-        for _ in self.fit_steps(table, seed=seed, weights=weights, budget=budget):
+    def fit(self, table: Table | Tensor, **options: Any) -> Self:
+        """:meth:`fit_steps` with its options, to its end; returns ``self``."""
+        for _ in self.fit_steps(table if isinstance(table, Table) else Table(table), **options):
             pass
         return self
 
@@ -319,16 +331,6 @@ class CodeQuantizer(Quantizer):
         """See :meth:`Quantizer.reconstruct`."""
         self._require_fitted()
         return self.decode(self._state["codes"][ids])
-
-
-def _checked_weights(weights: Tensor, table: Table) -> Tensor:
-    if tuple(weights.shape) != (table.num_embeddings,):
-        raise InputError(f"weights must be ({table.num_embeddings},), one a row, not {tuple(weights.shape)}.")
-    weights = weights.to(device=table.vectors.device, dtype=torch.float64)
-    mean = float(weights.mean())
-    if not 0 < mean < float("inf") or float(weights.min()) < 0:
-        raise InputError("weights must be finite, not negative, and not all zero.")
-    return (weights / mean).to(torch.float32)
 
 
 def _alone(tensor: Tensor) -> Tensor:

@@ -67,6 +67,7 @@ class LowRank(Quantizer):
         "zero": "side",
     }
     uses_weights = True
+    linear_state = ("basis", "mean")
     lookup = False
 
     @classmethod

@@ -131,6 +131,21 @@ class Table:
         return Table(self.vectors.to(device), self.words, counts, self.name)
 
 
+def checked_weights(weights: Tensor, table: Table) -> Tensor:
+    """Row weights (N,) with mean 1, on the table's device.
+
+    Raises:
+        InputError: they do not fit the table, one is negative, or all are zero.
+    """
+    if tuple(weights.shape) != (table.num_embeddings,):
+        raise InputError(f"weights must be ({table.num_embeddings},), one a row, not {tuple(weights.shape)}.")
+    weights = weights.to(device=table.vectors.device, dtype=torch.float64)
+    mean = float(weights.mean())
+    if not 0 < mean < float("inf") or float(weights.min()) < 0:
+        raise InputError("weights must be finite, not negative, and not all zero.")
+    return (weights / mean).to(torch.float32)
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class TableStats:
     """What a method may look at to choose its configurations, without the table itself.

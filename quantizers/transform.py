@@ -102,6 +102,7 @@ class Transform(Quantizer):
         "scale": "side",
     }
     uses_weights = True
+    linear_state = ("basis", "mean")
     lookup = False
 
     @classmethod

@@ -105,6 +105,7 @@ class TransformEntropy(Quantizer):
         "frequency": "side",
     }
     uses_weights = True
+    linear_state = ("basis", "mean")
     lookup = False
 
     def __init__(self, config: QuantizerConfig) -> None:

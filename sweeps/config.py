@@ -104,6 +104,7 @@ class SweepConfig(_Section):
     table: str
     rows: int | None = Field(default=None, ge=1)
     weights: str = "none"
+    metric: Literal["none", "fisher"] = "none"
     quantizers: Literal["all"] | Annotated[tuple[str | dict[str, Any], ...], Field(min_length=1)]
     budgets: Budgets | None = None
     tasks: tuple[str | dict[str, Any], ...] = ("reconstruction",)

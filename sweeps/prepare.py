@@ -66,8 +66,9 @@ def prepare(config: SweepConfig, data_dir: Path | None) -> Prepared:
     check_objectives(objectives, directions)
     table = read_table(config.table, data_dir=data_dir, rows=config.rows)
     lead = None
-    if config.of_task or config.weights == "fisher":
-        why = "vocabulary: task" if config.vocabulary else "weights: fisher"
+    if config.of_task or "fisher" in (config.weights, config.metric):
+        why = "weights: fisher" if config.weights == "fisher" else "metric: fisher"
+        why = "vocabulary: task" if config.vocabulary else why
         why = why if config.regime == "pretrained" else f"regime: {config.regime}"
         lead, leading = leading_task(tasks, why)
     for task in tasks:
@@ -137,7 +138,7 @@ def read_weights(spec: str, table: Table, data_dir: Path | None) -> np.ndarray |
     return values
 
 
-_FIXED = ("name", "table", "rows", "weights", "regime", "retrain", "vocabulary")
+_FIXED = ("name", "table", "rows", "weights", "metric", "regime", "retrain", "vocabulary")
 _GROWING = ("quantizers", "seeds", "tasks")
 
 

@@ -70,16 +70,19 @@ def _proposals(
         cls = quantizers.get(method)
         if method == "identity":
             continue  # the baseline is there already
+        unable = None
+        if config.metric != "none" and not cls.linear_state:
+            unable = Skip(f"{method} cannot be fitted under a metric: its rows are not linear in what it stores")
         if len(entry) > 1:
             for one in configs:
-                skip = cls.check(one, stats.shape)
+                skip = unable or cls.check(one, stats.shape)
                 predicted = cls.storage(one, stats.shape).payload_bytes
                 yield method, skip or Planned(method, one, None, predicted), None, one
             continue
         if config.budgets is None:
             raise InputError(f"quantizers: {method} proposes configurations for budgets, and the sweep has no 'budgets'.")
         for budget in budgets(config, stats.shape):
-            proposed = cls.configs_for(budget, stats)
+            proposed = unable or cls.configs_for(budget, stats)
             if isinstance(proposed, Skip):
                 yield method, proposed, budget.payload_bytes, None
                 continue
@@ -124,6 +127,7 @@ def make_plan(
             code_digest=trial_code_digest(planned.method),
             fit_with=fit_with,
             retrain=None if config.retrain is None else config.retrain.model_dump(mode="json"),
+            metric=config.metric,
             lead=lead,
             task_scope=task_scope,
         )
@@ -133,7 +137,8 @@ def make_plan(
             skipped.append(_skipped_row(config, method, refused, budget, proposal.reason))
             continue
         wanted[(method, proposal.config)] = proposal  # budgets come largest first: the tightest stays
-    families = _families(wanted.values())
+    # Cut-down fits look at the table, which under a metric is another one.
+    families = _families(wanted.values()) if config.metric == "none" else {}
     trials: dict[str, TrialSpec] = {}
     predicted: dict[str, int] = {}
     for planned in wanted.values():

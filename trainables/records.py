@@ -37,7 +37,8 @@ class TrialSpec:
         code_digest: digest of the code, as it was when the trial was planned.
         fit_with: parameters of the larger configuration that this one is cut from, where the method is nested.
         retrain: what is trained further after compression (parts, epochs, learning_rate), or None.
-        lead: place of the task that leads the regime, or the row weights; None where no task does.
+        metric: what the distortion is measured in ("none": the plain squared error).
+        lead: place of the task that leads the regime, the row weights or the metric; None where no task does.
         task_scope: label of the task whose words the table has, or "whole table".
     """
 
@@ -53,6 +54,7 @@ class TrialSpec:
     code_digest: str
     fit_with: Mapping[str, Any] | None = None
     retrain: Mapping[str, Any] | None = None
+    metric: str = "none"
     lead: int | None = None
     task_scope: str = WHOLE_TABLE
 
@@ -68,7 +70,16 @@ class TrialSpec:
     def _base(self, config: Mapping[str, Any]) -> list[Any]:
         # What is fitted is the leading task's fine-tuned table, or weighted by it.
         lead = None if self.lead is None else [self.regime, self.task_keys[self.lead]]
-        return [self.table_digest, self.method, dict(config), self.seed, self.weights_digest, self.code_digest, lead]
+        return [
+            self.table_digest,
+            self.method,
+            dict(config),
+            self.seed,
+            self.weights_digest,
+            self.code_digest,
+            lead,
+            self.metric,
+        ]
 
     @property
     def fit_key(self) -> str:
@@ -136,6 +147,7 @@ def blank_row(spec: TrialSpec, table: tuple[str, int, int], *, status: str, reas
         "regime": spec.regime,
         "retrain": None if spec.retrain is None else json.dumps(dict(spec.retrain), sort_keys=True),
         "weights": spec.weights,
+        "fit_metric": spec.metric,
         "budget_bytes": spec.budget_bytes,
         "seed": spec.seed,
         "status": status,

@@ -52,6 +52,7 @@ class Course:
         baseline: its baseline.
         train_seconds: what training with the compressed table took.
         oov_words: words of the task that share a row, since the table has none for them.
+        metric: (D, D) what the fit measures errors in, or None.
     """
 
     table: Table
@@ -60,6 +61,7 @@ class Course:
     baseline: Baseline | None = None
     train_seconds: float | None = None
     oov_words: int = 0
+    metric: Tensor | None = None
     _network: SequenceNetwork | None = None
     _vocabulary: Vocabulary | None = None
 

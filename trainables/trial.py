@@ -82,7 +82,7 @@ def run(
     table, weights = course.table, course.weights
     with PeakMemory(device) as peak:
         begin = time.perf_counter()
-        quantizer, shared = _fit(spec, table.to(device), weights, once, collect)
+        quantizer, shared = _fit(spec, table.to(device), course, once, collect)
         row["fit_seconds"] = time.perf_counter() - begin
     quantizer = course.train(quantizer, spec.regime, spec.retrain, seed=spec.seed, report=collect)
     row["train_seconds"] = course.train_seconds
@@ -123,18 +123,21 @@ def _begin(
     baseline = shared_baseline(lead, spec.task_keys[spec.lead], table, spec.seed, once, finetune=finetune, report=report)
     if spec.weights == "fisher":
         weights = lead.row_weights(table, baseline)
-    return Course.begin(spec.method, spec.regime, table, weights, lead, baseline)
+    course = Course.begin(spec.method, spec.regime, table, weights, lead, baseline)
+    course.metric = lead.metric(baseline) if spec.metric == "fisher" and spec.method != "identity" else None
+    return course
 
 
 def _fit(
-    spec: TrialSpec, table: Table, weights: Tensor | None, once: Once, report: Callable[[FitStep], None]
+    spec: TrialSpec, table: Table, course: Course, once: Once, report: Callable[[FitStep], None]
 ) -> tuple[Quantizer, bool]:
     """The fitted quantizer, and whether the fit was another trial's."""
     config = quantizers.make_config(spec.method, spec.config)
     budget = None if spec.budget_bytes is None else Budget(spec.budget_bytes)
+    options: dict[str, Any] = {"seed": spec.seed, "weights": course.weights, "budget": budget, "metric": course.metric}
     if spec.fit_with is None:
         quantizer = quantizers.get(spec.method)(config)
-        for step in quantizer.fit_steps(table, seed=spec.seed, weights=weights, budget=budget):
+        for step in quantizer.fit_steps(table, **options):
             report(step)
         return quantizer, False
     made_here = False
@@ -143,7 +146,7 @@ def _fit(
         nonlocal made_here
         made_here = True
         largest = quantizers.create(spec.method, **spec.fit_with or {})
-        for step in largest.fit_steps(table, seed=spec.seed, weights=weights, budget=budget):
+        for step in largest.fit_steps(table, **options):
             report(step)
         largest.words = None  # the trial's own file carries the words
         largest.save(path)

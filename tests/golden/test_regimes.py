@@ -154,6 +154,20 @@ def test_fisher_weights_are_those_of_the_seeds_baseline(bench: Bench) -> None:
     assert dataclasses.replace(spec, retrain={"epochs": 1}).key != spec.key
 
 
+def test_the_fisher_metric_keeps_what_the_task_feels(bench: Bench) -> None:
+    methods = [{"method": "rq", "num_codebooks": 1, "codebook_size": 5}, {"method": "scalar", "bits": 4}]
+    found = {}
+    for metric in ("none", "fisher"):
+        prepared = bench.prepared(name=metric, regime="finetuned", quantizers=methods, metric=metric)
+        found[metric] = {spec.method: bench.run(prepared, spec) for spec in prepared.plan.trials}
+        assert [row["quantizer"] for row in prepared.plan.skipped] == (["scalar"] if metric == "fisher" else [])
+    assert "not linear" in prepared.plan.skipped[0]["reason"]
+    plain, felt = found["none"]["rq"], found["fisher"]["rq"]
+    assert felt.row["fit_metric"] == "fisher" and felt.row["payload_bytes"] == plain.row["payload_bytes"]
+    assert felt.row["mse"] > plain.row["mse"]
+    assert accuracy(felt)[0] >= accuracy(plain)[0]
+
+
 def test_interruption_still_scores(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupt(step: Any) -> None:
         if step.phase == "baseline":

@@ -18,7 +18,7 @@ import time
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -26,6 +26,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from quantizers.base import FitStep, Skip, generator
+from quantizers.metric import root
 from quantizers.table import Table
 from trainables.corpora import CORPORA, Examples, Splits
 from trainables.tasks.base import Baseline, DownstreamTask, Score, TaskSettings, word_rows
@@ -34,6 +35,7 @@ from trainables.tasks.network import SequenceNetwork
 from trainables.tasks.training import Trained, predict, sensitivity, train
 
 UNKNOWN = "<unk>"
+_METRIC_FLOOR = 1e-3
 Report = Callable[[FitStep], None]
 
 
@@ -60,6 +62,8 @@ class TrainedSettings(TaskSettings):
         decay: factor on the learning rate after every epoch.
         average: of the weights' moving average, which is what is scored; 0 scores the weights themselves.
         clip_norm: largest norm of a gradient.
+        precision: of the network's products in training; bfloat16 halves the time where the processor has it. Weights, their
+            steps and all scoring are float32.
         longest_text: tokens of a text that are read.
         train_texts: only the first texts of the training set; None for all.
     """
@@ -75,6 +79,7 @@ class TrainedSettings(TaskSettings):
     decay: float = Field(default=1.0, gt=0, le=1)
     average: float = Field(default=0.99, ge=0, lt=1)
     clip_norm: float = Field(default=5.0, gt=0)
+    precision: Literal["float32", "bfloat16"] = "float32"
     longest_text: int = Field(default=400, ge=1)
     train_texts: int | None = Field(default=None, ge=1)
 
@@ -239,8 +244,8 @@ class TrainedTask(DownstreamTask):
     def baseline(self, table: Table, *, seed: int, finetune: bool = False, report: Report = silent) -> Baseline:
         """Train with the uncompressed table, frozen or fine-tuned, and score the test set once.
 
-        Arrays: ``network.*``, the network; ``table`` (V, D), the vectors it was trained with; ``sensitivity`` (V, D), the
-        Fisher information of each value on the training texts; ``seconds`` and ``epochs`` of the training.
+        Arrays: ``network.*``, the network; ``table`` (V, D), the vectors it was trained with; ``felt`` (V,) and ``moment``
+        (D, D), see :func:`~trainables.tasks.training.sensitivity`; ``seconds`` and ``epochs`` of the training.
         """
         begin = time.perf_counter()
         vocabulary = self.vocabulary(table)
@@ -250,7 +255,8 @@ class TrainedTask(DownstreamTask):
         rows = embedding.weight.detach()
         arrays = {f"network.{name}": tensor.numpy() for name, tensor in network.state_dict().items()}
         arrays["table"] = rows.numpy()
-        arrays["sensitivity"] = sensitivity(rows, network, vocabulary.texts["train"]).numpy()
+        felt, moment = sensitivity(rows, network, vocabulary.texts["train"])
+        arrays["felt"], arrays["moment"] = felt.numpy(), moment.numpy()
         arrays["seconds"] = np.array(time.perf_counter() - begin)
         arrays["epochs"] = np.array(trained.epochs)
         return Baseline(self.test(rows, network, vocabulary), arrays)
@@ -264,19 +270,23 @@ class TrainedTask(DownstreamTask):
         return network
 
     def row_weights(self, table: Table, baseline: Baseline) -> Tensor:
-        """How much each row of ``table`` matters to the task: (N,) from the Fisher information of its values.
+        """How much each row of ``table`` matters to the task: (N,), its Fisher information.
 
         A row that is read once more than the training texts do counts for that too: the mean of all occurrences is added to
         every word of the task, so that words of unseen texts are not free to be anything. Other rows get the least of those.
         """
         vocabulary = self.vocabulary(table)
-        felt = torch.tensor(baseline.arrays["sensitivity"]).sum(dim=1)
+        felt = torch.tensor(baseline.arrays["felt"])
         felt = felt + felt.sum() / len(vocabulary.texts["train"].ids)
         if len(felt) == table.num_embeddings:
             return felt
         weights = torch.full((table.num_embeddings,), float(felt.min()))
         weights[vocabulary.rows] = felt[: len(vocabulary.rows)]
         return weights
+
+    def metric(self, baseline: Baseline) -> Tensor:
+        """What an error in each direction matters to the task: (D, D); see :func:`quantizers.metric.root`."""
+        return root(torch.tensor(baseline.arrays["moment"]), _METRIC_FLOOR)
 
     def score(
         self, dense: Tensor, table: Table, baseline: Baseline, *, seed: int, report: Report = silent

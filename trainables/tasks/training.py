@@ -68,7 +68,7 @@ def train(
         network: what stands behind it.
         data: the training texts.
         measure_dev: scores embedding and network on the development set, higher is better.
-        settings: epochs, patience, batch_size, learning_rate, decay, average, clip_norm.
+        settings: epochs, patience, batch_size, learning_rate, decay, average, clip_norm, precision.
         seed: of order and dropout.
         report: called after every epoch; may raise :class:`StopTraining` or KeyboardInterrupt, which end the training and
             keep what is best so far.
@@ -105,7 +105,7 @@ def train(
                 for batch in batches(data, settings.batch_size, generator=order, per_token=network.per_token):
                     if isinstance(embedding, CompressedEmbedding):
                         embedding.set_progress(steps / (per_epoch * total))
-                    loss_sum += _step(embedding, network, batch, optimizer, parameters, settings.clip_norm)
+                    loss_sum += _step(embedding, network, batch, optimizer, settings)
                     steps += 1
                     keep = min(settings.average, (1 + steps) / (10 + steps))  # short at first: the start is soon forgotten
                     torch._foreach_lerp_(averaged, [parameter.detach() for parameter in parameters], 1 - keep)
@@ -135,14 +135,16 @@ def _step(
     network: SequenceNetwork,
     batch: Batch,
     optimizer: torch.optim.Optimizer,
-    parameters: list[nn.Parameter],
-    clip_norm: float,
+    settings: Any,
 ) -> float:
-    loss = task_loss(network(embedding(batch.ids), batch.lengths), batch.targets)
+    vectors = embedding(batch.ids)
+    with torch.autocast(vectors.device.type, dtype=torch.bfloat16, enabled=settings.precision == "bfloat16"):
+        logits = network(vectors, batch.lengths)
+    loss = task_loss(logits.float(), batch.targets)
     total = loss + embedding.regularizer() if isinstance(embedding, CompressedEmbedding) else loss
     optimizer.zero_grad()
     torch.autograd.backward(total)
-    nn.utils.clip_grad_norm_(parameters, clip_norm)
+    nn.utils.clip_grad_norm_(optimizer.param_groups[0]["params"], settings.clip_norm)
     optimizer.step()
     return float(loss.detach())
 
@@ -185,8 +187,8 @@ def predict(embedding: nn.Module, network: SequenceNetwork, data: Encoded) -> It
         yield batch, network(embedding(batch.ids), batch.lengths).argmax(dim=-1)
 
 
-def sensitivity(embedding: Tensor, network: SequenceNetwork, data: Encoded) -> Tensor:
-    """How much the task's loss feels each row: the empirical Fisher information of every value.
+def sensitivity(embedding: Tensor, network: SequenceNetwork, data: Encoded) -> tuple[Tensor, Tensor]:
+    """How much the task's loss feels each row, and each direction: the empirical Fisher information.
 
     Args:
         embedding: (N, D) the vectors that the network was trained with.
@@ -194,12 +196,14 @@ def sensitivity(embedding: Tensor, network: SequenceNetwork, data: Encoded) -> T
         data: texts with targets (the training set's).
 
     Returns:
-        (N, D) float32: sum over a row's occurrences of the squared gradient of the loss of its text.
+        (N,) sums over a row's occurrences of the squared gradient of its text's loss; (D, D) the second moment of the
+        gradients, summed over all tokens.
     """
     network.eval()
     for parameter in network.parameters():
         parameter.requires_grad_(False)
-    found = torch.zeros_like(embedding)
+    felt = embedding.new_zeros(embedding.shape[0])
+    moment = embedding.new_zeros(embedding.shape[1], embedding.shape[1])
     for batch in batches(data, _SCORING_BATCH, per_token=network.per_token):
         vectors = embedding[batch.ids].requires_grad_()
         logits = network(vectors, batch.lengths)
@@ -208,5 +212,7 @@ def sensitivity(embedding: Tensor, network: SequenceNetwork, data: Encoded) -> T
             logits.flatten(0, -2), batch.targets.flatten(), ignore_index=-100, reduction="none"
         ).reshape(len(batch.lengths), -1)
         (gradient,) = torch.autograd.grad(loss.sum(), vectors)
-        found.index_add_(0, batch.ids.flatten(), gradient.square().flatten(0, 1))
-    return found
+        gradient = gradient.flatten(0, 1)
+        felt.index_add_(0, batch.ids.flatten(), gradient.square().sum(dim=1))
+        moment += gradient.T @ gradient
+    return felt, moment
