@@ -224,6 +224,7 @@ def main() -> None:
     """Entry point of ``frontier``."""
     import sweeps.cli_choose
     import sweeps.cli_data
-    import sweeps.cli_tables  # noqa: F401 - all add their commands
+    import sweeps.cli_tables
+    import sweeps.cli_train  # noqa: F401 - all add their commands
 
     app()

@@ -94,6 +94,8 @@ def compress(
     from trainables.tables import read_table
 
     check_data(data)
+    if weights == "fisher":
+        raise InputError("--weights fisher are made by a task: a sweep has one, this command has not.")
     cls = quantizers.get(method)
     if output.is_dir() or not output.absolute().parent.is_dir():
         raise InputError(f"{output}: expected the path of a file in a folder that is there.")
