@@ -17,7 +17,6 @@ import torch
 from torch import Tensor
 
 from quantizers.errors import NotFittedError
-from quantizers.metric import checked, under, undone
 from quantizers.packing import bits_for, row_bytes, unpack
 from quantizers.table import Table, TableStats, checked_weights
 from quantizers.values import Budget, FitStep, QuantizerConfig, Role, Skip, StorageCost
@@ -55,7 +54,7 @@ class Quantizer(ABC):
         uses_weights: whether ``fit`` makes use of row weights.
         iterative: whether the fit reports more than its end, so that a scheduler may stop it.
         linear_state: the tensors (..., D) that rows are linear in, where that makes a row; such a method can be fitted under
-            a metric.
+            a metric, see :mod:`quantizers.metric`.
         lookup: whether a row is rebuilt by look-up alone, so that it is the same bit for bit everywhere.
     """
 
@@ -125,7 +124,6 @@ class Quantizer(ABC):
         seed: int = 0,
         weights: Tensor | None = None,
         budget: Budget | None = None,
-        metric: Tensor | None = None,
     ) -> Iterator[FitStep]:
         """Fit to ``table``, with reports on the way.
 
@@ -134,23 +132,17 @@ class Quantizer(ABC):
             seed: the same seed gives the same codes (on one machine with the same number of threads).
             weights: (N,) how much each row's error counts, not negative; ignored by methods whose ``uses_weights`` is False.
             budget: for methods of variable length, what the result may take at the most.
-            metric: (D, D) A; the squared error of a row is |(x - y) A|^2. See :mod:`quantizers.metric`.
 
         Raises:
-            InputError: the weights or the metric do not fit the table, or the method knows no metric.
+            InputError: the weights do not fit the table.
         """
-        if metric is not None:
-            metric = checked(metric, table, self.name, self.linear_state)
         if weights is not None:
             weights = checked_weights(weights, table)
         self._state = {}  # a fit that is given up leaves no mixture of two tables behind
         self._shape = table.shape
         self.words = table.words
-        seen = table if metric is None else under(table, metric)
-        yield from self._fit_steps(seen, seed=seed, weights=weights, budget=budget)
+        yield from self._fit_steps(table, seed=seed, weights=weights, budget=budget)
         self._require_fitted()
-        if metric is not None:
-            self._set_state(undone(self._state, self.linear_state, metric))
 
     def fit(self, table: Table | Tensor, **options: Any) -> Self:
         """:meth:`fit_steps` with its options, to its end; returns ``self``."""

@@ -6,53 +6,98 @@ a network's weights, here for vectors).
 
 A method whose rows are linear in stored vectors (codebooks, axes, a mean) needs nothing more for it: it is fitted to the
 table times A, and then the stored vectors are multiplied by the inverse of A. The file is as large as without, and is read
-by the same code.
+by the same code::
 
-Shapes: N rows, D columns.
+    quantizer = unfold(quantizers.create("rq").fit(under(table, metric)), metric)
+
+Shapes: N rows, D columns, B batch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-
 import torch
 from torch import Tensor
 
+from quantizers.base import Quantizer
+from quantizers.embedding import CompressedEmbedding
 from quantizers.errors import InputError
+from quantizers.learned import LearnedEmbedding
 from quantizers.table import Table
 
 
-def checked(metric: Tensor, table: Table, method: str, linear_state: Sequence[str]) -> Tensor:
-    """``metric`` as (D, D) float32 on the table's device.
+def under(table: Table, metric: Tensor) -> Table:
+    """The table times the metric.
 
     Raises:
-        InputError: it does not fit the table, has no inverse, or the method's rows are not linear in what it stores.
+        InputError: the metric does not fit the table, or has no inverse.
     """
     dim = table.embedding_dim
-    if not linear_state:
-        raise InputError(f"{method} cannot be fitted under a metric: its rows are not linear in the vectors that it stores.")
     if tuple(metric.shape) != (dim, dim):
         raise InputError(f"The metric of {table.name} must be ({dim}, {dim}), not {tuple(metric.shape)}.")
     if not bool(torch.isfinite(metric).all()) or int(torch.linalg.matrix_rank(metric.double())) < dim:
         raise InputError(f"The metric of {table.name} must be finite and have an inverse.")
-    return metric.to(device=table.vectors.device, dtype=torch.float32)
-
-
-def under(table: Table, metric: Tensor) -> Table:
-    """The table times the metric."""
+    metric = metric.to(device=table.vectors.device, dtype=torch.float32)
     return Table(table.vectors @ metric, table.words, table.counts, table.name)
 
 
-def undone(state: Mapping[str, Tensor], linear_state: Sequence[str], metric: Tensor) -> dict[str, Tensor]:
-    """A state that was fitted under the metric, for the table itself: the stored vectors times the inverse."""
-    inverse = torch.linalg.inv(metric.double())
-    found = dict(state)
-    for name in linear_state:
-        if name in found:
-            dtype = found[name].dtype
+def unfold(quantizer: Quantizer, metric: Tensor) -> Quantizer:
+    """The quantizer of the table itself, from one that was fitted under ``metric``.
+
+    Raises:
+        InputError: the method's rows are not linear in what it stores.
+    """
+    if not quantizer.linear_state:
+        raise InputError(f"{quantizer.name} cannot be fitted under a metric: its rows are not linear in what it stores.")
+    inverse = torch.linalg.inv(metric.double()).to(quantizer.device)
+    state = quantizer.state()
+    for name in quantizer.linear_state:
+        if name in state:
+            dtype = state[name].dtype
             largest = torch.finfo(dtype).max
-            found[name] = (found[name].double() @ inverse).clamp(-largest, largest).to(dtype)
+            state[name] = (state[name].double() @ inverse).clamp(-largest, largest).to(dtype)
+    found = type(quantizer).from_state(quantizer.config, state, shape=quantizer.shape)
+    found.words, found.encode_seconds = quantizer.words, quantizer.encode_seconds
     return found
+
+
+class UnderMetric(LearnedEmbedding):
+    """A training module of a quantizer that was fitted under a metric; its rows are those of the table itself.
+
+    Args:
+        inner: the training module under the metric.
+        quantizer: the quantizer that it trains, under the metric too.
+        table: the table itself.
+        metric: (D, D).
+    """
+
+    inverse: Tensor
+
+    def __init__(self, inner: CompressedEmbedding, quantizer: Quantizer, table: Table, metric: Tensor) -> None:
+        super().__init__(quantizer, table)
+        self.inner = inner
+        self._metric = metric
+        self.register_buffer("inverse", torch.linalg.inv(metric.double()).to(table.vectors), persistent=False)
+
+    def soft(self, ids: Tensor) -> Tensor:
+        """Rows under the metric, brought back."""
+        rows: Tensor = self.inner(ids) @ self.inverse
+        return rows
+
+    def build(self) -> Quantizer:
+        """The inner quantizer, unfolded."""
+        return unfold(self.inner.harden(), self._metric)
+
+    def regularizer(self) -> Tensor:
+        """The inner module's."""
+        return self.inner.regularizer()
+
+    def set_progress(self, fraction: float) -> None:
+        """Tell the inner module."""
+        self.inner.set_progress(fraction)
+
+    def curves(self) -> dict[str, float]:
+        """The inner module's."""
+        return self.inner.curves()
 
 
 def root(moment: Tensor, floor: float) -> Tensor:

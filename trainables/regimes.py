@@ -22,7 +22,10 @@ import torch
 from torch import Tensor
 
 from quantizers import Quantizer, Table
+from quantizers.embedding import CompressedEmbedding
 from quantizers.errors import InputError
+from quantizers.learned import LearnedEmbedding
+from quantizers.metric import UnderMetric, under, unfold
 from trainables.tasks.base import Baseline, DownstreamTask, Score
 from trainables.tasks.network import SequenceNetwork
 from trainables.tasks.trained import Report, TrainedTask, Vocabulary
@@ -86,10 +89,15 @@ class Course:
         vocabulary = task.vocabulary(table)
         return cls(table, weights, task, baseline, oov_words=vocabulary.oov_words, _vocabulary=vocabulary)
 
+    def seen(self) -> Table:
+        """The table as the fit sees it: under the metric."""
+        return self.table if self.metric is None else under(self.table, self.metric)
+
     def train(
         self, quantizer: Quantizer, regime: str, retrain: Mapping[str, Any] | None, *, seed: int, report: Report
     ) -> Quantizer:
-        """Train what the regime says with the task; the quantizer that is saved."""
+        """Train what the regime says with the task; the quantizer that is saved, for the table itself."""
+        fitted, quantizer = quantizer, quantizer if self.metric is None else unfold(quantizer, self.metric)
         if self.task is None or self.baseline is None or self._vocabulary is None:
             return quantizer
         begin = time.perf_counter()
@@ -104,12 +112,20 @@ class Course:
             options["train_network"] = "network" in retrain["parts"]
             options["keep_start"] = True
         frozen = retrain is not None and "codebooks" not in retrain["parts"]
-        module = quantizer.module() if frozen else quantizer.training_module(self.table, seed=seed)
+        module = quantizer.module() if frozen else self._training_module(fitted, quantizer, seed)
         self.task.fit(module, start, self._vocabulary, seed=seed, report=report, **options)
         self.train_seconds = time.perf_counter() - begin
         hard = quantizer if frozen else module.harden()
         hard.words, hard.encode_seconds = self.table.words, quantizer.encode_seconds
         return hard
+
+    def _training_module(self, fitted: Quantizer, quantizer: Quantizer, seed: int) -> CompressedEmbedding:
+        if self.metric is None:
+            return quantizer.training_module(self.table, seed=seed)
+        module = fitted.training_module(self.seen(), seed=seed)
+        if isinstance(module, LearnedEmbedding):  # its codes are found again under the metric
+            return UnderMetric(module, fitted, self.table, self.metric)
+        return quantizer.training_module(self.table, seed=seed)
 
     def score(self, dense: Tensor) -> dict[str, Score]:
         """The leading task's scores with the reconstruction, by the network that was trained for it."""

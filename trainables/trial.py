@@ -82,7 +82,7 @@ def run(
     table, weights = course.table, course.weights
     with PeakMemory(device) as peak:
         begin = time.perf_counter()
-        quantizer, shared = _fit(spec, table.to(device), course, once, collect)
+        quantizer, shared = _fit(spec, course.seen().to(device), weights, once, collect)
         row["fit_seconds"] = time.perf_counter() - begin
     quantizer = course.train(quantizer, spec.regime, spec.retrain, seed=spec.seed, report=collect)
     row["train_seconds"] = course.train_seconds
@@ -129,12 +129,12 @@ def _begin(
 
 
 def _fit(
-    spec: TrialSpec, table: Table, course: Course, once: Once, report: Callable[[FitStep], None]
+    spec: TrialSpec, table: Table, weights: Tensor | None, once: Once, report: Callable[[FitStep], None]
 ) -> tuple[Quantizer, bool]:
     """The fitted quantizer, and whether the fit was another trial's."""
     config = quantizers.make_config(spec.method, spec.config)
     budget = None if spec.budget_bytes is None else Budget(spec.budget_bytes)
-    options: dict[str, Any] = {"seed": spec.seed, "weights": course.weights, "budget": budget, "metric": course.metric}
+    options: dict[str, Any] = {"seed": spec.seed, "weights": weights, "budget": budget}
     if spec.fit_with is None:
         quantizer = quantizers.get(spec.method)(config)
         for step in quantizer.fit_steps(table, **options):

@@ -6,7 +6,7 @@ import torch
 import quantizers
 from quantizers import Budget, InputError, Skip, Table, TableStats
 from quantizers.base import generator
-from quantizers.metric import root
+from quantizers.metric import UnderMetric, root, under, unfold
 
 METHODS = [name for name, method in quantizers.methods().items() if method.linear_state]
 
@@ -28,31 +28,52 @@ def test_errors_are_small_where_they_are_felt(name: str) -> None:
     budget = Budget(512 * 5)
     configs = quantizers.get(name).configs_for(budget, TableStats.of(table))
     assert not isinstance(configs, Skip)
-    felt = {}
-    for kind, options in {"plain": {}, "metric": {"metric": metric}}.items():
-        quantizer = quantizers.get(name)(configs[0]).fit(table, seed=3, budget=budget, **options)
-        assert quantizer.payload_bytes <= budget.payload_bytes
-        felt[kind] = float(((quantizer.to_dense() - table.vectors) @ metric).square().sum())
-    assert felt["metric"] < 0.8 * felt["plain"]
-    again = quantizers.get(name)(configs[0]).fit(Table(table.vectors @ metric), seed=3, budget=budget)
-    for part, tensor in again.state().items():
-        if part not in quantizer.linear_state:
-            assert torch.equal(tensor, quantizer.state()[part])
-    difference = again.to_dense() - quantizer.to_dense() @ metric
+    fitted = quantizers.get(name)(configs[0]).fit(under(table, metric), seed=3, budget=budget)
+    plain = quantizers.get(name)(configs[0]).fit(table, seed=3, budget=budget)
+    found = unfold(fitted, metric)
+    assert found.payload_bytes == fitted.payload_bytes <= budget.payload_bytes
+    felt = [float(((one.to_dense() - table.vectors) @ metric).square().sum()) for one in (found, plain)]
+    assert felt[0] < 0.8 * felt[1]
+    for part, tensor in fitted.state().items():
+        assert torch.equal(tensor, found.state()[part]) == (part not in found.linear_state)
+    difference = fitted.to_dense() - found.to_dense() @ metric
     assert float(difference.square().mean()) < 1e-4 * float((table.vectors @ metric).square().mean())
+
+
+def test_learning_codes_under_a_metric() -> None:
+    table, metric = made()
+    seen = under(table, metric)
+    fitted = quantizers.create("adacomp", code_lengths=(24, 12)).fit(seen, seed=1)
+    module = UnderMetric(fitted.training_module(seen, seed=1), fitted, table, metric)
+    start = unfold(fitted, metric).to_dense()
+    torch.testing.assert_close(module.eval().to_dense(), start, rtol=1e-3, atol=1e-3)
+    optimizer = torch.optim.Adam(module.parameters(), lr=3e-3)
+    module.train()
+    for step in range(150):
+        module.set_progress(step / 150)
+        loss = (module(torch.arange(512)) - table.vectors).square().mean() + module.regularizer()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    module.eval()
+    assert set(module.curves()) == {"share_book_0", "share_book_1"}
+    hard = module.harden()
+    assert torch.equal(hard.to_dense(), module(torch.arange(512)))
+    assert hard.payload_bytes == module.payload_bytes
+    before, after = (float((rows - table.vectors).square().mean()) for rows in (start, hard.to_dense()))
+    assert after < 0.95 * before
 
 
 def test_what_cannot_be_a_metric() -> None:
     table, metric = made()
-    rq = quantizers.create("rq", num_codebooks=2, codebook_size=4)
     with pytest.raises(InputError, match=r"must be \(16, 16\), not \(3, 3\)"):
-        rq.fit(table, metric=torch.eye(3))
-    with pytest.raises(InputError, match="have an inverse"):
-        rq.fit(table, metric=torch.zeros(16, 16))
-    with pytest.raises(InputError, match="have an inverse"):
-        rq.fit(table, metric=metric * float("nan"))
+        under(table, torch.eye(3))
+    for wrong in (torch.zeros(16, 16), metric * float("nan")):
+        with pytest.raises(InputError, match="have an inverse"):
+            under(table, wrong)
+    scalar = quantizers.create("scalar", bits=4).fit(under(table, metric))
     with pytest.raises(InputError, match="scalar cannot be fitted under a metric"):
-        quantizers.create("scalar", bits=4).fit(table, metric=metric)
+        unfold(scalar, metric)
 
 
 def test_a_metric_of_nothing_is_none() -> None:
