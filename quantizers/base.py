@@ -56,6 +56,7 @@ class Quantizer(ABC):
         linear_state: the tensors (..., D) that rows are linear in, where that makes a row; such a method can be fitted under
             a metric, see :mod:`quantizers.metric`.
         lookup: whether a row is rebuilt by look-up alone, so that it is the same bit for bit everywhere.
+        uses_gpu: whether the fit has work for one; where False, a sweep keeps its GPUs for others.
     """
 
     name: ClassVar[str]
@@ -66,6 +67,7 @@ class Quantizer(ABC):
     iterative: ClassVar[bool] = False
     linear_state: ClassVar[tuple[str, ...]] = ()
     lookup: ClassVar[bool] = True
+    uses_gpu: ClassVar[bool] = True
 
     def __init__(self, config: QuantizerConfig) -> None:
         self.config: Any = config

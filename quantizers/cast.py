@@ -39,6 +39,7 @@ class Cast(Quantizer):
     Config = CastConfig
     reference = "IEEE 754 binary16, bfloat16, OCP FP8"
     state_roles: ClassVar[dict[str, Role]] = {"vectors": "code"}
+    uses_gpu = False
 
     @classmethod
     def configs_for(cls, budget: Budget, stats: TableStats) -> Sequence[CastConfig] | Skip:

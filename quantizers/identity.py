@@ -25,6 +25,7 @@ class Identity(Quantizer):
     Config = IdentityConfig
     reference = "the uncompressed table"
     state_roles: ClassVar[dict[str, Role]] = {"vectors": "code"}
+    uses_gpu = False
 
     @classmethod
     def configs_for(cls, budget: Budget, stats: TableStats) -> Sequence[IdentityConfig] | Skip:

@@ -122,7 +122,13 @@ def _run(config: Any, data: Path | None, address: str | None, command: str) -> N
     from sweeps.cli_show import show_run
     from sweeps.runner import run as run_sweep
 
-    finished = run_sweep(config, data_dir=data, address=address, console=out, command=command)
+    try:
+        finished = run_sweep(config, data_dir=data, address=address, console=out, command=command)
+    except KeyboardInterrupt:
+        out.print(
+            f"Stopped at once. What was measured is kept; continue with: frontier resume {config.run_dir}", soft_wrap=True
+        )
+        raise typer.Exit(130) from None
     show_run(finished, config, out)
     raise typer.Exit(130 if finished.interrupted else finished.exit_code)
 
@@ -224,6 +230,7 @@ def main() -> None:
     """Entry point of ``frontier``."""
     import sweeps.cli_choose
     import sweeps.cli_data
+    import sweeps.cli_ledger
     import sweeps.cli_tables
     import sweeps.cli_train  # noqa: F401 - all add their commands
 

@@ -13,7 +13,11 @@ from rich.table import Table
 from analysis import store
 from analysis.report import summary_rows
 from sweeps.config import SweepConfig, default_tracking_uri
-from sweeps.prepare import prepare
+from sweeps.finish import cores
+from sweeps.history import estimate
+from sweeps.ledger import Ledger
+from sweeps.prepare import Prepared, prepare
+from sweeps.progress import duration
 from sweeps.runner import Run
 
 
@@ -35,6 +39,20 @@ def show_plan(config: SweepConfig, data_dir: Path | None, console: Console) -> N
     for row in prepared.plan.skipped:
         where = "" if row["budget_bytes"] is None else f" at {row['budget_bytes']:,} bytes"
         console.print(f"skipped: {row['quantizer']}{where}: {escape(str(row['reason']))}")
+    _show_estimate(config, prepared, console)
+
+
+def _show_estimate(config: SweepConfig, prepared: Prepared, console: Console) -> None:
+    ledger = None if config.ledger_dir is None else Ledger(config.ledger_dir)
+    left = estimate(ledger, prepared.plan.trials, prepared.table.shape)
+    at_once = max(1, int(cores() / config.trial_resources.cpu))
+    told = f"{left.known} of {len(prepared.plan.trials)} trials are in the ledger. "
+    if left.seconds:
+        told += f"The others: about {duration(left.seconds / at_once)} with {at_once} at a time, by what trials took before"
+        told += f", and {', '.join(left.unknown)}, which never ran." if left.unknown else "."
+    elif left.unknown:
+        told += f"How long the others take is not known: {', '.join(left.unknown)} never ran."
+    console.print(told, soft_wrap=True)
 
 
 def show_run(run: Run, config: SweepConfig, console: Console) -> None:

@@ -79,7 +79,16 @@ class Resources(_Section):
     """What one trial takes. A trial uses as many threads as it has CPUs."""
 
     cpu: float = Field(default=1, gt=0)
-    gpu: float = Field(default=0, ge=0)
+    gpu: Literal["auto"] | Annotated[float, Field(ge=0)] = "auto"
+    memory: Bytes | None = None
+    gpu_memory: Bytes | None = None
+
+
+class HypervolumeStop(_Section):
+    """End when so many trials in a row have not enlarged the frontier's hypervolume by more than the share ``gain``."""
+
+    trials: int = Field(ge=1)
+    gain: float = Field(default=0.0, ge=0)
 
 
 class Retrain(_Section):
@@ -91,10 +100,11 @@ class Retrain(_Section):
 
 
 class Stop(_Section):
-    """When to end a sweep before all its trials ran."""
+    """When to end a sweep before all its trials ran; those that run then go on to their end."""
 
     time: Seconds | None = None
     trials: int | None = Field(default=None, ge=1)
+    hypervolume: HypervolumeStop | None = None
 
 
 class SweepConfig(_Section):
@@ -116,6 +126,8 @@ class SweepConfig(_Section):
     search: Search = Search()
     scheduler: Scheduler = Scheduler()
     resources: Literal["auto"] | Resources = "auto"
+    trial_timeout: Seconds | None = None
+    max_failures: int = Field(default=1, ge=0)
     stop: Stop = Stop()
     keep_artifacts: Literal["all", "frontier", "none"] = "all"
     ledger: str | Literal[False] = "RUN_DIR/ledger"
@@ -153,6 +165,11 @@ class SweepConfig(_Section):
         if self.tracking is False:
             return None
         return self.tracking or default_tracking_uri(self.output)
+
+    @property
+    def trial_resources(self) -> Resources:
+        """What one trial takes, ``auto`` spelt out."""
+        return Resources() if self.resources == "auto" else self.resources
 
     def to_yaml(self) -> str:
         """The resolved sweep as YAML that loads to the same sweep."""

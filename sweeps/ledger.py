@@ -19,6 +19,10 @@ from pathlib import Path
 from analysis.store import replace_bytes
 from trainables.trial import TrialResult
 
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+_PIDS = Path("/proc/self/ns/pid")
+# Names the processes of this machine and, in containers that share one, of this container.
+_BOOT = f"{_BOOT_ID.read_text().strip()} {os.readlink(_PIDS)}" if _BOOT_ID.exists() and _PIDS.exists() else ""
 _FRESH_SECONDS = 5.0
 _STALE_SECONDS = 60.0
 
@@ -54,6 +58,13 @@ class Ledger:
             path.parent.mkdir(parents=True, exist_ok=True)
             replace_bytes(path, json.dumps(result.to_json()).encode())
 
+    def results(self) -> Iterator[TrialResult]:
+        """Every finished trial that can be read."""
+        for path in sorted(self.folder.glob("results/*.json")):
+            result = self.get(path.stem)
+            if result is not None:
+                yield result
+
     def once(self, kind: str, key: str, make: Callable[[Path], None]) -> Path:
         """The path of ``kind/key``, made by ``make`` if nobody has; see :class:`trainables.trial.Once`.
 
@@ -82,12 +93,13 @@ class Ledger:
 
 def _claim(path: Path) -> bool:
     try:
-        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+        with path.open("x", encoding="utf-8") as out:
+            out.write(f"{os.getpid()} {_BOOT}")
         return True
     except FileExistsError:
         pass
     try:
-        stale = time.time() - path.stat().st_mtime > _STALE_SECONDS
+        stale = time.time() - path.stat().st_mtime > _STALE_SECONDS or _maker_is_gone(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return False
     if stale:  # its maker died; renaming succeeds for one of those who wait
@@ -96,6 +108,12 @@ def _claim(path: Path) -> bool:
             path.rename(aside)
             aside.unlink()
     return False
+
+
+def _maker_is_gone(claim: str) -> bool:
+    """Whether the process that wrote ``claim`` was one of this machine, and is no more."""
+    process, _, boot = claim.partition(" ")
+    return bool(_BOOT) and boot == _BOOT and not Path("/proc", process).exists()
 
 
 @contextlib.contextmanager

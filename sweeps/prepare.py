@@ -14,6 +14,7 @@ import yaml
 from quantizers import Table, TableStats
 from quantizers.errors import InputError
 from sweeps.config import SweepConfig
+from sweeps.progress import read_status
 from sweeps.space import Plan, check_objectives, make_plan
 from trainables.provenance import code_digest
 from trainables.records import WHOLE_TABLE, content_key
@@ -163,7 +164,9 @@ def check_run_dir(config: SweepConfig) -> None:
             raise InputError(f"{folder}: not empty, and not a run of this program. Choose another --out or name.")
         return
     try:
-        old = SweepConfig.model_validate(yaml.safe_load(file.read_text(encoding="utf-8"))).model_dump(mode="json")
+        as_run = (read_status(folder) or {}).get("sweep")  # the file itself may have been edited since
+        as_run = as_run or yaml.safe_load(file.read_text(encoding="utf-8"))
+        old = SweepConfig.model_validate(as_run).model_dump(mode="json")
     except (ValueError, yaml.YAMLError):
         raise InputError(f"{file}: damaged, or of another version. Choose another --out or name.") from None
     new = config.model_dump(mode="json")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -25,6 +25,8 @@ from trainables.trial import TrialResult
 STATUS_FILE = "status.json"
 _WRITE_SECONDS = 1.0
 _LINE_SECONDS = 15.0
+_POINTS_SHOWN = 12
+_FAILURES_SHOWN = 3
 
 
 class Progress:
@@ -38,6 +40,7 @@ class Progress:
         skipped: configurations that are not run.
         objective: (task.metric, direction) by which "best" is judged.
         data_dir: where the sweep's data is, for ``frontier resume``.
+        sweep: the sweep file, resolved: a later edit of it is compared with what was run.
     """
 
     def __init__(
@@ -50,6 +53,7 @@ class Progress:
         skipped: int,
         objective: tuple[str, str],
         data_dir: Path | None = None,
+        sweep: Mapping[str, Any] | None = None,
     ) -> None:
         self._console = console
         self._path = run_dir / STATUS_FILE
@@ -74,7 +78,10 @@ class Progress:
             "running": {},
             "objective": objective[0],
             "best": {},
+            "frontier": [],
+            "failures": [],
             "seconds_left": None,
+            "sweep": sweep,
         }
 
     def __enter__(self) -> Progress:
@@ -99,9 +106,24 @@ class Progress:
 
     def started(self, key: str, label: str) -> None:
         """A trial has started."""
-        self.state["phase"] = "running"
+        if self.state["phase"] == "starting":
+            self.state["phase"] = "running"
         self.state["running"][key] = {"label": label, "fraction": 0.0, "started_at": time.time()}
         self._changed()
+
+    def set_aside(self, key: str) -> None:
+        """A trial was lost; it will start again later."""
+        self.state["running"].pop(key, None)
+        self._changed()
+
+    def ending(self) -> None:
+        """A person wants the sweep to end: what runs goes on to its end."""
+        self.phase("ending")
+        if self._console is not None:
+            count = len(self.state["running"])
+            self._console.print(
+                f"Ending: {count} trials run to their end, then comes the report. Ctrl-C again stops at once."
+            )
 
     def step(self, key: str, fraction: float) -> None:
         """A trial is this far."""
@@ -117,20 +139,29 @@ class Progress:
             self._seconds.append(time.time() - running["started_at"])
         self.state["failed" if row["status"] == "failed" else "done"] += 1
         self.state["reused"] += bool(row.get("reused"))
+        if row["status"] == "failed":
+            self.state["failures"] = [*self.state["failures"], f"{row['quantizer']}: {row['reason']}"][-_FAILURES_SHOWN:]
         self._note_best(result)
         self._changed()
 
     def _note_best(self, result: TrialResult) -> None:
-        budget, metric = result.row["budget_bytes"], self._objective[0]
+        row, metric = result.row, self._objective[0]
         value = next((s["value"] for s in result.scores if f"{s['task']}.{s['metric']}" == metric), None)
-        if budget is None or value is None or result.row["status"] != "ok":
+        if value is None or row["status"] != "ok":
             return
-        best = self.state["best"].get(str(budget))
         sign = 1 if self._objective[1] == "min" else -1
-        if best is None or sign * value < sign * best["value"]:
-            dense = 4 * result.row["num_embeddings"] * result.row["embedding_dim"]
-            entry = {"value": value, "quantizer": result.row["quantizer"], "ratio": dense / budget}
-            self.state["best"][str(budget)] = {**entry, "payload_bytes": result.row["payload_bytes"]}
+        dense = 4 * row["num_embeddings"] * row["embedding_dim"]
+        entry = {"value": value, "quantizer": row["quantizer"], "payload_bytes": row["payload_bytes"]}
+        point = {**entry, "ratio": dense / row["payload_bytes"]}
+        front = self.state["frontier"]
+        size = point["payload_bytes"]
+        if not any(one["payload_bytes"] <= size and sign * one["value"] <= sign * value for one in front):
+            kept = [one for one in front if one["payload_bytes"] < size or sign * one["value"] < sign * value]
+            self.state["frontier"] = sorted([*kept, point], key=lambda one: -one["payload_bytes"])
+        budget = row["budget_bytes"]
+        best = None if budget is None else self.state["best"].get(str(budget))
+        if budget is not None and (best is None or sign * value < sign * best["value"]):
+            self.state["best"][str(budget)] = {**entry, "ratio": dense / budget}
 
     def _changed(self) -> None:
         now = time.time()
@@ -179,7 +210,7 @@ def one_line(state: Mapping[str, Any]) -> str:
     if state["running"]:
         parts.append(f"{len(state['running'])} running")
     if left is not None and state["done"] + state["failed"] < state["total"]:
-        parts.append(f"about {_duration(left)} left")
+        parts.append(f"about {duration(left)} left")
     return f"{state['name']}: " + ", ".join(parts)
 
 
@@ -197,13 +228,11 @@ def render(state: Mapping[str, Any]) -> RenderableType:
         f"{len(state['running'])} running, {state['failed']} failed, {state['reused']} reused, {state['skipped']} skipped"
     )
     left = (
-        ""
-        if state["seconds_left"] is None or ended == state["total"]
-        else f", about {_duration(state['seconds_left'])} left"
+        "" if state["seconds_left"] is None or ended == state["total"] else f", about {duration(state['seconds_left'])} left"
     )
     parts: list[RenderableType] = [
         head,
-        Text(f"{facts}, {_duration(state['updated_at'] - state['started_at'])} so far{left}"),
+        Text(f"{facts}, {duration(state['updated_at'] - state['started_at'])} so far{left}"),
     ]
     running = list(state["running"].values())
     if running:
@@ -211,7 +240,23 @@ def render(state: Mapping[str, Any]) -> RenderableType:
         parts.append(Text("now: " + shown + (" ..." if len(running) > 6 else ""), style="dim"))
     if state["best"]:
         parts.append(best_table(state["best"], state["objective"]))
+    if state.get("frontier"):
+        parts.append(frontier_table(state["frontier"], state["objective"]))
+    parts += [Text(f"failed: {one}", style="red") for one in state.get("failures", ())]
     return Group(*parts)
+
+
+def frontier_table(front: Sequence[Mapping[str, Any]], objective: str) -> Table:
+    """The frontier so far: nothing as small is better. Of a long one, points evenly spread."""
+    if len(front) > _POINTS_SHOWN:
+        last = len(front) - 1
+        front = [front[round(place * last / (_POINTS_SHOWN - 1))] for place in range(_POINTS_SHOWN)]
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for title in ("ratio", "payload (bytes)", "frontier so far", objective):
+        table.add_column(title, justify="left" if title == "frontier so far" else "right")
+    for one in front:
+        table.add_row(f"x{one['ratio']:.1f}", f"{one['payload_bytes']:,}", one["quantizer"], f"{one['value']:.4g}")
+    return table
 
 
 def best_table(best: Mapping[str, Mapping[str, Any]], objective: str) -> Table:
@@ -232,7 +277,8 @@ def best_table(best: Mapping[str, Mapping[str, Any]], objective: str) -> Table:
     return table
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Seconds as people say them."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     if hours:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
-import json
+import functools
 import logging
 import os
 import shutil
 import sys
 from pathlib import Path
-from typing import Any
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")
@@ -18,23 +17,31 @@ os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
 os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
 os.environ.setdefault("TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S", "0")
+os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "1000000000")  # snapshots are for a restore, which is never made
+os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")  # ours lets running trials end
 
 import ray
 from ray import tune
-from ray.tune import Callback
 from rich.console import Console
 
 from analysis.store import replace_bytes
 from quantizers.errors import InputError
+from sweeps.collector import Collector
 from sweeps.config import SweepConfig
+from sweeps.feed import Feed, InOrder, request
 from sweeps.finish import finish
+from sweeps.interrupts import on_interrupt
 from sweeps.ledger import Ledger
 from sweeps.prepare import Prepared, prepare
 from sweeps.progress import Progress
+from sweeps.resources import Policy, check_fits, gpu_bytes
+from sweeps.stopping import Plateau
 from sweeps.tracking import Tracker
 from sweeps.worker import Settings, tune_trial
 from trainables.tables import to_shared
-from trainables.trial import TrialResult, TrialSpec, blank_row
+from trainables.trial import TrialResult, TrialSpec
+
+INTERRUPTED = "interrupted"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +52,7 @@ class Run:
         run_dir: where everything is.
         counts: trials by status.
         reused: how many came from the ledger.
-        interrupted: whether it was stopped before all trials ran.
+        interrupted: whether a person stopped it before all trials ran.
         tracking_problem: why MLflow records are missing, or None.
     """
 
@@ -78,8 +85,12 @@ def run(
         console: where progress is shown; None shows nothing.
         command: how a person would repeat this run, for the report.
 
+    Ctrl-C once starts no more trials, lets those that run end, and reports; twice stops at once, without a report. Either
+    way the same call goes on from there.
+
     Raises:
         InputError: something is wrong with the sweep; nothing was written.
+        KeyboardInterrupt: Ctrl-C was given twice.
     """
     started = datetime.datetime.now(datetime.UTC)
     prepared = prepare(config, data_dir)
@@ -101,25 +112,30 @@ def run(
         skipped=len(prepared.plan.skipped),
         objective=(metric, prepared.directions[metric]["direction"]),
         data_dir=data_dir,
+        sweep=config.model_dump(mode="json"),
     ) as progress:
         results = _Results(progress, tracker)
+        plateau = None
+        if config.stop.hypervolume is not None:
+            plateau = Plateau(config.stop.hypervolume, prepared.objectives, prepared.directions)
         todo = []
         for spec in prepared.plan.trials:
             known = ledger.get(spec.key)
             if known is not None and _adopt(known, spec, config):
                 results.add(known)
+                if plateau is not None:
+                    plateau.know(known)
             else:
                 todo.append(spec)
-        stopped = None
+        reason = None
         if config.stop.trials is not None and len(todo) > config.stop.trials:
-            todo, stopped = todo[: config.stop.trials], f"stop.trials: {config.stop.trials} were run"
-        interrupted = False
+            todo, reason = todo[: config.stop.trials], f"stop.trials: {config.stop.trials} were run"
         if todo:
-            interrupted = _run_on_ray(prepared, ledger, todo, results, progress, address)
+            reason = _run_on_ray(prepared, ledger, todo, results, progress, plateau, address) or reason
         progress.phase("reporting")
         if tracker is not None:
             tracker.close()
-        reason = stopped or ("interrupted" if interrupted else None)
+        interrupted = reason == INTERRUPTED
         outcome = finish(
             prepared, results.by_key, tracker, started=started, command=command, stop_reason=reason, interrupted=interrupted
         )
@@ -158,91 +174,94 @@ def _adopt(known: TrialResult, spec: TrialSpec, config: SweepConfig) -> bool:
     return True
 
 
-class _Collector(Callback):  # type: ignore[misc]
-    """Takes the results of trials as Tune hands them in."""
-
-    def __init__(self, prepared: Prepared, results: _Results, progress: Progress) -> None:
-        self._table = (prepared.table.name, *prepared.table.shape)
-        self._results = results
-        self._progress = progress
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {}  # Tune pickles its callbacks for a restore, which is never made: the ledger is what resumes
-
-    @staticmethod
-    def _spec(trial: Any) -> TrialSpec:
-        return TrialSpec.from_json(trial.config["spec"])
-
-    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        spec = self._spec(trial)
-        self._progress.started(spec.key, f"{spec.method} seed {spec.seed}")
-
-    def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any) -> None:
-        if result.get("result"):
-            self._results.add(TrialResult.from_json(json.loads(result["result"])))
-        else:
-            self._progress.step(self._spec(trial).key, float(result.get("fraction") or 0.0))
-
-    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        spec = self._spec(trial)
-        if spec.key not in self._results.by_key:
-            text = getattr(trial, "error_msg", None) or "the worker process died"
-            reason = " ".join(str(text).strip().splitlines()[-1].split())[:500]
-            self._results.add(TrialResult(blank_row(spec, self._table, status="failed", reason=reason)))
-
-
 def _run_on_ray(
-    prepared: Prepared, ledger: Ledger, todo: list[TrialSpec], results: _Results, progress: Progress, address: str | None
-) -> bool:
-    """Run ``todo`` with Tune; returns whether the person interrupted it."""
+    prepared: Prepared,
+    ledger: Ledger,
+    todo: list[TrialSpec],
+    results: _Results,
+    progress: Progress,
+    plateau: Plateau | None,
+    address: str | None,
+) -> str | None:
+    """Run ``todo`` with Tune; returns why not all of it ran, or None."""
     config = prepared.config
     mine = not ray.is_initialized()
     if mine:
         _start_ray(address)
     try:
-        cpu, gpu = _trial_resources(config)
-        progress.set_slots(_slots(cpu, gpu))
+        policy, slots = _policy(config)
+        progress.set_slots(slots)
+        feed = Feed(functools.partial(next, iter(todo), None), policy)
+        collector = Collector(
+            config,
+            (prepared.table.name, *prepared.table.shape),
+            feed=feed,
+            policy=policy,
+            progress=progress,
+            add=results.add,
+            plateau=plateau,
+        )
         settings = Settings(
             artifacts_dir=str(config.run_dir / "artifacts"),
             ledger_dir=str(ledger.folder),
             remember_results=ledger.remember_results,
             tasks=prepared.task_entries,
             data_dir=None if prepared.data_dir is None else str(prepared.data_dir.absolute()),
-            threads=max(1, int(cpu)),
-            gpu=gpu > 0,
         )
         trainable = tune.with_parameters(
             tune_trial, shared=to_shared(prepared.table), weights=prepared.weights, settings=settings
         )
         storage = config.run_dir / "ray"
         shutil.rmtree(storage / "tune", ignore_errors=True)
+        # So many trials wait for a worker at the most: each knows what those before it took.
+        os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(slots)
         tuner = tune.Tuner(
-            tune.with_resources(trainable, {"cpu": cpu, "gpu": gpu}),
-            param_space={"spec": tune.grid_search([spec.to_json() for spec in todo])},
-            tune_config=tune.TuneConfig(reuse_actors=True, time_budget_s=config.stop.time),
+            tune.with_resources(trainable, request),
+            tune_config=tune.TuneConfig(
+                search_alg=feed,
+                scheduler=InOrder(feed),
+                num_samples=-1,
+                reuse_actors=True,
+                trial_dirname_creator=lambda trial: str(trial.trial_id),
+            ),
             run_config=tune.RunConfig(
-                name="tune",
-                storage_path=str(storage.absolute()),
-                callbacks=[_Collector(prepared, results, progress)],
-                verbose=0,
-                log_to_file=False,
+                name="tune", storage_path=str(storage.absolute()), callbacks=[collector], verbose=0, log_to_file=False
             ),
         )
-        logging.getLogger("ray.tune").setLevel(logging.ERROR)
-        tuner.fit()
+        logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # a lost trial is a row, and said there
+
+        def stop() -> None:
+            feed.stop(INTERRUPTED)
+            progress.ending()
+
+        with on_interrupt(stop):
+            tuner.fit()
     finally:
         if mine:
             ray.shutdown()
-    return any(spec.key not in results.by_key for spec in todo)
+    return feed.stop_reason
+
+
+def _policy(config: SweepConfig) -> tuple[Policy, int]:
+    """Who gets what of the cluster, and about how many trials that makes at a time."""
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    check_fits(config.trial_resources, nodes)
+    gpus, memory = sum(node.get("GPU", 0.0) for node in nodes), None
+    if gpus and config.trial_resources.gpu_memory is None:
+        memory = ray.get(ray.remote(num_gpus=1)(gpu_bytes).remote())
+    trains = config.regime != "pretrained"  # then the task's network is trained where the fit was made
+    policy = Policy(config.trial_resources, gpus=gpus, gpu_bytes=memory, tasks_use_gpu=trains)
+    return policy, policy.slots(sum(node.get("CPU", 0.0) for node in nodes))
 
 
 def _start_ray(address: str | None) -> None:
+    address = address or os.environ.get("RAY_ADDRESS")  # set where a job was submitted to a cluster
     # Workers must find our packages by the same path as this process, wherever it was started from.
     paths = [path for path in sys.path if path and Path(path).is_dir() and "site-packages" not in path]
     environment = {"PYTHONPATH": os.pathsep.join(paths)} if address is None else {}
     try:
         ray.init(
-            address=address,
+            address=address or "local",  # not whatever cluster somebody left on this machine
             include_dashboard=False if address is None else None,
             log_to_driver=False,
             logging_level=logging.ERROR,
@@ -252,16 +271,3 @@ def _start_ray(address: str | None) -> None:
         raise InputError(
             f"--address {address}: no Ray cluster answers there ({' '.join(str(error).split())[:200]})."
         ) from None
-
-
-def _trial_resources(config: SweepConfig) -> tuple[float, float]:
-    """CPUs and GPUs of one trial: as the sweep says, or one CPU and, where there are GPUs, a quarter of one."""
-    if config.resources != "auto":
-        return config.resources.cpu, config.resources.gpu
-    return 1.0, 0.25 if ray.cluster_resources().get("GPU") else 0.0
-
-
-def _slots(cpu: float, gpu: float) -> int:
-    have = ray.cluster_resources()
-    slots = have.get("CPU", 1) / cpu
-    return max(1, int(min(slots, have.get("GPU", 0) / gpu) if gpu else slots))

@@ -64,6 +64,7 @@ class Tracker:
         self._objectives = tuple(objectives)
         self.run_ids: dict[str, str] = {}
         self.problem: str | None = None
+        self._unfinished: set[str] = set()  # recorded in part by a driver that was killed
         self._queue: queue.Queue[TrialResult | None] = queue.Queue()
         self._thread = threading.Thread(target=self._work, daemon=True, name="mlflow")
         self._thread.start()
@@ -112,7 +113,10 @@ class Tracker:
                 [self._experiment], f"tags.sweep = '{self.sweep}'", max_results=5000, page_token=token
             )
             for run in page:
-                self.run_ids[run.data.tags.get("trial_key", "summary")] = run.info.run_id
+                key = run.data.tags.get("trial_key", "summary")
+                self.run_ids[key] = run.info.run_id
+                if run.info.status == "RUNNING":
+                    self._unfinished.add(key)
             token = page.token
             if not token:
                 return
@@ -120,7 +124,7 @@ class Tracker:
     def _send(self, result: TrialResult) -> None:
         row = result.row
         key = str(row["trial_key"])
-        if key in self.run_ids and row.get("reused"):
+        if key in self.run_ids and row.get("reused") and key not in self._unfinished:
             return  # recorded when it ran
         name = f"{row['quantizer']}-{_size(row)}-s{row['seed']}"
         run_id = self._run(key, name, {"role": "trial", "trial_key": key}, int(1000 * _timestamp(row)))

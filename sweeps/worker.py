@@ -2,25 +2,33 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
+import os
+import resource
 import time
 import traceback
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from threadpoolctl import threadpool_limits
 
 from quantizers import FitStep, Table
 from quantizers.errors import InputError
 from sweeps.ledger import Ledger
+from sweeps.resources import Share
 from trainables import trial
+from trainables.memory import data_bytes
 from trainables.tables import from_shared
 from trainables.tasks.registry import make_task
 from trainables.trial import TrialResult, TrialSpec
 
 _REPORT_SECONDS = 1.0
+_THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,8 +40,6 @@ class Settings:
     remember_results: bool
     tasks: tuple[Any, ...]
     data_dir: str | None
-    threads: int
-    gpu: bool
 
     def artifact_path(self, key: str) -> Path:
         """Where the compressed file of a trial is."""
@@ -56,33 +62,90 @@ def _table(shared: dict[str, Any]) -> Table:
     return _TABLES[digest]
 
 
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """How a trial ended.
+
+    Attributes:
+        result: its row, whatever happened.
+        out_of_memory: whether it may do better with more memory to itself.
+        device_memory_bytes: the most that it took of its device; None on the CPU.
+    """
+
+    result: TrialResult
+    out_of_memory: bool = False
+    device_memory_bytes: int | None = None
+
+
 def run_one(
-    spec: TrialSpec, shared: dict[str, Any], weights: np.ndarray | None, settings: Settings, *, report: Any
-) -> TrialResult:
+    spec: TrialSpec,
+    shared: dict[str, Any],
+    weights: np.ndarray | None,
+    settings: Settings,
+    share: Share,
+    *,
+    report: Callable[[FitStep], None],
+) -> Outcome:
     """Run ``spec``; whatever goes wrong becomes a row with status ``failed`` and the reason."""
-    torch.set_num_threads(settings.threads)
-    ledger = settings.open_ledger()
+    device = torch.device("cuda" if share.gpu and torch.cuda.is_available() else "cpu")
     table = _table(shared)
-    data_dir = None if settings.data_dir is None else Path(settings.data_dir)
-    tasks = [make_task(entry, data_dir) for entry in settings.tasks]
-    path = settings.artifact_path(spec.key)
     try:
-        result = trial.run(
-            spec,
-            table,
-            tasks,
-            weights=None if weights is None else torch.tensor(weights),
-            artifact_path=path,
-            once=ledger.once,
-            device=torch.device("cuda" if settings.gpu else "cpu"),
-            report=report,
-        )
+        with _within(share, device):
+            result = trial.run(
+                spec,
+                table,
+                [
+                    make_task(entry, None if settings.data_dir is None else Path(settings.data_dir))
+                    for entry in settings.tasks
+                ],
+                weights=None if weights is None else torch.tensor(weights),
+                artifact_path=settings.artifact_path(spec.key),
+                once=settings.open_ledger().once,
+                device=device,
+                report=report,
+            )
     except Exception as error:
+        no_memory = _is_out_of_memory(error)
         reason = str(error) if isinstance(error, InputError) else _one_line(error)
-        return TrialResult(trial.blank_row(spec, (table.name, *table.shape), status="failed", reason=reason))
+        if no_memory and share.memory_bytes is not None and device.type == "cpu":
+            reason, no_memory = (
+                f"over its memory limit of {share.memory_bytes:,} bytes: {reason}",
+                False,
+            )  # so it would be again
+        elif no_memory:
+            reason = f"out of memory: {reason}"
+        return Outcome(
+            TrialResult(trial.blank_row(spec, (table.name, *table.shape), status="failed", reason=reason)), no_memory
+        )
     if result.row["status"] == "ok":  # a failure is not remembered: the next run tries again
-        ledger.put(spec.key, result)
-    return result
+        settings.open_ledger().put(spec.key, result)
+    took = torch.cuda.max_memory_reserved(device) if device.type == "cuda" else result.row["peak_memory_bytes"]
+    return Outcome(result, device_memory_bytes=took)
+
+
+@contextlib.contextmanager
+def _within(share: Share, device: torch.device) -> Iterator[None]:
+    """Threads and memory as ``share`` says, for real: in torch, in NumPy's BLAS, in OpenMP, in the allocators."""
+    torch.set_num_threads(share.threads)
+    os.environ.update(dict.fromkeys(_THREAD_VARIABLES, str(share.threads)))  # libraries that are loaded from now on
+    if device.type == "cuda":
+        torch.cuda.empty_cache()  # what the trial before left would count as this one's
+        part = 1.0 if share.gpu_bytes is None else share.gpu_bytes / torch.cuda.get_device_properties(device).total_memory
+        torch.cuda.set_per_process_memory_fraction(min(1.0, part), device)
+    before = resource.getrlimit(resource.RLIMIT_DATA)
+    with threadpool_limits(limits=share.threads):  # those that are loaded
+        try:
+            if share.memory_bytes is not None:
+                resource.setrlimit(resource.RLIMIT_DATA, (data_bytes() + share.memory_bytes, before[1]))
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_DATA, before)
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)  # torch on the CPU has no class for it
 
 
 def _one_line(error: Exception) -> str:
@@ -103,5 +166,9 @@ def tune_trial(config: dict[str, Any], shared: dict[str, Any], weights: np.ndarr
             last = time.monotonic()
             tune.report({"phase": step.phase, "fraction": step.fraction, "value": step.value, "result": None})
 
-    result = run_one(TrialSpec.from_json(config["spec"]), shared, weights, settings, report=report)
-    tune.report({"phase": "done", "fraction": 1.0, "value": None, "result": json.dumps(result.to_json())})
+    outcome = run_one(
+        TrialSpec.from_json(config["spec"]), shared, weights, settings, Share(**config["share"]), report=report
+    )
+    last_words = {"out_of_memory": outcome.out_of_memory, "device_memory_bytes": outcome.device_memory_bytes}
+    result = json.dumps(outcome.result.to_json())
+    tune.report({"phase": "done", "fraction": 1.0, "value": None, "result": result, **last_words})

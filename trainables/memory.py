@@ -27,6 +27,11 @@ def resident_bytes(*, peak: bool = False) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 if known is None else known
 
 
+def data_bytes() -> int:
+    """What this process has allocated for itself, used or not: what ``RLIMIT_DATA`` limits (Linux; elsewhere 0)."""
+    return _status_bytes("VmData") or 0
+
+
 def reset_peak() -> None:
     """Make the present resident set the largest so far."""
     try:

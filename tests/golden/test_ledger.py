@@ -1,6 +1,8 @@
 """The ledger: results that are kept, and files that are made once however many ask."""
 
 import os
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -65,6 +67,17 @@ def test_a_claim_whose_maker_died_is_taken_over(tmp_path: Path, monkeypatch: pyt
     os.utime(claim, (old, old))
     assert Ledger(tmp_path).once("fits", "a", lambda path: path.write_text("whole") and None).read_text() == "whole"
     assert not claim.exists()
+
+
+def test_a_claim_of_a_killed_process_is_taken_over_at_once(tmp_path: Path) -> None:
+    code = "import os, sys; from sweeps.ledger import _claim; from pathlib import Path; _claim(Path(sys.argv[1]))"
+    (tmp_path / "fits").mkdir()
+    subprocess.run([sys.executable, "-c", code, tmp_path / "fits" / "a.claim"], check=True)
+    assert (tmp_path / "fits" / "a.claim").is_file()
+    began = time.monotonic()
+    Ledger(tmp_path).once("fits", "a", lambda path: path.write_text("whole") and None)
+    assert time.monotonic() - began < 0.5 * module._STALE_SECONDS
+    assert [path.name for path in (tmp_path / "fits").iterdir()] == ["a.safetensors"]
 
 
 def test_a_claim_is_kept_fresh_while_its_maker_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,141 @@
+"""A large sweep: 10,000 trials that the ledger has, and a frontier over 1,000,000 rows of trials.parquet.
+
+    python benchmarks/scale.py [--trials 10000] [--rows 1000000]
+
+Each part runs in a process of its own, whose peak of resident memory is told.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from analysis import store
+from analysis.pareto import build_frontier
+from analysis.schema import SCORES, TRIALS
+from sweeps.config import SweepConfig, build
+from sweeps.prepare import prepare
+from sweeps.runner import run
+from trainables.trial import TrialResult, blank_row
+
+SHAPE = (2000, 32)
+
+
+def sweep(folder: Path, trials: int) -> SweepConfig:
+    """``trials`` trials: 20 configurations, the rest seeds."""
+    grid = {"method": "pq", "num_codebooks": [2, 4, 8, 16], "codebook_size": [2, 4, 8, 16, 32]}
+    return build(
+        {
+            "name": "large",
+            "table": f"builtin:synthetic-{SHAPE[0]}x{SHAPE[1]}",
+            "quantizers": [grid],
+            "tasks": ["reconstruction"],
+            "seeds": list(range(trials // 20)),
+            "keep_artifacts": "none",
+            "tracking": False,
+            "output": str(folder),
+        }
+    )
+
+
+def fill(folder: Path, trials: int) -> None:
+    """A ledger with a made-up result of every trial, curves and all."""
+    prepared = prepare(sweep(folder, trials), None)
+    results = folder / "large" / "ledger" / "results"
+    results.mkdir(parents=True)
+    dice = np.random.default_rng(0)
+    reconstruction = next(task for task in prepared.tasks if task.name == "reconstruction")
+    curves = [
+        {"phase": "fit", "fraction": step / 20, "value": 1.0 / (1 + step), "seconds": 0.1 * step} for step in range(20)
+    ]
+    for spec in prepared.plan.trials:
+        size = prepared.plan.predicted_bytes[spec.key]
+        row = blank_row(spec, (prepared.table.name, *SHAPE), status="ok")
+        row.update(payload_bytes=size, predicted_payload_bytes=size, compression_ratio=4 * SHAPE[0] * SHAPE[1] / size)
+        row.update(started_at="2026-01-01T00:00:00+00:00", mse=float(dice.random()), sqnr_db=float(dice.random()))
+        scores = [
+            {"trial_key": spec.key, "role": "input", "task": "reconstruction", "task_version": 1, "metric": metric.name}
+            | {"direction": metric.direction, "value": float(dice.random()), "baseline": 0.0, "num_examples": SHAPE[0]}
+            for metric in reconstruction.metrics
+        ]
+        (results / f"{spec.key}.json").write_text(json.dumps(TrialResult(row, scores, curves, None, 1.0).to_json()))
+
+
+def part(name: str, folder: Path, amount: int) -> None:
+    """One part, in a process of its own."""
+    if name == "fill":
+        fill(folder, amount)
+        return
+    if name == "rows":
+        write_rows(folder, amount)
+        return
+    began = time.perf_counter()
+    if name == "ledger":
+        ended = run(sweep(folder, amount))
+        said = f"{ended.reused:,} trials from the ledger"
+    else:
+        frontier = build_frontier(store.read_trials(folder), store.read_scores(folder), bootstrap=0)
+        said = f"frontier of {frontier.num_rows:,} configurations over {amount:,} rows"
+    seconds = time.perf_counter() - began
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+    print(f"{said}: {seconds:.1f} s, peak {peak:.2f} GB, load {os.getloadavg()[0]:.1f}")
+
+
+def write_rows(folder: Path, amount: int) -> None:
+    """``trials.parquet`` and ``scores.parquet`` of ``amount`` trials: five seeds of each configuration."""
+    dice, number = np.random.default_rng(0), np.arange(amount)
+    size = 1000 + 17 * (number // 5 % 50_000)
+    text = pa.array(["x"]).take(pa.array(np.zeros(amount, dtype=np.int64)))
+    known: dict[str, Any] = {
+        "trial_key": pa.array([f"{key:020x}" for key in number]),
+        "config_json": pa.array([f'{{"number": {key}}}' for key in number // 5]),
+        "status": pa.array(["ok"]).take(pa.array(np.zeros(amount, dtype=np.int64))),
+        "seed": number % 5,
+        "payload_bytes": size,
+        "num_embeddings": np.full(amount, 100_000),
+        "embedding_dim": np.full(amount, 100),
+        "value": 1e6 / size * dice.lognormal(sigma=0.2, size=amount),
+        "direction": pa.array(["min"]).take(pa.array(np.zeros(amount, dtype=np.int64))),
+    }
+    for name, schema in (("trials", TRIALS), ("scores", SCORES)):
+        columns = [
+            pa.array(known[field.name], type=field.type) if field.name in known
+            else text if pa.types.is_string(field.type)
+            else pa.nulls(amount, field.type)
+            for field in schema
+        ]  # fmt: skip
+        store.write(folder, name, pa.Table.from_arrays(columns, schema=schema))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--trials", type=int, default=10_000)
+    parser.add_argument("--rows", type=int, default=1_000_000)
+    parser.add_argument("--part", nargs=3, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.part:
+        part(options.part[0], Path(options.part[1]), int(options.part[2]))
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        for name, amount in (
+            ("fill", options.trials),
+            ("ledger", options.trials),
+            ("rows", options.rows),
+            ("frontier", options.rows),
+        ):
+            subprocess.run([sys.executable, __file__, "--part", name, folder, str(amount)], check=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,107 @@
+"""What Ray Tune asks for the next trial: it decides when a trial starts, on what, and when no more do.
+
+Tune's own grid makes all trials at once, with the resources of the first. Here a trial is made when there is room for it,
+so that it can ask for what the trials before it measured, and a sweep can end without killing what runs.
+"""
+
+from __future__ import annotations
+
+import collections
+from collections.abc import Callable
+from typing import Any
+
+from ray import tune
+from ray.tune.experiment import Trial
+from ray.tune.schedulers import FIFOScheduler
+from ray.tune.search import Searcher
+
+from sweeps.resources import Policy
+from trainables.trial import TrialSpec
+
+_LOOK_AHEAD = 100  # trials that may be passed over for one that can start now
+
+
+class Feed(Searcher):  # type: ignore[misc]
+    """Hands trials to Tune, one at a time.
+
+    Args:
+        next_trial: the next trial to run, or None: that was the last.
+        policy: what each takes.
+
+    Attributes:
+        stop_reason: why no more trials start, or None.
+    """
+
+    def __init__(self, next_trial: Callable[[], TrialSpec | None], policy: Policy) -> None:
+        super().__init__()
+        self._next_trial = next_trial
+        self._waiting: list[TrialSpec] = []
+        self._again: collections.deque[TrialSpec] = collections.deque()
+        self._policy = policy
+        self._running: dict[str, TrialSpec] = {}
+        self.stop_reason: str | None = None
+
+    def stop(self, reason: str) -> None:
+        """Start no more trials; those that run go on to their end."""
+        self.stop_reason = self.stop_reason or reason
+
+    def run_again(self, spec: TrialSpec) -> None:
+        """Run ``spec`` once more when all others have ended, alone."""
+        self._again.append(spec)
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        """The next trial; None: none now; ``Searcher.FINISHED``: none any more."""
+        if self.stop_reason is not None:
+            return str(Searcher.FINISHED)
+        alone = False
+        spec = self._first_that_may_start()
+        if spec is None and not self._waiting and not self._running:  # while any runs, it may have to run again
+            if not self._again:
+                return str(Searcher.FINISHED)
+            alone, spec = True, self._again.popleft()
+        if spec is None:
+            return None
+        self._running[trial_id] = spec
+        return {"spec": spec.to_json(), "share": self._policy.share(spec, alone=alone).to_json()}
+
+    def _first_that_may_start(self) -> TrialSpec | None:
+        running = [spec.method for spec in self._running.values()]
+        for place, passed in enumerate(self._waiting):
+            if self._policy.may_start(passed, running):
+                return self._waiting.pop(place)
+        while len(self._waiting) < _LOOK_AHEAD:
+            spec = self._next_trial()
+            if spec is None or self._policy.may_start(spec, running):
+                return spec
+            self._waiting.append(spec)
+        return None
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """See Tune."""
+        self._running.pop(trial_id, None)
+
+    def save_to_dir(self, checkpoint_dir: str, session_str: str = "default") -> None:
+        """Nothing: the ledger is what resumes."""
+
+
+class InOrder(FIFOScheduler):  # type: ignore[misc]
+    """Trials in the order in which they are made; none that waits is started once the feed has stopped."""
+
+    def __init__(self, feed: Feed) -> None:
+        super().__init__()
+        self._feed = feed
+
+    def choose_trial_to_run(self, tune_controller: Any) -> Trial | None:
+        """See Tune."""
+        if self._feed.stop_reason is not None:
+            for trial in list(tune_controller.get_live_trials()):
+                if trial.status == Trial.PENDING:
+                    tune_controller.stop_trial(trial)
+        return super().choose_trial_to_run(tune_controller)
+
+
+def request(config: dict[str, Any]) -> tune.PlacementGroupFactory:
+    """What Tune reserves for a trial."""
+    share = config["share"]
+    bundle = {"CPU": share["cpu"], "GPU": share["gpu"], "memory": share["memory_bytes"] or 0}
+    return tune.PlacementGroupFactory([{name: amount for name, amount in bundle.items() if amount}])
