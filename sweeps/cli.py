@@ -7,12 +7,13 @@ so that ``--help`` answers at once.
 from __future__ import annotations
 
 import functools
+import itertools
 import os
 import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -72,27 +73,34 @@ def remembered_data(run_dir: Path) -> Path | None:
     return Path(state["data_dir"]) if state.get("data_dir") else None
 
 
-@app.command(epilog="Examples:  frontier run quick   |   frontier run glove100 --data DIR --set 'seeds=[0,1,2]'")
+@app.command(
+    epilog="Examples:  frontier run quick   |   frontier run glove100 --data DIR --set 'seeds=[0,1,2]'   |   "
+    "frontier run adacomp-table2 --scale paper --data DIR"
+)
 @checked
 def run(
     sweep: Annotated[str, typer.Argument(help="A sweep file, or the name of a preset (see: frontier presets).")],
     data: DataOption = None,
     output: Annotated[Path | None, typer.Option("--out", help="Folder of runs; this one goes to OUT/<name>/.")] = None,
     address: Annotated[str | None, typer.Option(help="Ray cluster to use ('auto': this machine's); default: none.")] = None,
+    scale: Annotated[
+        str | None, typer.Option(help="Of a preset that has scales: small (the default) or paper. See: frontier presets.")
+    ] = None,
     changes: SetOption = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the trials and their sizes; run nothing.")] = False,
 ) -> None:
-    """Run a sweep; a run that is there already is resumed."""
-    from sweeps.config import load
+    """Run a sweep, or the several of a file one after the other; a run that is there already is resumed."""
+    from sweeps.config import load_all
 
     check_data(data)
-    config = load(sweep, changes or (), output=None if output is None else str(output))
+    configs = load_all(sweep, changes or (), scale=scale, output=None if output is None else str(output))
     if dry_run:
         from sweeps.cli_show import show_plan
 
-        show_plan(config, data, out)
+        for config in configs:
+            show_plan(config, data, out)
         return
-    _run(config, data, address, command=shlex.join(["frontier", *sys.argv[1:]]))
+    _run(configs, data, address, command=shlex.join(["frontier", *sys.argv[1:]]))
 
 
 @app.command(epilog="Example:  frontier resume runs/quick")
@@ -115,22 +123,33 @@ def resume(
     if state is not None and is_alive(state) and int(state["pid"]) != os.getpid():
         raise InputError(f"{run_dir}: the sweep is still at work (process {state['pid']}); see: frontier status {run_dir}")
     config = load(str(file), output=str(run_dir.parent), name=run_dir.name)
-    _run(config, data or remembered_data(run_dir), address, command=shlex.join(["frontier", *sys.argv[1:]]))
+    _run([config], data or remembered_data(run_dir), address, command=shlex.join(["frontier", *sys.argv[1:]]))
 
 
-def _run(config: Any, data: Path | None, address: str | None, command: str) -> None:
+def _run(configs: Sequence[Any], data: Path | None, address: str | None, command: str) -> None:
     from sweeps.cli_show import show_run
+    from sweeps.prepare import prepare
     from sweeps.runner import run as run_sweep
 
-    try:
-        finished = run_sweep(config, data_dir=data, address=address, console=out, command=command)
-    except KeyboardInterrupt:
-        out.print(
-            f"Stopped at once. What was measured is kept; continue with: frontier resume {config.run_dir}", soft_wrap=True
-        )
-        raise typer.Exit(130) from None
-    show_run(finished, config, out)
-    raise typer.Exit(130 if finished.interrupted else finished.exit_code)
+    for config in configs if len(configs) > 1 else ():
+        prepare(config, data)  # a mistake in the last sweep should not show hours after the first has begun
+    worst = 0
+    for number, config in enumerate(configs, start=1):
+        try:
+            finished = run_sweep(config, data_dir=data, address=address, console=out, command=command)
+        except KeyboardInterrupt:
+            out.print(
+                f"Stopped at once. What was measured is kept; go on with: frontier resume {config.run_dir}", soft_wrap=True
+            )
+            raise typer.Exit(130) from None
+        show_run(finished, config, out)
+        if finished.interrupted:
+            left = ", ".join(other.name for other in configs[number:])
+            if left:
+                out.print(f"Not begun: {left}. The same command goes on with all of them.", soft_wrap=True)
+            raise typer.Exit(130)
+        worst = max(worst, finished.exit_code)
+    raise typer.Exit(worst)
 
 
 @app.command(epilog="Example:  frontier status runs/quick --watch")
@@ -178,14 +197,17 @@ def presets(
     names: Annotated[bool, typer.Option("--names", help="Bare names, one a line.")] = False,
 ) -> None:
     """List the sweeps that come with the program."""
-    from sweeps.config import preset_names, preset_text
+    from sweeps.files import preset_names, preset_scales, preset_text
 
     for name in preset_names():
         if names:
             out.print(name)
             continue
-        comment = " ".join(line[1:].strip() for line in preset_text(name).splitlines() if line.startswith("#"))
-        out.print(f"[bold]{name}[/]  {_escape(comment)}")
+        head = itertools.takewhile(lambda line: line.startswith("#"), preset_text(name).splitlines())
+        comment = " ".join(line[1:].strip() for line in head)
+        scales = preset_scales(name)
+        more = f" Scales: {', '.join(scales)} (--scale)." if scales else ""
+        out.print(f"[bold]{name}[/]  {_escape(comment + more)}")
 
 
 @app.command(epilog="Example:  frontier ui --port 5000")

@@ -9,14 +9,14 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Mapping, Sequence
-from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from quantizers.errors import InputError, unknown_name
+from quantizers.errors import InputError
+from sweeps.files import change, read_documents
 
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 _SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400}
@@ -181,42 +181,41 @@ def default_tracking_uri(output: str | Path = "runs") -> str:
     return f"sqlite:///{Path(output).absolute() / 'mlflow.db'}"
 
 
-def preset_names() -> list[str]:
-    """Names of the sweeps that come with the program."""
-    files = resources.files("sweeps").joinpath("presets").iterdir()
-    return sorted(file.name[:-5] for file in files if file.name.endswith(".yaml"))
-
-
-def preset_text(name: str) -> str:
-    """The YAML of preset ``name``."""
-    return resources.files("sweeps").joinpath("presets", f"{name}.yaml").read_text(encoding="utf-8")
-
-
-def load(source: str, changes: Sequence[str] = (), **overrides: Any) -> SweepConfig:
-    """Read a sweep from a YAML file or a preset.
+def load_all(source: str, changes: Sequence[str] = (), *, scale: str | None = None, **overrides: Any) -> list[SweepConfig]:
+    """Read the sweeps of a YAML file (documents between ``---``) or a preset.
 
     Args:
         source: path of a YAML file, or the name of a preset.
-        changes: ``key=value`` pairs, the key dotted (``budgets.compression_ratio=[8,16]``), the value YAML.
+        changes: ``key=value`` pairs, the key dotted (``budgets.compression_ratio=[8,16]``), the value YAML; for every sweep.
+        scale: of a preset that has scales; None for its first.
         overrides: top-level keys set on top (None: left alone).
 
     Raises:
-        InputError: no such preset or file, or a mistake in it.
+        InputError: no such preset or file, a mistake in it, or two sweeps of one name.
     """
-    names = preset_names()
-    if source in names:
-        text, where = preset_text(source), f"preset {source}"
-    elif Path(source).is_file():
-        text, where = Path(source).read_text(encoding="utf-8"), source
-    elif "/" in source or source.endswith((".yaml", ".yml")):
-        raise InputError(f"{source}: no such sweep file. Presets: {', '.join(names)}.")
-    else:
-        raise unknown_name("preset", source, names)
-    data = _parse(text, where)
-    for change in changes:
-        _apply(data, change)
-    data.update({key: value for key, value in overrides.items() if value is not None})
-    return build(data, where)
+    configs: list[SweepConfig] = []
+    for where, data in read_documents(source, scale):
+        for text in changes:
+            change(data, text)
+        data.update({key: value for key, value in overrides.items() if value is not None})
+        config = build(data, where)
+        if any(config.run_dir == other.run_dir for other in configs):
+            raise InputError(f"{where}: an earlier sweep has the name {config.name!r} too; each needs a folder of its own.")
+        configs.append(config)
+    return configs
+
+
+def load(source: str, changes: Sequence[str] = (), **overrides: Any) -> SweepConfig:
+    """Read the one sweep of a YAML file or a preset; see :func:`load_all`.
+
+    Raises:
+        InputError: as there, or there are several.
+    """
+    first, *more = load_all(source, changes, **overrides)
+    if more:
+        names = ", ".join(config.name for config in (first, *more))
+        raise InputError(f"{source}: one sweep was expected, and it holds {len(more) + 1}: {names}.")
+    return first
 
 
 def build(data: Mapping[str, Any], where: str = "sweep") -> SweepConfig:
@@ -227,40 +226,11 @@ def build(data: Mapping[str, Any], where: str = "sweep") -> SweepConfig:
         raise InputError(f"{where}: {explain(error, SweepConfig)}") from None
 
 
-def _parse(text: str, where: str) -> dict[str, Any]:
-    try:
-        data = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise InputError(f"{where}: not valid YAML: {' '.join(str(error).split())}.") from None
-    if not isinstance(data, dict):
-        raise InputError(f"{where}: a sweep is a mapping of keys to values (name, table, quantizers, ...).")
-    return data
-
-
-def _apply(data: dict[str, Any], change: str) -> None:
-    key, equals, value = change.partition("=")
-    if not equals or not key.strip():
-        raise InputError(f"--set {change}: expected key=value, such as --set seeds=[0,1,2].")
-    parts = key.strip().split(".")
-    place = data
-    for part in parts[:-1]:
-        inner = place.get(part)
-        place[part] = dict(inner) if isinstance(inner, dict) else {}
-        place = place[part]
-    try:
-        parsed = yaml.safe_load(value)
-    except yaml.YAMLError:
-        raise InputError(f"--set {change}: the value is not valid YAML.") from None
-    if parts[0] == "budgets" and len(parts) == 2:
-        place.clear()  # the two kinds of budget exclude each other: the last one given counts
-    place[parts[-1]] = parsed
-
-
 def parse_parameters(changes: Sequence[str]) -> dict[str, Any]:
     """``key=value`` pairs of ``--set`` as a mapping, the values read as YAML."""
     data: dict[str, Any] = {}
-    for change in changes:
-        _apply(data, change)
+    for text in changes:
+        change(data, text)
     return data
 
 

@@ -6,7 +6,9 @@ import pytest
 import yaml
 
 from quantizers.errors import InputError
-from sweeps.config import build, load, parse_bytes, preset_names
+from sweeps.config import build, load, load_all, parse_bytes
+from sweeps.files import preset_names, preset_scales
+from sweeps.space import explicit_configs
 
 MINIMAL = {"name": "s", "table": "builtin:glove-10k-50d", "quantizers": ["pq"], "budgets": {"compression_ratio": [8]}}
 
@@ -82,7 +84,49 @@ def test_changes_from_the_command_line(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", preset_names())
 def test_presets_are_sweeps(name: str) -> None:
-    assert load(name).name == name
+    folders = []
+    for scale in preset_scales(name) or [None]:
+        configs = load_all(name, scale=scale)
+        assert configs[0].name.startswith(name)
+        folders += [config.run_dir for config in configs]
+        for config in configs:
+            for entry in config.quantizers if config.quantizers != "all" else ():
+                assert isinstance(entry, str) or explicit_configs(entry)
+    assert len(set(folders)) == len(folders)
+
+
+def test_scales_of_a_preset() -> None:
+    small, paper = load_all("adacomp-table2"), load_all("adacomp-table2", scale="paper")
+    assert load_all("adacomp-table2", scale="small") == small and preset_scales("adacomp-table2") == ["small", "paper"]
+    assert [config.table for config in small] == ["glove.6B.100d.txt"] * 4
+    assert [config.table for config in paper] == ["glove.6B.300d.txt"] * 4
+    assert all(len({config.ledger_dir for config in configs}) == 4 for configs in (small, paper))
+    assert len({config.ledger_dir.resolve() for config in small if config.ledger_dir}) == 1
+    with pytest.raises(InputError, match="--scale larg: not of preset adacomp-table2: it has small and paper"):
+        load_all("adacomp-table2", scale="larg")
+    with pytest.raises(InputError, match="Did you mean 'paper'"):
+        load_all("adacomp-table2", scale="papers")
+    with pytest.raises(InputError, match="quick: it has no scales"):
+        load_all("quick", scale="paper")
+
+
+def test_several_sweeps_in_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "s.yaml"
+    file.write_text("---\n" + yaml.safe_dump_all([MINIMAL, {**MINIMAL, "name": "t", "seeds": [1]}]) + "---\n")
+    first, second = load_all(str(file), ["rows=50"], output=str(tmp_path))
+    assert (first.name, second.name) == ("s", "t") and first.seeds == (0,) and second.seeds == (1,)
+    assert first.rows == second.rows == 50
+    with pytest.raises(InputError, match="one sweep was expected, and it holds 2: s, t"):
+        load(str(file))
+    with pytest.raises(InputError, match="sweep 2: an earlier sweep has the name 'u'"):
+        load_all(str(file), ["name=u"])
+    with pytest.raises(InputError, match="sweep 1: unknown key 'sedes'.*'seeds'"):
+        load_all(str(file), ["sedes=[1]"])
+    with pytest.raises(InputError, match="is a file; scales are of presets"):
+        load_all(str(file), scale="paper")
+    file.write_text(yaml.safe_dump_all([MINIMAL, [1]]))
+    with pytest.raises(InputError, match="sweep 2: a sweep is a mapping"):
+        load_all(str(file))
 
 
 @pytest.mark.parametrize("text", ["[1, 2", "- a\n- b\n", ""])

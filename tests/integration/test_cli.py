@@ -4,12 +4,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from typer.testing import CliRunner, Result
 
 import quantizers
 import sweeps.cli_choose
 import sweeps.cli_tables  # noqa: F401 - both add their commands
 from sweeps.cli import app
+from sweeps.config import SweepConfig
+from sweeps.runner import Run
 
 
 @pytest.fixture
@@ -137,6 +140,46 @@ def test_dry_run_shows_sizes_and_skips_and_writes_nothing(tmp_path: Path) -> Non
     assert done.exit_code == 0, done.output
     assert "pq" in done.stdout and "skipped: cast" in done.stdout
     assert not (tmp_path / "runs").exists()
+
+
+def three_sweeps(folder: Path) -> Path:
+    keys = {"table": "builtin:glove-10k-50d", "quantizers": [{"method": "pq", "num_codebooks": 2}], "rows": 300}
+    file = folder / "three.yaml"
+    file.write_text(yaml.safe_dump_all([{"name": name, **keys} for name in ("first", "second", "third")]))
+    return file
+
+
+def test_a_file_of_several_sweeps_is_shown_whole(tmp_path: Path) -> None:
+    done = frontier("run", three_sweeps(tmp_path), "--out", tmp_path / "runs", "--dry-run", "--set", "seeds=[0,1]")
+    assert done.exit_code == 0, done.output
+    assert [f"{name}: 3 trials" in done.stdout for name in ("first", "second", "third")] == [True] * 3
+    wrong = frontier("run", three_sweeps(tmp_path), "--out", tmp_path / "runs", "--set", "table=nowhere.txt")
+    assert wrong.exit_code == 2 and not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("ends", "code", "begun"),
+    [
+        ({"second": {"failed": 1, "ok": 2}}, 1, ["first", "second", "third"]),
+        ({}, 0, ["first", "second", "third"]),
+        ({"second": None}, 130, ["first", "second"]),
+    ],
+)
+def test_several_sweeps_run_one_after_the_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ends: dict[str, dict[str, int] | None], code: int, begun: list[str]
+) -> None:
+    seen: list[str] = []
+
+    def run(config: SweepConfig, **options: object) -> Run:
+        seen.append(config.name)
+        counts = ends.get(config.name, {"ok": 3})
+        return Run(config.run_dir, counts or {}, 0, interrupted=counts is None)
+
+    monkeypatch.setattr("sweeps.runner.run", run)
+    monkeypatch.setattr("sweeps.cli_show.show_run", lambda *about: None)
+    done = frontier("run", three_sweeps(tmp_path), "--out", tmp_path / "runs")
+    assert (done.exit_code, seen) == (code, begun), done.output
+    assert ("Not begun: third" in done.stdout) == (code == 130)
 
 
 @pytest.mark.parametrize("command", ["run", "resume", "status", "report", "compress", "inspect", "convert", "ui", "export"])
