@@ -68,9 +68,18 @@ def _plain(value: float, digits: int = 3, *, short: bool = False) -> str:
     return text.rstrip("0").rstrip(".") if short and "." in text else text
 
 
-def config_label(config_json: str | None) -> str:
-    """A whole configuration: ``num_codebooks=16, codebook_size=256``."""
-    return ", ".join(f"{key}={_value(value)}" for key, value in _parsed(config_json).items())
+def config_label(config_json: str | None, *, given: bool = False) -> str:
+    """A whole configuration: ``num_codebooks=16, codebook_size=256``; ``given`` leaves out what has no value."""
+    items = _parsed(config_json).items()
+    return ", ".join(f"{key}={_value(value)}" for key, value in items if not given or value is not None)
+
+
+def inline(entry: Any) -> str:
+    """An entry of a sweep file, a name or a mapping, in one line: ``sentiment (precision=bfloat16)``."""
+    if not isinstance(entry, dict):
+        return str(entry)
+    first, *rest = entry.items()
+    return f"{first[1]} ({', '.join(f'{key}={_value(value)}' for key, value in rest)})" if rest else str(first[1])
 
 
 def short_configs(configurations: Iterable[tuple[str, str | None]]) -> dict[tuple[str, str | None], str]:

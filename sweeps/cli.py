@@ -178,16 +178,33 @@ def status(
             live.update(render(state))
 
 
-@app.command(epilog="Examples:  frontier report runs/quick   |   frontier report runs/a runs/b -o both.html")
+@app.command(
+    epilog="Examples:  frontier report runs/quick   |   frontier report runs/a runs/b -o both.html   |   "
+    "frontier report runs/adacomp-* --paper-tables -o table2.md"
+)
 @checked
 def report(
     run_dirs: Annotated[list[Path], typer.Argument(help="Folders of runs.")],
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Where the report goes.")] = None,
+    paper_tables: Annotated[
+        bool,
+        typer.Option(
+            "--paper-tables",
+            help="AdaComp's Table 2 and figures beside the paper's numbers instead; .html, or .md for Markdown.",
+        ),
+    ] = False,
 ) -> None:
     """Draw the frontier of one run or several: one HTML file that needs no network."""
-    from analysis.report import write_report
+    if paper_tables:
+        from analysis.paper import write_paper
 
-    path = write_report(run_dirs, output or run_dirs[0] / "report.html")
+        path, *pictures = write_paper(run_dirs, output or run_dirs[0] / "paper-tables.html")
+        for picture in pictures:
+            out.print(f"Figure: {picture}", soft_wrap=True)
+    else:
+        from analysis.report import write_report
+
+        path = write_report(run_dirs, output or run_dirs[0] / "report.html")
     out.print(f"Report: {path}", soft_wrap=True)
 
 
