@@ -108,7 +108,7 @@ class Course:
             return quantizer
         options: dict[str, Any] = {}
         if retrain is not None:
-            options = {key: retrain[key] for key in ("epochs", "learning_rate")}
+            options = {"epochs": retrain["epochs"], "learning_rate": retrain["learning_rate"], "patience": retrain["epochs"]}
             options["train_network"] = "network" in retrain["parts"]
             options["keep_start"] = True
         frozen = retrain is not None and "codebooks" not in retrain["parts"]

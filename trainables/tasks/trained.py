@@ -35,7 +35,7 @@ from trainables.tasks.network import SequenceNetwork
 from trainables.tasks.training import Trained, predict, sensitivity, train
 
 UNKNOWN = "<unk>"
-_METRIC_FLOOR = 1e-3
+_METRIC_FLOOR = 1e-4
 Report = Callable[[FitStep], None]
 
 

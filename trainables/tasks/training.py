@@ -58,6 +58,7 @@ def train(
     phase: str,
     epochs: int | None = None,
     learning_rate: float | None = None,
+    patience: int | None = None,
     train_network: bool = True,
     keep_start: bool = False,
 ) -> Trained:
@@ -75,6 +76,7 @@ def train(
         phase: name of the reports' phase.
         epochs: in place of the settings'.
         learning_rate: in place of the settings'.
+        patience: in place of the settings'.
         train_network: False trains the embedding alone.
         keep_start: whether the weights at the start are an answer too (where a training goes on from trained ones): they are
             kept unless an epoch is better.
@@ -121,7 +123,7 @@ def train(
                 report(FitStep(phase, epoch / total, 1.0 - dev, metrics))
             except (StopTraining, KeyboardInterrupt):
                 stopped = True
-            if stopped or since >= settings.patience:
+            if stopped or since >= (patience or settings.patience):
                 break
     modules.load_state_dict(best)
     modules.eval()
