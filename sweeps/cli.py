@@ -180,7 +180,7 @@ def status(
 
 @app.command(
     epilog="Examples:  frontier report runs/quick   |   frontier report runs/a runs/b -o both.html   |   "
-    "frontier report runs/adacomp-* --paper-tables -o table2.md"
+    "frontier report runs/adacomp-table2-* --paper-tables -o table2.md"
 )
 @checked
 def report(
