@@ -28,13 +28,14 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator, Sequence
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Self
 
 import torch
-from pydantic import Field, field_validator
 from torch import Tensor
 
+from quantizers.adacomp_finish import finish
 from quantizers.adacomp_module import AdaCompEmbedding, AdaCompNetwork, unit
+from quantizers.adacomp_storage import AdaCompConfig, decoder_bytes, fixed_bytes, pack_flat, selector_bytes
 from quantizers.adacomp_training import Pretraining, allocate, by_error, learn_selector
 from quantizers.additive import DTYPES, codebook_dtype_for
 from quantizers.base import Budget, FitStep, Quantizer, QuantizerConfig, Role, Skip, StorageCost, generator
@@ -50,40 +51,6 @@ _START_ROWS = 8192
 _MEAN_LENGTH = 0.8  # of the longest code-book's length, at a budget: see configs_for
 _MAX_BITS_A_COLUMN = 16
 _MAX_WORK = 2.5e12  # multiplications and additions of a whole pretraining: about two minutes on one core
-
-
-class AdaCompConfig(QuantizerConfig):
-    """Parameters of AdaComp.
-
-    Attributes:
-        code_lengths: bits of each code-book, 1 to 16 code-books.
-        tau, final_tau: temperature of the Gumbel-softmax at the start and at the end of a training.
-        epochs: passes over the table in pretraining; None for 200 to 3,000 steps by the size of table and codes.
-        batch_size: rows a step (the paper's is 64).
-        learning_rate: of Adam, for the table divided by its unit; the autoencoders' is in proportion to their weights.
-        orthogonality: lambda of equation 7.
-        code_values: codes are 0 and 1, or -1 and 1 (footnote 2).
-        codebook_dtype: what the decoders are stored in; b' is float32 always.
-        max_payload_bytes: what the result may take; None leaves the size to the selector.
-    """
-
-    code_lengths: tuple[int, ...] = (128, 64, 32, 16)
-    tau: float = Field(default=1.0, gt=0)
-    final_tau: float = Field(default=0.1, gt=0)
-    epochs: int | None = Field(default=None, ge=0)
-    batch_size: int = Field(default=512, ge=1)
-    learning_rate: float = Field(default=1e-3, gt=0)
-    orthogonality: float = Field(default=0.01, ge=0)
-    code_values: Literal["01", "pm1"] = "01"
-    codebook_dtype: Literal["float32", "float16"] = "float32"
-    max_payload_bytes: int | None = Field(default=None, ge=1)
-
-    @field_validator("code_lengths")
-    @classmethod
-    def _lengths(cls, value: tuple[int, ...]) -> tuple[int, ...]:
-        if not 1 <= len(value) <= 16 or not all(1 <= bits <= 8192 for bits in value):
-            raise ValueError("code_lengths must be 1 to 16 numbers of bits, each 1 to 8192")
-        return value
 
 
 class AdaComp(Quantizer):
@@ -121,7 +88,7 @@ class AdaComp(Quantizer):
         for count in (4, 2):
             config = cls._largest(count, dtype, budget.payload_bytes, stats.shape)
             if config is not None and (
-                count == 2 or _decoder_bytes(config, stats.embedding_dim) < 0.1 * budget.payload_bytes
+                count == 2 or decoder_bytes(config, stats.embedding_dim) < 0.1 * budget.payload_bytes
             ):
                 return [config]
         return Skip(f"code-books of 2 bits and 1 bit take more than {budget.payload_bytes} bytes")
@@ -137,7 +104,7 @@ class AdaComp(Quantizer):
         def fits(longest: int) -> bool:
             config = make(longest)
             mean = math.ceil(shape[0] * _MEAN_LENGTH * longest / 8)
-            return mean + _fixed_bytes(config, shape) <= payload_bytes and cls.check(config, shape) is None
+            return mean + fixed_bytes(config, shape) <= payload_bytes and cls.check(config, shape) is None
 
         low, high = 1 << (count - 1), min(8192, _MAX_BITS_A_COLUMN * shape[1])
         if high < low or not fits(low):
@@ -150,8 +117,8 @@ class AdaComp(Quantizer):
     @classmethod
     def storage(cls, config: Any, shape: tuple[int, int]) -> StorageCost:
         """An upper bound: every row in the longest code-book, or ``max_payload_bytes``."""
-        codebook = _decoder_bytes(config, shape[1])
-        side = _selector_bytes(config, shape[0])
+        codebook = decoder_bytes(config, shape[1])
+        side = selector_bytes(config, shape[0])
         codes = row_bytes(shape[0] * max(config.code_lengths), 1)
         if config.max_payload_bytes is not None:
             least = row_bytes(shape[0] * min(config.code_lengths), 1)
@@ -161,7 +128,7 @@ class AdaComp(Quantizer):
     @classmethod
     def check(cls, config: Any, shape: tuple[int, int]) -> Skip | None:
         """``max_payload_bytes`` must hold every row in the shortest code-book."""
-        least = row_bytes(shape[0] * min(config.code_lengths), 1) + _fixed_bytes(config, shape)
+        least = row_bytes(shape[0] * min(config.code_lengths), 1) + fixed_bytes(config, shape)
         if config.max_payload_bytes is not None and config.max_payload_bytes < least:
             return Skip(f"max_payload_bytes {config.max_payload_bytes} is less than the {least} of the shortest codes")
         return None
@@ -174,6 +141,7 @@ class AdaComp(Quantizer):
             AdaCompConfig(code_lengths=(20,), codebook_dtype="float16"),
             AdaCompConfig(code_lengths=(16, 16, 8), code_values="pm1"),
             AdaCompConfig(code_lengths=(48, 24, 12), max_payload_bytes=8_000),
+            AdaCompConfig(code_lengths=(32, 16, 8), max_payload_bytes=7_000, finish=True),
         ]
 
     # Fitting -----------------------------------------------------------------------------------------------------
@@ -216,6 +184,10 @@ class AdaComp(Quantizer):
         probe = sample[:2048]
         error = network.errors(vectors[probe], scale).gather(1, books[probe][:, None]).mean()
         yield FitStep("pretrain", 1.0, 0.5 * float(error) * scale * scale, self._shares(books))
+        if config.finish:
+            self._finish(network, vectors, scale, books, weights, max_bits, random)
+            error = (self.reconstruct(probe) - vectors[probe]).square().sum(dim=1).mean()
+            yield FitStep("finish", 1.0, 0.5 * float(error), self._shares(self.books()))
 
     def _blank_network(self, vectors: Tensor) -> AdaCompNetwork:
         signs = self.config.code_values == "pm1"
@@ -226,7 +198,7 @@ class AdaComp(Quantizer):
         given = [limit for limit in limits if limit is not None]
         if not given:
             return None
-        bits = int(8 * (min(given) - _fixed_bytes(self.config, self.shape)))
+        bits = int(8 * (min(given) - fixed_bytes(self.config, self.shape)))
         if bits < self.num_embeddings * min(self.config.code_lengths):
             raise InputError(
                 f"adacomp: {min(given)} bytes hold not even every row in the shortest of the code-books "
@@ -245,6 +217,25 @@ class AdaComp(Quantizer):
         return {f"share_book_{book}": count / len(books) for book, count in enumerate(counts)}
 
     @torch.no_grad()
+    def _finish(
+        self,
+        network: AdaCompNetwork,
+        vectors: Tensor,
+        scale: float,
+        books: Tensor,
+        weights: Tensor | None,
+        max_bits: int | None,
+        random: torch.Generator,
+    ) -> None:
+        lengths, dtype = self.config.code_lengths, DTYPES[self.config.codebook_dtype]
+        e = vectors / scale
+        codes = torch.cat([network.code(part) > 0 for _, part in chunks(e, 2 * sum(lengths))])
+        options: dict[str, Any] = {"weights": weights, "max_bits": max_bits, "generator": random}
+        books, codes, decoder, bias = finish(e, books, codes, lengths, **options)
+        largest = torch.finfo(dtype).max
+        self._write(books, codes, (decoder * scale).clamp(-largest, largest).to(dtype), bias * scale)
+
+    @torch.no_grad()
     def _store(self, network: AdaCompNetwork, vectors: Tensor, scale: float, books: Tensor) -> None:
         """Set the state: hard codes of every row in its code-book, with the decoder as it is stored."""
         config, dtype = self.config, DTYPES[self.config.codebook_dtype]
@@ -255,16 +246,20 @@ class AdaComp(Quantizer):
         # Codes of the decoder as it is stored: a training module, which has no other, then finds their thresholds.
         encoder = decoder.to(torch.float32) / (step * scale)
         bias = network.decoder_bias + network.low * torch.stack([part.sum(dim=0) for part in torch.split(encoder, lengths)])
-        books, bits = books.to(torch.int64), torch.tensor(lengths, device=vectors.device)[books]
+        parts = [part for _, part in chunks(vectors, sum(lengths))]
+        codes = torch.cat([torch.addmm(network.encoder_bias, part / scale, encoder.T) >= 0 for part in parts])
+        self._write(books.to(torch.int64), codes, decoder, bias * scale)
+
+    def _write(self, books: Tensor, codes: Tensor, decoder: Tensor, bias: Tensor) -> None:
+        """Set the state, of the bits (N, T) of every row in every code-book those of its own."""
+        lengths = list(self.config.code_lengths)
+        bits = torch.tensor(lengths, device=codes.device)[books]
         offsets = bits.cumsum(0) - bits
-        flat = torch.zeros(int(bits.sum()), dtype=torch.bool, device=vectors.device)
-        for rows, part in chunks(vectors, sum(lengths)):
-            codes = torch.addmm(network.encoder_bias, part / scale, encoder.T) >= 0
-            for book, code in enumerate(torch.split(codes, lengths, dim=1)):
-                members = (books[rows] == book).nonzero()[:, 0]
-                places = offsets[rows][members][:, None] + torch.arange(lengths[book], device=vectors.device)
-                flat[places] = code[members]
-        state = {"codes": _pack_bits(flat), "decoder": decoder, "bias": bias * scale}
+        flat = torch.zeros(int(bits.sum()), dtype=torch.bool, device=codes.device)
+        for book, code in enumerate(torch.split(codes, lengths, dim=1)):
+            members = (books == book).nonzero()[:, 0]
+            flat[offsets[members][:, None] + torch.arange(lengths[book], device=codes.device)] = code[members]
+        state = {"codes": pack_flat(flat), "decoder": decoder, "bias": bias}
         if len(lengths) > 1:
             state["books"] = pack(books[None], bits_for(len(lengths)))[0]
         self._index = None
@@ -311,7 +306,12 @@ class AdaComp(Quantizer):
         return torch.cat(parts) if parts else self._state["bias"].new_zeros((0, self.embedding_dim))
 
     def training_module(self, table: Table, *, seed: int = 0) -> CompressedEmbedding:
-        """See :class:`AdaCompEmbedding`; selector and encoders' biases are found again from ``table`` and the codes."""
+        """See :class:`AdaCompEmbedding`; selector and encoders' biases are found again from ``table`` and the codes.
+
+        Bits that were searched for are no signs of anything: after ``finish`` they stay, and the decoders are trained.
+        """
+        if self.config.finish:
+            return super().training_module(table, seed=seed)
         vectors, books, state = table.vectors, self.books(), self.state()
         network = self._blank_network(vectors)
         scale = network.restore(vectors, books, self.row_bits, state["decoder"].to(torch.float32), state["bias"])
@@ -326,24 +326,3 @@ class AdaComp(Quantizer):
         books = costs.argmin(dim=1) if max_bits is None else allocate(costs, config.code_lengths, max_bits)
         self._store(network, vectors, scale, books)
         return self
-
-
-def _decoder_bytes(config: Any, embedding_dim: int) -> int:
-    """W_k and b'_k of all code-books."""
-    weights = sum(config.code_lengths) * DTYPES[config.codebook_dtype].itemsize
-    return embedding_dim * int(weights + 4 * len(config.code_lengths))
-
-
-def _selector_bytes(config: Any, num_embeddings: int) -> int:
-    count = len(config.code_lengths)
-    return row_bytes(num_embeddings, bits_for(count)) if count > 1 else 0
-
-
-def _fixed_bytes(config: Any, shape: tuple[int, int]) -> int:
-    return _decoder_bytes(config, shape[1]) + _selector_bytes(config, shape[0])
-
-
-def _pack_bits(bits: Tensor) -> Tensor:
-    """(T,) booleans as ceil(T / 8) bytes, without gaps."""
-    lines = torch.nn.functional.pad(bits, (0, -len(bits) % 4096)).view(-1, 4096)  # so that packing goes piece by piece
-    return pack(lines, 1).reshape(-1)[: row_bytes(len(bits), 1)]

@@ -14,6 +14,7 @@ from quantizers import Budget, InputError, Skip, Table, TableStats
 from quantizers.adacomp import AdaComp, AdaCompConfig
 from quantizers.adacomp_module import AdaCompNetwork, Threshold, annealed
 from quantizers.adacomp_training import allocate
+from quantizers.base import generator
 
 
 def normal(*shape, seed=0):
@@ -254,3 +255,18 @@ def test_temperature():
 def test_wrong_code_lengths(lengths):
     with pytest.raises(InputError, match="code_lengths"):
         quantizers.create("adacomp", code_lengths=lengths)
+
+
+@pytest.mark.parametrize("limit", [None, 5_000])
+def test_bits_that_are_searched_for_rebuild_rows_better(limit: int | None) -> None:
+    vectors = torch.randn(600, 20, generator=generator(4)) * torch.logspace(0, -1, 20)
+    weights = torch.rand(600, generator=generator(5)) + 0.1
+    config = {"code_lengths": (48, 24, 12), "epochs": 3, "max_payload_bytes": limit, "codebook_dtype": "float16"}
+    errors = {}
+    for finished in (False, True):
+        quantizer = quantizers.create("adacomp", finish=finished, **config).fit(vectors, seed=2, weights=weights)
+        assert limit is None or quantizer.payload_bytes <= limit
+        errors[finished] = float((weights * (quantizer.to_dense() - vectors).square().sum(dim=1)).sum())
+    assert errors[True] < 0.8 * errors[False]
+    module = quantizer.training_module(Table(vectors))
+    assert torch.equal(module.codes, quantizer.state()["codes"]) and module.decoder.requires_grad
