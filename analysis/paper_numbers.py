@@ -59,14 +59,14 @@ class Row:
     Attributes:
         name: as the paper has it.
         method: the quantizer's name here.
-        regime: how it is trained with the task.
+        regimes: how it is trained with the task; AdaComp is shown in each that was run, the paper's first.
         parameters: of the configuration, those that tell the rows apart.
         reported: (metric, ratio) for each of COLUMNS.
     """
 
     name: str
     method: str
-    regime: str
+    regimes: Sequence[str]
     parameters: Mapping[str, Any]
     reported: Sequence[tuple[float, float]]
 
@@ -78,18 +78,18 @@ class Row:
         config = json.loads(trial["config_json"] or "{}")
         if self.method == "identity":
             return trial["regime"] in ("finetuned", "end_to_end")
-        if trial["regime"] != self.regime or config.get("epochs") == 0:
+        if trial["regime"] not in self.regimes or config.get("epochs") == 0:
             return False
         return all(config.get(name) == value for name, value in self.parameters.items())
 
 
 def _compared(name: str, method: str, parameters: Mapping[str, Any], *reported: tuple[float, float]) -> Row:
-    return Row(name, method, "finetuned", parameters, reported)
+    return Row(name, method, ("finetuned",), parameters, reported)
 
 
 def _adacomp(longest: int, *reported: tuple[float, float]) -> Row:
     lengths = [longest, longest // 2, longest // 4, longest // 8]
-    return Row(f"AdaComp ({longest})", "adacomp", "end_to_end", {"code_lengths": lengths}, reported)
+    return Row(f"AdaComp ({longest})", "adacomp", ("end_to_end", "finetuned"), {"code_lengths": lengths}, reported)
 
 
 ROWS = (
