@@ -54,6 +54,7 @@ def fill(folder: Path, trials: int) -> None:
     prepared = prepare(sweep(folder, trials), None)
     results = folder / "large" / "ledger" / "results"
     results.mkdir(parents=True)
+    (folder / "large" / "sweep.yaml").write_text(prepared.config.to_yaml())
     dice = np.random.default_rng(0)
     reconstruction = next(task for task in prepared.tasks if task.name == "reconstruction")
     curves = [

@@ -17,12 +17,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from analysis.store import replace_bytes
+from sweeps.processes import HERE, is_gone
 from trainables.trial import TrialResult
 
-_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
-_PIDS = Path("/proc/self/ns/pid")
-# Names the processes of this machine and, in containers that share one, of this container.
-_BOOT = f"{_BOOT_ID.read_text().strip()} {os.readlink(_PIDS)}" if _BOOT_ID.exists() and _PIDS.exists() else ""
 _FRESH_SECONDS = 5.0
 _STALE_SECONDS = 60.0
 
@@ -94,7 +91,7 @@ class Ledger:
 def _claim(path: Path) -> bool:
     try:
         with path.open("x", encoding="utf-8") as out:
-            out.write(f"{os.getpid()} {_BOOT}")
+            out.write(f"{os.getpid()} {HERE}")
         return True
     except FileExistsError:
         pass
@@ -111,9 +108,9 @@ def _claim(path: Path) -> bool:
 
 
 def _maker_is_gone(claim: str) -> bool:
-    """Whether the process that wrote ``claim`` was one of this machine, and is no more."""
-    process, _, boot = claim.partition(" ")
-    return bool(_BOOT) and boot == _BOOT and not Path("/proc", process).exists()
+    """Whether the process that wrote ``claim`` is no more."""
+    process, _, where = claim.partition(" ")
+    return process.isdecimal() and is_gone(int(process), where)
 
 
 @contextlib.contextmanager

@@ -20,11 +20,13 @@ from rich.table import Table
 from rich.text import Text
 
 from analysis.store import replace_bytes
+from sweeps.processes import HERE, is_gone
 from trainables.trial import TrialResult
 
 STATUS_FILE = "status.json"
 _WRITE_SECONDS = 1.0
 _LINE_SECONDS = 15.0
+_SILENT_SECONDS = 30.0  # a sweep on another machine that wrote nothing for so long may have ended
 _POINTS_SHOWN = 12
 _FAILURES_SHOWN = 3
 
@@ -67,6 +69,7 @@ class Progress:
             "name": name,
             "phase": "starting",
             "pid": os.getpid(),
+            "where": HERE,
             "data_dir": None if data_dir is None else str(data_dir.absolute()),
             "started_at": self._started,
             "updated_at": self._started,
@@ -94,6 +97,8 @@ class Progress:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if self._live is not None:
             self._live.stop()
+        if kind is not None:
+            self.phase("interrupted")
 
     def phase(self, phase: str) -> None:
         """What the sweep is doing now, in one word."""
@@ -191,15 +196,9 @@ def read_status(run_dir: Path) -> dict[str, Any] | None:
 
 def is_alive(state: Mapping[str, Any]) -> bool:
     """Whether the sweep that wrote ``state`` is still at work (on this machine), or wrote lately (on another)."""
-    if state["phase"] in ("finished", "interrupted"):
+    if state["phase"] in ("finished", "interrupted") or is_gone(int(state["pid"]), state.get("where", "")):
         return False
-    try:
-        os.kill(int(state["pid"]), 0)
-    except (ProcessLookupError, ValueError):
-        return time.time() - float(state["updated_at"]) < 30
-    except PermissionError:
-        pass
-    return True
+    return state.get("where") == HERE or time.time() - float(state["updated_at"]) < _SILENT_SECONDS
 
 
 def one_line(state: Mapping[str, Any]) -> str:
