@@ -112,16 +112,12 @@ def resume(
 ) -> None:
     """Run what is left of a sweep; nothing that finished is run again."""
     from sweeps.config import load
-    from sweeps.progress import is_alive, read_status
 
     check_data(data)
     run_dir = run_dir.absolute()
     file = run_dir / "sweep.yaml"
     if not file.is_file():
         raise InputError(f"{run_dir}: not a run (it has no sweep.yaml).")
-    state = read_status(run_dir)
-    if state is not None and is_alive(state) and int(state["pid"]) != os.getpid():
-        raise InputError(f"{run_dir}: the sweep is still at work (process {state['pid']}); see: frontier status {run_dir}")
     config = load(str(file), output=str(run_dir.parent), name=run_dir.name)
     _run([config], data or remembered_data(run_dir), address, command=shlex.join(["frontier", *sys.argv[1:]]))
 

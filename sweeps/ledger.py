@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from analysis.store import replace_bytes
-from sweeps.processes import HERE, is_gone
+from sweeps.processes import is_gone, note
 from trainables.trial import TrialResult
 
 _FRESH_SECONDS = 5.0
@@ -91,12 +91,12 @@ class Ledger:
 def _claim(path: Path) -> bool:
     try:
         with path.open("x", encoding="utf-8") as out:
-            out.write(f"{os.getpid()} {HERE}")
+            out.write(note())
         return True
     except FileExistsError:
         pass
     try:
-        stale = time.time() - path.stat().st_mtime > _STALE_SECONDS or _maker_is_gone(path.read_text(encoding="utf-8"))
+        stale = time.time() - path.stat().st_mtime > _STALE_SECONDS or is_gone(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return False
     if stale:  # its maker died; renaming succeeds for one of those who wait
@@ -105,12 +105,6 @@ def _claim(path: Path) -> bool:
             path.rename(aside)
             aside.unlink()
     return False
-
-
-def _maker_is_gone(claim: str) -> bool:
-    """Whether the process that wrote ``claim`` is no more."""
-    process, _, where = claim.partition(" ")
-    return process.isdecimal() and is_gone(int(process), where)
 
 
 @contextlib.contextmanager

@@ -20,7 +20,7 @@ from rich.table import Table
 from rich.text import Text
 
 from analysis.store import replace_bytes
-from sweeps.processes import HERE, is_gone
+from sweeps.processes import is_gone, is_here, note
 from trainables.trial import TrialResult
 
 STATUS_FILE = "status.json"
@@ -69,7 +69,7 @@ class Progress:
             "name": name,
             "phase": "starting",
             "pid": os.getpid(),
-            "where": HERE,
+            "process": note(),
             "data_dir": None if data_dir is None else str(data_dir.absolute()),
             "started_at": self._started,
             "updated_at": self._started,
@@ -196,9 +196,10 @@ def read_status(run_dir: Path) -> dict[str, Any] | None:
 
 def is_alive(state: Mapping[str, Any]) -> bool:
     """Whether the sweep that wrote ``state`` is still at work (on this machine), or wrote lately (on another)."""
-    if state["phase"] in ("finished", "interrupted") or is_gone(int(state["pid"]), state.get("where", "")):
+    process = state.get("process", "")
+    if state["phase"] in ("finished", "interrupted") or is_gone(process):
         return False
-    return state.get("where") == HERE or time.time() - float(state["updated_at"]) < _SILENT_SECONDS
+    return is_here(process) or time.time() - float(state["updated_at"]) < _SILENT_SECONDS
 
 
 def one_line(state: Mapping[str, Any]) -> str:

@@ -33,7 +33,7 @@ from sweeps.finish import finish
 from sweeps.interrupts import on_interrupt
 from sweeps.ledger import Ledger
 from sweeps.prepare import Prepared, prepare
-from sweeps.progress import Progress
+from sweeps.progress import Progress, is_alive, read_status
 from sweeps.resources import Policy, check_fits, gpu_bytes
 from sweeps.stopping import Plateau
 from sweeps.tracking import Tracker
@@ -95,6 +95,9 @@ def run(
     started = datetime.datetime.now(datetime.UTC)
     prepared = prepare(config, data_dir)
     run_dir = config.run_dir
+    state = read_status(run_dir)
+    if state is not None and is_alive(state) and int(state["pid"]) != os.getpid():
+        raise InputError(f"{run_dir}: the sweep is still at work (process {state['pid']}); see: frontier status {run_dir}")
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:

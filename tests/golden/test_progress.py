@@ -1,13 +1,18 @@
 """The state of a sweep under way, and what stops it: the live frontier, failures, the hypervolume rule."""
 
 import io
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from rich.console import Console
 
-from sweeps.config import HypervolumeStop
+from quantizers.errors import InputError
+from sweeps.config import HypervolumeStop, build
+from sweeps.prepare import check_run_dir
+from sweeps.processes import is_gone, is_here, note
 from sweeps.progress import Progress, is_alive, read_status, render
 from sweeps.stopping import Plateau
 from trainables.trial import TrialResult
@@ -64,3 +69,39 @@ def test_a_gain_may_be_too_small_to_count(gain: float, ends: bool) -> None:
     rule.reached(result(100, 0.1))
     rule.reached(result(800, 0.9))
     assert rule.reached(result(400, 0.7)) is ends
+
+
+def test_an_edit_of_the_file_in_the_folder_is_compared_with_what_was_run(tmp_path: Path) -> None:
+    sweep = {"name": "s", "table": "t", "quantizers": ["pq"], "seeds": [0, 1], "output": str(tmp_path)}
+    ran, more, less = build(sweep), build({**sweep, "seeds": [0, 1, 2]}), build({**sweep, "seeds": [0]})
+    ran.run_dir.mkdir()
+    (ran.run_dir / "sweep.yaml").write_text(ran.to_yaml())
+    kept = ran.model_dump(mode="json")
+    with Progress(None, ran.run_dir, name="s", total=1, skipped=0, objective=("t.m", "max"), sweep=kept):
+        pass
+    for edited in (more, ran):
+        (ran.run_dir / "sweep.yaml").write_text(edited.to_yaml())
+        check_run_dir(edited)
+    (ran.run_dir / "sweep.yaml").write_text(less.to_yaml())
+    with pytest.raises(InputError, match="different: seeds"):
+        check_run_dir(less)
+
+
+def test_a_note_tells_whether_its_process_is_gone() -> None:
+    assert not is_gone(note()) and is_here(note())
+    process, started, *where = note().split(" ")
+    assert is_gone(" ".join([process, str(int(started) + 1), *where])), "the number was given to another process"
+    code = "from sweeps.processes import note; print(note())"
+    left = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.strip()
+    assert is_here(left) and is_gone(left)
+    elsewhere = f"{process} 1 another machine"
+    assert not is_gone(elsewhere) and not is_here(elsewhere) and not is_gone("")
+
+
+def test_a_sweep_whose_process_is_gone_is_not_at_work() -> None:
+    state = {"phase": "running", "updated_at": 1e12}
+    process, started, *where = note().split(" ")
+    assert is_alive({**state, "process": note()})
+    assert not is_alive({**state, "process": " ".join([process, "1", *where])})
+    assert not is_alive({**state, "process": note(), "phase": "finished"})
+    assert is_alive({**state, "process": "1 1 elsewhere"}) and not is_alive({**state, "updated_at": 0.0})

@@ -1,0 +1,148 @@
+"""What becomes of trials as Tune tells of them: rows, second chances, time-outs, the end by time or by a plateau."""
+
+import json
+import types
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray.cloudpickle
+from ray.exceptions import ActorDiedError
+
+from sweeps import collector as module
+from sweeps.collector import Collector
+from sweeps.config import build
+from sweeps.feed import Feed
+from sweeps.progress import Progress
+from sweeps.resources import Policy
+from trainables.trial import TrialResult, TrialSpec, blank_row
+
+TABLE = ("t", 10, 4)
+
+
+def spec(seed: int) -> TrialSpec:
+    return TrialSpec("cast", {"dtype": "float16"}, None, seed, "pretrained", "none", "table", "", (), "code")
+
+
+class Sweep:
+    """A collector, what it collects, and trials as Tune has them."""
+
+    def __init__(self, folder: Path, **keys: Any) -> None:
+        config = build({"name": "s", "table": "t", "quantizers": ["pq"], **keys})
+        todo = iter([spec(seed) for seed in range(4)])
+        policy = Policy(config.trial_resources, gpus=0, gpu_bytes=None)
+        self.feed = Feed(lambda: next(todo, None), policy)
+        self.rows: list[dict[str, Any]] = []
+        self.folder = folder
+        progress = Progress(None, folder, name="s", total=4, skipped=0, objective=("reconstruction.mse", "min"))
+        self.collector = Collector(
+            config, TABLE, feed=self.feed, policy=policy, progress=progress,
+            add=lambda result: self.rows.append(result.row), plateau=None,
+        )  # fmt: skip
+
+    def start(self, name: str) -> Any:
+        suggested = self.feed.suggest(name)
+        assert isinstance(suggested, dict)
+        state = types.SimpleNamespace(ray_actor=f"actor of {name}")
+        file = self.folder / name
+        trial = types.SimpleNamespace(
+            trial_id=name, config=suggested, temporary_state=state, pickled_error_file=str(file), get_error=lambda: None
+        )
+        self.collector.on_trial_start(0, [], trial)
+        return trial
+
+    def end(self, trial: Any, status: str = "ok", *, out_of_memory: bool = False) -> None:
+        one = TrialSpec.from_json(trial.config["spec"])
+        result = TrialResult(blank_row(one, TABLE, status=status, reason=None if status == "ok" else "planted"))
+        report = {"result": json.dumps(result.to_json()), "out_of_memory": out_of_memory, "device_memory_bytes": 5}
+        self.collector.on_trial_result(0, [], trial, report)
+        self.feed.on_trial_complete(trial.trial_id)
+
+    def lose(self, trial: Any, error: Exception | None = None) -> None:
+        if error is not None:
+            Path(trial.pickled_error_file).write_bytes(ray.cloudpickle.dumps(error))
+        self.feed.on_trial_complete(trial.trial_id, error=True)
+        self.collector.on_trial_error(0, [], trial)
+
+
+def test_a_lost_trial_gets_one_more_chance_and_then_is_a_row(tmp_path: Path) -> None:
+    sweep = Sweep(tmp_path)
+    lost = sweep.start("a")
+    sweep.lose(lost, ActorDiedError())
+    assert sweep.rows == []
+    for name in "bcd":
+        sweep.end(sweep.start(name))
+    again = sweep.start("e")
+    assert again.config["spec"] == lost.config["spec"]
+    sweep.lose(again, ActorDiedError())
+    assert sweep.feed.suggest("f") == "FINISHED"
+    assert [row["status"] for row in sweep.rows] == ["ok", "ok", "ok", "failed"]
+    assert "worker lost" in sweep.rows[-1]["reason"] and "ran again, alone" in sweep.rows[-1]["reason"]
+
+
+def test_no_memory_gets_one_more_chance_and_an_exception_none(tmp_path: Path) -> None:
+    sweep = Sweep(tmp_path)
+    sweep.end(sweep.start("a"), "failed", out_of_memory=True)
+    sweep.end(sweep.start("b"), "failed")
+    assert [row["seed"] for row in sweep.rows] == [1]
+    sweep.lose(sweep.start("c"), ValueError("what Tune made of it"))
+    assert sweep.rows[-1]["reason"] == "ValueError: what Tune made of it"
+    sweep.end(sweep.start("d"))
+    sweep.end(sweep.start("e"))
+    assert [(row["seed"], row["status"]) for row in sweep.rows][-1] == (0, "ok")
+
+
+def test_max_failures_of_none(tmp_path: Path) -> None:
+    sweep = Sweep(tmp_path, max_failures=0)
+    sweep.lose(sweep.start("a"))
+    assert [row["status"] for row in sweep.rows] == ["failed"] and "again" not in sweep.rows[0]["reason"]
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("The actor is dead because its node has died. Node Id: 1", "worker lost: its node is gone"),
+        ("Task was killed due to the node running low on memory.", "out of memory: Ray ended its worker"),
+        ("Worker exit detail: End of file. Some common causes include: memory", "worker lost: End of file."),
+    ],
+)
+def test_why_a_worker_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, reason: str) -> None:
+    sweep = Sweep(tmp_path, max_failures=0)
+    monkeypatch.setattr(ActorDiedError, "__str__", lambda self: text)
+    sweep.lose(sweep.start("a"), ActorDiedError())
+    assert sweep.rows[0]["reason"].startswith(reason)
+
+
+def test_what_runs_for_too_long_is_killed_once_and_not_run_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    killed: list[str] = []
+    monkeypatch.setattr(module.ray, "kill", killed.append)
+    now = [1000.0]
+    monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
+    sweep = Sweep(tmp_path, trial_timeout="10s")
+    first = sweep.start("a")
+    now[0] += 6
+    sweep.start("b")
+    sweep.collector.on_step_end(0, [])
+    assert killed == []
+    now[0] += 5
+    sweep.collector.on_step_end(0, [])
+    sweep.collector.on_step_end(0, [])
+    assert killed == ["actor of a"]
+    sweep.lose(first, ActorDiedError())
+    assert sweep.rows[0]["reason"] == "timed out: still running after trial_timeout = 10 s"
+    assert sweep.feed.stop_reason is None
+
+
+def test_the_time_is_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [1000.0]
+    monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
+    sweep = Sweep(tmp_path, stop={"time": "1m"})
+    running = sweep.start("a")
+    now[0] += 59
+    sweep.collector.on_step_end(0, [])
+    assert sweep.feed.stop_reason is None
+    now[0] += 2
+    sweep.collector.on_step_end(0, [])
+    assert sweep.feed.stop_reason == "stop.time: 60 s were over" and sweep.feed.suggest("b") == "FINISHED"
+    sweep.lose(running)  # nothing starts any more: no second chance
+    assert [row["status"] for row in sweep.rows] == ["failed"]

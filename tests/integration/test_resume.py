@@ -1,0 +1,237 @@
+"""Sweeps that are killed, interrupted, resumed and extended: what was measured is never measured again."""
+
+import contextlib
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.compute as pc
+import pytest
+import yaml
+
+from analysis import store
+
+pytestmark = [pytest.mark.xdist_group("resume"), pytest.mark.slow]
+
+PATIENCE = float(os.environ.get("TEST_PATIENCE_SECONDS", "280"))  # on a machine that does other work: more
+
+METHODS = '''
+"""float16 that takes its time, and leaves a note when it begins."""
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+
+from quantizers import FitStep, Quantizer, QuantizerConfig, StorageCost
+
+
+class SlowConfig(QuantizerConfig):
+    """seconds: of the fit; columns: of the table that are kept; notes: a folder."""
+
+    seconds: float = 0.3
+    columns: int = 1
+    notes: str = ""
+
+
+class Slow(Quantizer):
+    """The first columns in float16."""
+
+    name = "slow"
+    Config = SlowConfig
+    reference = "a test"
+    state_roles: ClassVar[dict[str, Any]] = {"values": "code"}
+
+    @classmethod
+    def configs_for(cls, budget, stats):
+        return [SlowConfig()]
+
+    @classmethod
+    def storage(cls, config, shape):
+        return StorageCost(2 * shape[0] * config.columns, 0, 0)
+
+    def _fit_steps(self, table, *, seed, weights, budget):
+        with (Path(self.config.notes) / f"{self.config.columns}-{seed}").open("a") as note:
+            note.write("x")
+        for step in range(10):
+            time.sleep(self.config.seconds / 10)
+            yield FitStep("sleep", step / 10)
+        self._set_state({"values": table.vectors[:, : self.config.columns].to(torch.float16)})
+        yield FitStep("end", 1.0)
+
+    def reconstruct(self, ids):
+        values = self._state["values"][ids].to(torch.float32)
+        return torch.nn.functional.pad(values, (0, self.embedding_dim - values.shape[1]))
+'''
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    folder = tmp_path_factory.mktemp("resume")
+    np.save(folder / "table.npy", np.random.default_rng(0).standard_normal((200, 12)).astype(np.float32))
+    info = folder / "packages" / "slow-1.0.dist-info"
+    info.mkdir(parents=True)
+    (info.parent / "slow.py").write_text(METHODS)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: slow\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[embedding_frontier.quantizers]\nslow = slow\n")
+    yield folder
+    for pid in marked(folder):  # of a test that failed
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
+def sweep_file(place: Path, output: str, **changes: Any) -> Path:
+    (place / "notes").mkdir(exist_ok=True)
+    entry = {"method": "slow", "columns": list(range(1, 9)), "notes": str(place / "notes")}
+    sweep = {"name": "s", "table": str(place / "table.npy"), "quantizers": [entry], "seeds": [0, 1, 2], "output": output}
+    file = place / f"{output}.yaml"
+    file.write_text(yaml.safe_dump({**sweep, **changes, "output": str(place / output)}))
+    return file
+
+
+def start(place: Path, *words: object) -> subprocess.Popen[str]:
+    environment = {**os.environ, "PYTHONPATH": str(place / "packages"), "COLUMNS": "200", "TEST_MARK": str(place)}
+    return subprocess.Popen(
+        [sys.executable, "-m", "sweeps", *map(str, words)],
+        env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
+    )  # fmt: skip
+
+
+def done(process: subprocess.Popen[str]) -> tuple[int, str]:
+    output, _ = process.communicate(timeout=PATIENCE)
+    return process.returncode, output
+
+
+def results(run_dir: Path) -> dict[str, str]:
+    """When the trials began whose results are kept, by key."""
+    found = {}
+    for file in (run_dir / "ledger" / "results").glob("[0-9a-f]*.json"):
+        row = json.loads(file.read_text())["row"]
+        found[row["trial_key"]] = row["started_at"]
+    return found
+
+
+def wait_for(process: subprocess.Popen[str], run_dir: Path, count: int) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while process.poll() is None and len(list((run_dir / "ledger" / "results").glob("[0-9a-f]*.json"))) < count:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def marked(place: Path) -> list[int]:
+    """Processes that a sweep of this test has started."""
+    found = []
+    for environ in Path("/proc").glob("[0-9]*/environ"):
+        with contextlib.suppress(OSError):
+            if f"TEST_MARK={place}".encode() in environ.read_bytes():
+                found.append(int(environ.parent.name))
+    return found
+
+
+def rows_of(run_dir: Path) -> dict[str, dict[str, Any]]:
+    return {row["trial_key"]: row for row in store.read_trials(run_dir).to_pylist()}
+
+
+@pytest.mark.filterwarnings("ignore:The ``noload``")  # inside MLflow
+def test_killed_at_five_moments_and_resumed(place: Path) -> None:
+    dice = random.Random(7)
+    killed_file, whole_file = sweep_file(place, "killed"), sweep_file(place, "whole")
+    run_dir, known = place / "killed" / "s", {}
+    for count in sorted(dice.sample(range(22), 5)):
+        process = start(place, "resume", run_dir) if known else start(place, "run", killed_file)
+        wait_for(process, run_dir, count)
+        time.sleep(dice.uniform(0, 1))
+        process.kill()
+        process.communicate(timeout=PATIENCE)
+        now = results(run_dir)
+        assert known.items() <= now.items()  # what had finished was not measured again
+        known = now
+    code, output = done(start(place, "resume", run_dir))
+    assert code == 0, output
+    rows = rows_of(run_dir)
+    assert len(rows) == store.read_trials(run_dir).num_rows == 25
+    assert {row["status"] for row in rows.values()} == {"ok"}
+    assert 5 <= len(known) < 25
+    for key, began in known.items():
+        assert rows[key]["reused"] and rows[key]["started_at"].isoformat() == began
+    begun = sum(len(note.read_text()) for note in (place / "notes").iterdir())
+    assert 24 <= begun <= 24 + 5 * len(os.sched_getaffinity(0))  # at most those that ran at a kill began twice
+
+    code, output = done(start(place, "run", whole_file))
+    assert code == 0, output
+    frontiers = [store.read_frontier(folder) for folder in (run_dir, place / "whole" / "s")]
+    assert frontiers[0].equals(frontiers[1]) and pc.sum(frontiers[0]["on_frontier"]).as_py() >= 8
+
+    from mlflow import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{place / 'killed' / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("s")
+    assert experiment is not None
+    runs = client.search_runs([experiment.experiment_id], max_results=1000)
+    assert sorted(run.data.tags.get("trial_key", "summary") for run in runs) == sorted([*rows, "summary"])
+    assert {run.info.status for run in runs} == {"FINISHED"}
+    for run in runs:
+        if run.data.tags["role"] == "trial":
+            assert run.data.metrics["payload_bytes"] == rows[run.data.tags["trial_key"]]["payload_bytes"]
+
+    deadline = time.monotonic() + PATIENCE
+    while left := marked(place):
+        assert time.monotonic() < deadline, left
+        time.sleep(0.5)
+
+
+def test_interrupted_once_ends_what_runs_and_twice_stops_at_once(place: Path) -> None:
+    """A terminal sends Ctrl-C to all processes of the foreground, so this does too."""
+    notes = place / "notes of interrupted"
+    notes.mkdir()
+    entry = {"method": "slow", "seconds": 2, "columns": [1, 2, 3, 4], "notes": str(notes)}
+    file = sweep_file(place, "interrupted", tracking=False, quantizers=[entry])
+    run_dir = place / "interrupted" / "s"
+    process = start(place, "run", file)
+    wait_for(process, run_dir, 3)
+    time.sleep(0.5)
+    begun = len(list(notes.iterdir()))
+    os.killpg(process.pid, signal.SIGINT)
+    code, output = done(process)
+    assert code == 130 and "Ctrl-C again" in output and "frontier resume" in output, output
+    rows = rows_of(run_dir)
+    ok = [row for row in rows.values() if row["status"] == "ok"]
+    assert begun <= len(list(notes.iterdir())) <= begun + 1, "no others began"
+    assert len(ok) == 1 + len(list(notes.iterdir())), "those that ran went on to their end"
+    stopped = [row for row in rows.values() if row["status"] == "stopped"]
+    assert len(ok) + len(stopped) == len(rows) == 13 and {row["reason"] for row in stopped} == {"interrupted"}
+    report = (run_dir / "report.html").read_bytes()
+
+    process = start(place, "resume", run_dir)
+    wait_for(process, run_dir, len(ok) + 1)
+    os.killpg(process.pid, signal.SIGINT)
+    time.sleep(0.5)
+    os.killpg(process.pid, signal.SIGINT)
+    began = time.monotonic()
+    code, output = done(process)
+    assert code == 130 and "Stopped at once" in output and time.monotonic() - began < PATIENCE / 4, output
+    assert (run_dir / "report.html").read_bytes() == report
+
+    # The file in the run's folder is edited: what takes away is refused, what adds is run.
+    known = results(run_dir)
+    sweep = yaml.safe_load((run_dir / "sweep.yaml").read_text())
+    (run_dir / "sweep.yaml").write_text(yaml.safe_dump({**sweep, "seeds": [0]}))
+    code, output = done(start(place, "resume", run_dir))
+    assert code == 2 and "seeds" in output, output
+    more = {"method": "slow", "seconds": 0.1, "columns": [5, 6], "notes": str(notes)}
+    (run_dir / "sweep.yaml").write_text(yaml.safe_dump({**sweep, "quantizers": [*sweep["quantizers"], more]}))
+    code, output = done(start(place, "resume", run_dir))
+    assert code == 0, output
+    rows = rows_of(run_dir)
+    assert len(rows) == 13 + 6 and {row["status"] for row in rows.values()} == {"ok"}
+    assert all(rows[key]["started_at"].isoformat() == began_at for key, began_at in known.items())
