@@ -255,7 +255,8 @@ def measured(trials: pa.Table, scores: pa.Table) -> pa.Table:
 
     One row per configuration, seed, size and metric: a fit that was proposed for several budgets counts once.
     """
-    ok = trials.filter(pc.and_(pc.equal(trials["status"], "ok"), pc.is_valid(trials["payload_bytes"])))
+    used = [*CONFIGURATION, "budget_bytes", "seed", "payload_bytes", "trial_key", "num_embeddings", "embedding_dim"]
+    ok = trials.select(used).filter(pc.and_(pc.equal(trials["status"], "ok"), pc.is_valid(trials["payload_bytes"])))
     where = pc.index_in(scores["trial_key"], value_set=ok["trial_key"])
     found = pc.is_valid(where)
     scores, where = scores.filter(found), where.filter(found)

@@ -90,7 +90,8 @@ def part(name: str, folder: Path, amount: int) -> None:
         said = f"frontier of {frontier.num_rows:,} configurations over {amount:,} rows"
     seconds = time.perf_counter() - began
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
-    print(f"{said}: {seconds:.1f} s, peak {peak:.2f} GB, load {os.getloadavg()[0]:.1f}")
+    used, load = time.process_time(), os.getloadavg()[0]
+    print(f"{said}: {seconds:.1f} s ({used:.1f} s of processor, imports too), peak {peak:.2f} GB, load {load:.1f}")
 
 
 def write_rows(folder: Path, amount: int) -> None:
