@@ -127,10 +127,11 @@ def test_retraining_moves_codebooks_and_keeps_codes(bench: Bench) -> None:
 
 def test_end_to_end_trains_a_new_network_through_the_module(bench: Bench) -> None:
     methods = [{"method": "adacomp", "code_lengths": [[32, 16]]}, {"method": "hashed", "pool_size": 64}]
+    methods.append({"method": "dpq", "num_codebooks": 5, "codebook_size": 8})
     found = bench.results(regime="end_to_end", quantizers=methods)
     value, baseline = accuracy(found["identity"])
     assert value == baseline
-    for method in ("adacomp", "hashed"):
+    for method in ("adacomp", "hashed", "dpq"):
         result = found[method]
         assert result.row["train_seconds"] > 0
         assert accuracy(result)[0] > 0.3, method  # five classes
