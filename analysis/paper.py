@@ -21,7 +21,7 @@ import yaml
 from analysis import store, text
 from analysis.paper_figures import Drawn, figures, in_figures
 from analysis.paper_numbers import COLUMNS, DIM, ROWS, Column
-from analysis.paper_trials import Interval, Measured, Trial, labelled, measured, read_trials
+from analysis.paper_trials import Interval, Measured, Trial, labelled, measured, read_trials, unfinished
 from quantizers.errors import InputError
 
 NOT_RUN = "not run"
@@ -226,15 +226,17 @@ def _what_was_run(run_dirs: Sequence[str | Path]) -> Block:
     header = ["run", "regime", "tasks", "seeds", "trials", "ended", "machine", "command"]
     rows = []
     for run_dir in map(Path, run_dirs):
-        run = store.read_run(run_dir)
-        counts = collections.Counter(store.read_trials(run_dir)["status"].to_pylist())
+        run, trials = {}, "none yet: the run has not ended"
+        if not unfinished(run_dir):
+            run = store.read_run(run_dir)
+            counts = collections.Counter(store.read_trials(run_dir)["status"].to_pylist())
+            trials = ", ".join(f"{count} {status}" for status, count in sorted(counts.items()))
         file = run_dir / "sweep.yaml"
         sweep = yaml.safe_load(file.read_text(encoding="utf-8")) if file.is_file() else {}
         tasks = "; ".join(text.inline(task) for task in sweep.get("tasks", ()))
         machine = run.get("machine", {})
-        where = f"{machine.get('cpu', '')}, {machine.get('cores', '')} cores"
+        where = f"{machine['cpu']}, {machine['cores']} cores" if machine else ""
         seeds = ", ".join(map(str, sweep.get("seeds", ())))
-        trials = ", ".join(f"{count} {status}" for status, count in sorted(counts.items()))
         ended = str(run.get("finished_at", ""))[:16].replace("T", " ")
         name = str(run.get("name", run_dir.name))
         rows.append([name, sweep.get("regime", ""), tasks, seeds, trials, ended, where, str(run.get("command", ""))])

@@ -55,14 +55,23 @@ class Trial:
         return extras == ("none", "none", None) and self.config.get("max_payload_bytes") is None
 
 
+def unfinished(run_dir: Path) -> bool:
+    """Whether it is the folder of a run that has no results yet."""
+    return (run_dir / "sweep.yaml").is_file() and not (run_dir / "trials.parquet").is_file()
+
+
 def read_trials(run_dirs: Sequence[str | Path]) -> list[Trial]:
     """The trials of all runs, in order; one that a later run took over from the ledger is there once.
+
+    A run that has not ended has none: those of a preset are reported while the last of them still run.
 
     Raises:
         InputError: a file is missing or damaged.
     """
     found: dict[str, Trial] = {}
     for run_dir in map(Path, run_dirs):
+        if unfinished(run_dir):
+            continue
         scores: dict[str, dict[tuple[str, str], tuple[float, float | None]]] = collections.defaultdict(dict)
         for score in store.read_scores(run_dir).to_pylist():
             scores[score["trial_key"]][score["task"], score["metric"]] = score["value"], score["baseline"]
