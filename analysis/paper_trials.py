@@ -127,13 +127,12 @@ def labelled(trials: Sequence[Trial]) -> list[str]:
     """What tells the configurations of a method apart, and a limit of the size even where it is the same for all."""
     labels = text.short_configs((trial.row["quantizer"], trial.row["config_json"]) for trial in trials)
     found = []
-    regimes = {trial.row["regime"] for trial in trials if trial.row["quantizer"] != "identity"}
     for trial in trials:
         limit = trial.config.get("max_payload_bytes")
         # One number or none; other values are lists and may hold commas of their own, which joining puts back.
         parts = [part for part in labels[trial.row["quantizer"], trial.row["config_json"]].split(", ") if part]
         parts = [part for part in parts if not part.startswith("max_payload_bytes=") and not part.endswith("=null")]
-        if len(regimes) > 1:
+        if trial.row["quantizer"] == "adacomp" and trial.plain:  # the paper trains it end to end only
             parts.append(str(trial.row["regime"]).replace("_", " "))
         found.append(", ".join(parts if limit is None else [*parts, f"at most {limit:,} bytes"]))
     return found
