@@ -132,7 +132,7 @@ def labelled(trials: Sequence[Trial]) -> list[str]:
         # One number or none; other values are lists and may hold commas of their own, which joining puts back.
         parts = [part for part in labels[trial.row["quantizer"], trial.row["config_json"]].split(", ") if part]
         parts = [part for part in parts if not part.startswith("max_payload_bytes=") and not part.endswith("=null")]
-        if trial.row["quantizer"] == "adacomp" and trial.plain:  # the paper trains it end to end only
+        if trial.row["quantizer"] == "adacomp" and trial.row["regime"] == "finetuned" and trial.plain:  # not the paper's way
             parts.append(str(trial.row["regime"]).replace("_", " "))
         found.append(", ".join(parts if limit is None else [*parts, f"at most {limit:,} bytes"]))
     return found
