@@ -33,8 +33,22 @@ _WIDTH = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 140  # a lo
 out = Console(highlight=False, width=_WIDTH)
 err = Console(stderr=True, highlight=False, width=_WIDTH)
 
+
+def run_folder(text: str) -> Path:
+    """The folder that an argument RUN_DIR means: runs on ``s3://`` are fetched."""
+    from sweeps import mirror
+
+    try:
+        return mirror.run_folder(text)
+    except InputError as error:
+        raise typer.BadParameter(str(error)) from None
+
+
 DataOption = Annotated[
     Path | None, typer.Option("--data", envvar="FRONTIER_DATA", help="Folder of tables and task data.", show_envvar=True)
+]
+RunDir = Annotated[
+    Path, typer.Argument(parser=run_folder, metavar="RUN_DIR", help="Folder of the run, or its s3:// address.")
 ]
 SetOption = Annotated[list[str] | None, typer.Option("--set", help="Change a key: KEY=VALUE, repeatable.")]
 
@@ -106,19 +120,19 @@ def run(
 @app.command(epilog="Example:  frontier resume runs/quick")
 @checked
 def resume(
-    run_dir: Annotated[Path, typer.Argument(help="Folder of the run.")],
+    run_dir: RunDir,
     data: DataOption = None,
     address: Annotated[str | None, typer.Option(help="Ray cluster to use; default: none.")] = None,
 ) -> None:
     """Run what is left of a sweep; nothing that finished is run again."""
-    from sweeps.config import load
+    from sweeps.config import load_run
 
     check_data(data)
     run_dir = run_dir.absolute()
     file = run_dir / "sweep.yaml"
     if not file.is_file():
         raise InputError(f"{run_dir}: not a run (it has no sweep.yaml).")
-    config = load(str(file), output=str(run_dir.parent), name=run_dir.name)
+    config = load_run(run_dir)
     _run([config], data or remembered_data(run_dir), address, command=shlex.join(["frontier", *sys.argv[1:]]))
 
 
@@ -151,7 +165,7 @@ def _run(configs: Sequence[Any], data: Path | None, address: str | None, command
 @app.command(epilog="Example:  frontier status runs/quick --watch")
 @checked
 def status(
-    run_dir: Annotated[Path, typer.Argument(help="Folder of the run.")],
+    run_dir: RunDir,
     watch: Annotated[bool, typer.Option("--watch", help="Keep showing it until the sweep ends.")] = False,
 ) -> None:
     """Show how far a sweep is, and the best so far for each budget."""
@@ -180,7 +194,10 @@ def status(
 )
 @checked
 def report(
-    run_dirs: Annotated[list[Path], typer.Argument(help="Folders of runs.")],
+    run_dirs: Annotated[
+        list[Path],
+        typer.Argument(parser=run_folder, metavar="RUN_DIR...", help="Folders of runs, or their s3:// addresses."),
+    ],
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Where the report goes.")] = None,
     paper_tables: Annotated[
         bool,
@@ -253,7 +270,7 @@ def ui(
 
 @app.command(epilog="Example:  frontier sync runs/quick")
 @checked
-def sync(run_dir: Annotated[Path, typer.Argument(help="Folder of the run.")]) -> None:
+def sync(run_dir: RunDir) -> None:
     """Send the MLflow records that could not be sent while the sweep ran."""
     from sweeps.finish import send_records
 
@@ -266,6 +283,7 @@ def main() -> None:
     import sweeps.cli_choose
     import sweeps.cli_data
     import sweeps.cli_ledger
+    import sweeps.cli_submit
     import sweeps.cli_tables
     import sweeps.cli_train  # noqa: F401 - all add their commands
 

@@ -12,7 +12,8 @@ from rich.markup import escape
 from rich.table import Table as Grid
 
 from quantizers.errors import InputError
-from sweeps.cli import DataOption, app, check_data, checked, out, remembered_data
+from sweeps import mirror
+from sweeps.cli import DataOption, RunDir, app, check_data, checked, out, remembered_data, run_folder
 
 MaxBytes = Annotated[str | None, typer.Option(help="Payload at the most, such as 2MB.")]
 MaxDrop = Annotated[str | None, typer.Option(help="Worse than uncompressed by this at the most: 1% or 0.01.")]
@@ -31,7 +32,7 @@ def _limit(max_bytes: str | None) -> int | None:
 @app.command(epilog="Example:  frontier recommend runs/quick --max-bytes 200KB --task neighbours")
 @checked
 def recommend(
-    run_dir: Annotated[Path, typer.Argument(help="Folder of the run.")],
+    run_dir: RunDir,
     max_bytes: MaxBytes = None,
     max_drop: MaxDrop = None,
     task: Task = None,
@@ -72,7 +73,12 @@ def recommend(
 )
 @checked
 def export(
-    run_dir: Annotated[Path, typer.Argument(help="Folder of the run, or one compressed file.")],
+    run_dir: Annotated[
+        Path,
+        typer.Argument(
+            parser=run_folder, metavar="RUN_DIR|FILE", help="Folder or s3:// address of the run, or one compressed file."
+        ),
+    ],
     output: Annotated[Path, typer.Option("-o", "--output", help="Where the file goes.")],
     trial: Annotated[str | None, typer.Option(help="Key of the trial (its beginning is enough).")] = None,
     max_bytes: MaxBytes = None,
@@ -94,7 +100,7 @@ def export(
         path, artifact, verified = run_dir, quantizers.read(run_dir), "digest as in its header"
     else:
         row = _chosen(run_dir, trial, _limit(max_bytes), max_drop, task)
-        path = run_dir / "artifacts" / f"{row['trial_key']}.safetensors"
+        path = mirror.artifact(run_dir, row["trial_key"])
         if not path.is_file():
             raise InputError(f"{path}: the compressed file was not kept (keep_artifacts); run the sweep again to make it.")
         artifact = quantizers.read(path)
@@ -147,6 +153,7 @@ def _chosen(
 
 def _verify(artifact: Any, row: dict[str, Any], run_dir: Path, data: Path | None) -> str:
     """Refuse a file that is not what was measured; says how far the check went."""
+    from sweeps.carried import brought
     from sweeps.config import load
     from trainables import reconstruction
     from trainables.tables import read_table
@@ -158,7 +165,7 @@ def _verify(artifact: Any, row: dict[str, Any], run_dir: Path, data: Path | None
             )
     config = load(str(run_dir / "sweep.yaml"))
     try:
-        table = read_table(config.table, data_dir=data, rows=config.rows)
+        table = read_table(brought(config.table), data_dir=data, rows=config.rows)
     except InputError:
         return "digest as recorded (the table is not at hand, so the error was not measured again; see --data)"
     if table.digest != row["table_digest"]:

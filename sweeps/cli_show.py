@@ -19,6 +19,7 @@ from sweeps.ledger import Ledger
 from sweeps.prepare import Prepared, prepare
 from sweeps.progress import duration
 from sweeps.runner import Run
+from sweeps.storage import open_storage
 
 
 def show_plan(config: SweepConfig, data_dir: Path | None, console: Console) -> None:
@@ -43,7 +44,7 @@ def show_plan(config: SweepConfig, data_dir: Path | None, console: Console) -> N
 
 
 def _show_estimate(config: SweepConfig, prepared: Prepared, console: Console) -> None:
-    ledger = None if config.ledger_dir is None else Ledger(config.ledger_dir)
+    ledger = None if config.ledger_location is None else Ledger(open_storage(config.ledger_location))
     left = estimate(ledger, prepared.plan.trials, prepared.table.shape)
     at_once = max(1, int(cores() / config.trial_resources.cpu))
     told = f"{left.known} of {len(prepared.plan.trials)} trials are in the ledger. "

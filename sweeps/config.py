@@ -17,6 +17,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from quantizers.errors import InputError
 from sweeps.files import change, read_documents
+from sweeps.mirror import copy_of, origin
+from sweeps.storage import is_remote, join
 
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 _SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400}
@@ -148,23 +150,31 @@ class SweepConfig(_Section):
         return self.vocabulary == "task" or self.regime != "pretrained"
 
     @property
-    def run_dir(self) -> Path:
-        """Where the run is kept: ``<output>/<name>``."""
-        return Path(self.output).absolute() / self.name
+    def run_location(self) -> str:
+        """Where the run is kept: ``<output>/<name>``, a path or an ``s3://`` address."""
+        return join(self.output if is_remote(self.output) else str(Path(self.output).expanduser().absolute()), self.name)
 
     @property
-    def ledger_dir(self) -> Path | None:
-        """The ledger's folder, or None where it is off."""
+    def run_dir(self) -> Path:
+        """Where the driver works on the run: its folder, or this machine's copy of one on ``s3://``."""
+        return copy_of(self.run_location) if is_remote(self.run_location) else Path(self.run_location)
+
+    @property
+    def ledger_location(self) -> str | None:
+        """Where the ledger is, or None where it is off."""
         if self.ledger is False:
             return None
-        return Path(self.ledger.replace("RUN_DIR", str(self.run_dir))).absolute()
+        start, _, below = self.ledger.partition("RUN_DIR")
+        if start == "" and below != self.ledger:
+            return join(self.run_location, *below.strip("/").split("/"))
+        return self.ledger if is_remote(self.ledger) else str(Path(self.ledger).expanduser().absolute())
 
     @property
     def tracking_uri(self) -> str | None:
         """Where MLflow records go: by default a database in the output folder; None where tracking is off."""
         if self.tracking is False:
             return None
-        return self.tracking or default_tracking_uri(self.output)
+        return self.tracking or default_tracking_uri(self.run_dir.parent)
 
     @property
     def trial_resources(self) -> Resources:
@@ -216,6 +226,12 @@ def load(source: str, changes: Sequence[str] = (), **overrides: Any) -> SweepCon
         names = ", ".join(config.name for config in (first, *more))
         raise InputError(f"{source}: one sweep was expected, and it holds {len(more) + 1}: {names}.")
     return first
+
+
+def load_run(run_dir: Path) -> SweepConfig:
+    """The sweep whose folder, or copy of one on ``s3://``, is ``run_dir``."""
+    moved = {} if origin(run_dir) else {"output": str(run_dir.absolute().parent), "name": run_dir.absolute().name}
+    return load(str(run_dir / "sweep.yaml"), **moved)
 
 
 def build(data: Mapping[str, Any], where: str = "sweep") -> SweepConfig:

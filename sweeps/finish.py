@@ -18,9 +18,11 @@ from analysis.plots import frontier_png
 from analysis.report import write_report
 from analysis.schema import SCHEMA_VERSION
 from quantizers.errors import InputError
-from sweeps.config import load
+from sweeps import mirror
+from sweeps.config import load_run
 from sweeps.ledger import Ledger
 from sweeps.prepare import Prepared
+from sweeps.storage import open_storage
 from sweeps.tracking import Tracker
 from trainables.provenance import versions
 from trainables.trial import TrialResult, blank_row
@@ -101,13 +103,14 @@ def _drop_artifacts(prepared: Prepared, rows: list[dict[str, Any]], frontier: An
     keep = prepared.config.keep_artifacts
     if keep == "all":
         return
+    storage = open_storage(prepared.config.run_location)
     on_front: set[tuple[str, str]] = set()
     if keep == "frontier":
         columns = frontier.select(["quantizer", "config_json", "on_frontier"]).to_pylist()
         on_front = {(row["quantizer"], row["config_json"]) for row in columns if row["on_frontier"]}
     for row in rows:
         if (row["quantizer"], row["config_json"]) not in on_front:
-            Path(prepared.config.run_dir / "artifacts" / f"{row['trial_key']}.safetensors").unlink(missing_ok=True)
+            storage.delete(f"artifacts/{row['trial_key']}.safetensors")
 
 
 def cores() -> int:
@@ -142,7 +145,7 @@ def send_records(run_dir: Path) -> int:
     """
     if not (run_dir / "sweep.yaml").is_file():
         raise InputError(f"{run_dir}: not a run (it has no sweep.yaml).")
-    config = load(str(run_dir / "sweep.yaml"), output=str(run_dir.parent), name=run_dir.name)
+    config = load_run(run_dir)
     if config.tracking_uri is None:
         raise InputError(f"{run_dir}: this sweep has tracking off.")
     trials = store.read_trials(run_dir)
@@ -150,7 +153,7 @@ def send_records(run_dir: Path) -> int:
     scores: dict[str, list[dict[str, Any]]] = {}
     for score in store.read_scores(run_dir).to_pylist():
         scores.setdefault(score["trial_key"], []).append(score)
-    ledger = None if config.ledger_dir is None else Ledger(config.ledger_dir)
+    ledger = None if config.ledger_location is None else Ledger(open_storage(config.ledger_location))
     missing = [row for row in rows if row["status"] in ("ok", "failed") and row["mlflow_run_id"] is None]
     tracker = Tracker(config.tracking_uri, config.name, store.read_run(run_dir)["objectives"])
     for row in missing:
@@ -163,4 +166,5 @@ def send_records(run_dir: Path) -> int:
     for row in rows:
         row["mlflow_run_id"] = tracker.run_ids.get(row["trial_key"])
     store.write(run_dir, "trials", rows)
+    mirror.push(config)
     return len(missing)

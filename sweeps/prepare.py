@@ -13,6 +13,7 @@ import yaml
 
 from quantizers import Table, TableStats
 from quantizers.errors import InputError
+from sweeps.carried import brought
 from sweeps.config import SweepConfig
 from sweeps.progress import read_status
 from sweeps.space import Plan, check_objectives, make_plan
@@ -65,7 +66,7 @@ def prepare(config: SweepConfig, data_dir: Path | None) -> Prepared:
     }
     objectives = config.objectives or ("payload_bytes", *(f"{task.label}.{task.measured()[0].name}" for task in tasks))
     check_objectives(objectives, directions)
-    table = read_table(config.table, data_dir=data_dir, rows=config.rows)
+    table = read_table(brought(config.table), data_dir=data_dir, rows=config.rows)
     lead = None
     if config.of_task or "fisher" in (config.weights, config.metric):
         why = "weights: fisher" if config.weights == "fisher" else "metric: fisher"
@@ -125,6 +126,7 @@ def read_weights(spec: str, table: Table, data_dir: Path | None) -> np.ndarray |
             raise InputError(f"weights: {spec}: the table {table.name} has no counts (word frequencies) beside it.")
         counts = table.counts.numpy()
         return np.asarray(counts if spec == "counts" else np.sqrt(counts), dtype=np.float32)
+    spec = brought(spec)
     candidates = [Path(spec)] + ([data_dir / spec] if data_dir is not None else [])
     path = next((one for one in candidates if one.is_file()), None)
     if path is None:

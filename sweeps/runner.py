@@ -26,6 +26,7 @@ from rich.console import Console
 
 from analysis.store import replace_bytes
 from quantizers.errors import InputError
+from sweeps import carried, mirror
 from sweeps.collector import Collector
 from sweeps.config import SweepConfig
 from sweeps.feed import Feed, InOrder, request
@@ -36,8 +37,10 @@ from sweeps.prepare import Prepared, prepare
 from sweeps.progress import Progress, is_alive, read_status
 from sweeps.resources import Policy, check_fits, gpu_bytes
 from sweeps.stopping import Plateau
+from sweeps.storage import is_remote, join, open_storage, split
+from sweeps.storage_ray import Places
 from sweeps.tracking import Tracker
-from sweeps.worker import Settings, tune_trial
+from sweeps.worker import Settings, artifact_name, tune_trial
 from trainables.tables import to_shared
 from trainables.trial import TrialResult, TrialSpec
 
@@ -93,6 +96,8 @@ def run(
         KeyboardInterrupt: Ctrl-C was given twice.
     """
     started = datetime.datetime.now(datetime.UTC)
+    if is_remote(config.run_location):
+        mirror.pull(config.run_location)
     prepared = prepare(config, data_dir)
     run_dir = config.run_dir
     state = read_status(run_dir)
@@ -103,20 +108,25 @@ def run(
     except OSError as error:
         raise InputError(f"{run_dir}: cannot be made: {error.strerror or error}.") from error
     replace_bytes(run_dir / "sweep.yaml", config.to_yaml().encode())
-    remember = config.ledger_dir is not None
-    ledger = Ledger(config.ledger_dir or run_dir / "ray" / "shared", remember_results=remember)
+    location = config.ledger_location or join(config.run_location, "ray", "shared")
+    ledger = Ledger(open_storage(location), remember_results=config.ledger_location is not None)
     tracker = None if config.tracking_uri is None else Tracker(config.tracking_uri, config.name, prepared.objectives)
     metric = next((name for name in prepared.objectives if name != "payload_bytes"), "reconstruction.nmse")
-    with Progress(
-        console,
-        run_dir,
-        name=config.name,
-        total=len(prepared.plan.trials),
-        skipped=len(prepared.plan.skipped),
-        objective=(metric, prepared.directions[metric]["direction"]),
-        data_dir=data_dir,
-        sweep=config.model_dump(mode="json"),
-    ) as progress:
+    elsewhere = address is not None or "RAY_ADDRESS" in os.environ or ray.is_initialized()
+    with (
+        Places(config.run_location, location, elsewhere=elsewhere) as places,
+        Progress(
+            console,
+            run_dir,
+            name=config.name,
+            total=len(prepared.plan.trials),
+            skipped=len(prepared.plan.skipped),
+            objective=(metric, prepared.directions[metric]["direction"]),
+            data_dir=data_dir,
+            sweep=config.model_dump(mode="json"),
+        ) as progress,
+    ):
+        mirror.push(config)
         results = _Results(progress, tracker)
         plateau = None
         if config.stop.hypervolume is not None:
@@ -134,7 +144,7 @@ def run(
         if config.stop.trials is not None and len(todo) > config.stop.trials:
             todo, reason = todo[: config.stop.trials], f"stop.trials: {config.stop.trials} were run"
         if todo:
-            reason = _run_on_ray(prepared, ledger, todo, results, progress, plateau, address) or reason
+            reason = _run_on_ray(prepared, ledger, places, todo, results, progress, plateau, address) or reason
         progress.phase("reporting")
         if tracker is not None:
             tracker.close()
@@ -143,6 +153,7 @@ def run(
             prepared, results.by_key, tracker, started=started, command=command, stop_reason=reason, interrupted=interrupted
         )
         progress.phase("interrupted" if interrupted else "finished")
+        mirror.push(config)
     return Run(run_dir, outcome, results.reused, interrupted, tracker.problem if tracker is not None else None)
 
 
@@ -166,13 +177,15 @@ class _Results:
 
 def _adopt(known: TrialResult, spec: TrialSpec, config: SweepConfig) -> bool:
     """Make a result of the ledger this sweep's own; False where its compressed file is wanted and gone."""
-    path = config.run_dir / "artifacts" / f"{spec.key}.safetensors"
-    if config.keep_artifacts == "all" and not path.is_file():
-        source = Path(known.artifact or "")
-        if not source.is_file():
+    storage, name = open_storage(config.run_location), artifact_name(spec.key)
+    if config.keep_artifacts == "all" and not storage.exists(name):
+        folder, file = split(known.artifact or "")
+        copy = open_storage(folder).fetch(file) if file else None
+        if copy is None:
             return False
-        path.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(source, path)
+        shutil.copyfile(copy, storage.local(name))
+        storage.keep(name)
+        known.artifact = join(config.run_location, name)
     known.row.update(reused=True, budget_bytes=spec.budget_bytes)
     return True
 
@@ -180,6 +193,7 @@ def _adopt(known: TrialResult, spec: TrialSpec, config: SweepConfig) -> bool:
 def _run_on_ray(
     prepared: Prepared,
     ledger: Ledger,
+    places: Places,
     todo: list[TrialSpec],
     results: _Results,
     progress: Progress,
@@ -205,14 +219,18 @@ def _run_on_ray(
             plateau=plateau,
         )
         settings = Settings(
-            artifacts_dir=str(config.run_dir / "artifacts"),
-            ledger_dir=str(ledger.folder),
+            run=places.place(config.run_location),
+            ledger=places.place(ledger.storage.location),
             remember_results=ledger.remember_results,
             tasks=prepared.task_entries,
             data_dir=None if prepared.data_dir is None else str(prepared.data_dir.absolute()),
         )
         trainable = tune.with_parameters(
-            tune_trial, shared=to_shared(prepared.table), weights=prepared.weights, settings=settings
+            tune_trial,
+            shared=to_shared(prepared.table),
+            data=carried.pack(prepared.tasks, prepared.data_dir) if places.elsewhere else None,
+            weights=prepared.weights,
+            settings=settings,
         )
         storage = config.run_dir / "ray"
         shutil.rmtree(storage / "tune", ignore_errors=True)

@@ -19,8 +19,11 @@ from threadpoolctl import threadpool_limits
 
 from quantizers import FitStep, Table
 from quantizers.errors import InputError
+from sweeps.carried import unpack
 from sweeps.ledger import Ledger
 from sweeps.resources import Share
+from sweeps.storage import join
+from sweeps.storage_ray import Place
 from trainables import trial
 from trainables.memory import data_bytes
 from trainables.tables import from_shared
@@ -35,19 +38,24 @@ _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS
 class Settings:
     """What all trials of a sweep have in common; small, and pickled to the workers once."""
 
-    artifacts_dir: str
-    ledger_dir: str
+    run: Place
+    ledger: Place
     remember_results: bool
     tasks: tuple[Any, ...]
     data_dir: str | None
 
-    def artifact_path(self, key: str) -> Path:
-        """Where the compressed file of a trial is."""
-        return Path(self.artifacts_dir) / f"{key}.safetensors"
-
     def open_ledger(self) -> Ledger:
         """The sweep's ledger."""
-        return Ledger(Path(self.ledger_dir), remember_results=self.remember_results)
+        return Ledger(self.ledger.open(), remember_results=self.remember_results)
+
+    def data_folder(self, data: dict[str, bytes] | None) -> Path | None:
+        """Where the tasks' files are on this node; ``data`` are those that came along, None on the driver's own."""
+        return None if self.data_dir is None else Path(self.data_dir) if data is None else unpack(data)
+
+
+def artifact_name(key: str) -> str:
+    """Where the compressed file of a trial is, below the run."""
+    return f"artifacts/{key}.safetensors"
 
 
 _TABLES: dict[str, Table] = {}
@@ -80,6 +88,7 @@ class Outcome:
 def run_one(
     spec: TrialSpec,
     shared: dict[str, Any],
+    data: dict[str, bytes] | None,
     weights: np.ndarray | None,
     settings: Settings,
     share: Share,
@@ -88,22 +97,22 @@ def run_one(
 ) -> Outcome:
     """Run ``spec``; whatever goes wrong becomes a row with status ``failed`` and the reason."""
     device = torch.device("cuda" if share.gpu and torch.cuda.is_available() else "cpu")
-    table = _table(shared)
+    table, name = _table(shared), artifact_name(spec.key)
     try:
+        files, data_dir = settings.run.open(), settings.data_folder(data)
         with _within(share, device):
             result = trial.run(
                 spec,
                 table,
-                [
-                    make_task(entry, None if settings.data_dir is None else Path(settings.data_dir))
-                    for entry in settings.tasks
-                ],
+                [make_task(entry, data_dir) for entry in settings.tasks],
                 weights=None if weights is None else torch.tensor(weights),
-                artifact_path=settings.artifact_path(spec.key),
+                artifact_path=files.local(name),
                 once=settings.open_ledger().once,
                 device=device,
                 report=report,
             )
+        files.keep(name)
+        result.artifact = join(files.location, name)
     except Exception as error:
         no_memory = _is_out_of_memory(error)
         reason = str(error) if isinstance(error, InputError) else _one_line(error)
@@ -154,7 +163,13 @@ def _one_line(error: Exception) -> str:
     return f"{type(error).__name__}: {text} ({Path(frame.filename).name}:{frame.lineno})"
 
 
-def tune_trial(config: dict[str, Any], shared: dict[str, Any], weights: np.ndarray | None, settings: Settings) -> None:
+def tune_trial(
+    config: dict[str, Any],
+    shared: dict[str, Any],
+    data: dict[str, bytes] | None,
+    weights: np.ndarray | None,
+    settings: Settings,
+) -> None:
     """The function that Ray Tune runs; reports the fit's progress, and the whole result at the end."""
     from ray import tune
 
@@ -167,7 +182,7 @@ def tune_trial(config: dict[str, Any], shared: dict[str, Any], weights: np.ndarr
             tune.report({"phase": step.phase, "fraction": step.fraction, "value": step.value, "result": None})
 
     outcome = run_one(
-        TrialSpec.from_json(config["spec"]), shared, weights, settings, Share(**config["share"]), report=report
+        TrialSpec.from_json(config["spec"]), shared, data, weights, settings, Share(**config["share"]), report=report
     )
     last_words = {"out_of_memory": outcome.out_of_memory, "device_memory_bytes": outcome.device_memory_bytes}
     result = json.dumps(outcome.result.to_json())

@@ -1,6 +1,5 @@
 """The ledger: results that are kept, and files that are made once however many ask."""
 
-import os
 import subprocess
 import sys
 import threading
@@ -62,17 +61,19 @@ def test_a_claim_whose_maker_died_is_taken_over(tmp_path: Path, monkeypatch: pyt
     folder = tmp_path / "fits"
     folder.mkdir()
     claim = folder / "a.claim"
-    claim.touch()
-    old = time.time() - 10 * module._STALE_SECONDS
-    os.utime(claim, (old, old))
+    claim.write_text("1 another-machine pid:[1] x")
+    monkeypatch.setattr(module, "_STALE_SECONDS", 0.5)
+    began = time.monotonic()
     assert Ledger(tmp_path).once("fits", "a", lambda path: path.write_text("whole") and None).read_text() == "whole"
     assert not claim.exists()
+    assert time.monotonic() - began > 0.5
 
 
 def test_a_claim_of_a_killed_process_is_taken_over_at_once(tmp_path: Path) -> None:
-    code = "import os, sys; from sweeps.ledger import _claim; from pathlib import Path; _claim(Path(sys.argv[1]))"
+    code = "import sys; from sweeps.ledger import _Claim; from sweeps.storage import Folder;"
+    code += "assert _Claim(Folder(sys.argv[1]), 'fits/a.claim').take()"
     (tmp_path / "fits").mkdir()
-    subprocess.run([sys.executable, "-c", code, tmp_path / "fits" / "a.claim"], check=True)
+    subprocess.run([sys.executable, "-c", code, tmp_path], check=True)
     assert (tmp_path / "fits" / "a.claim").is_file()
     began = time.monotonic()
     Ledger(tmp_path).once("fits", "a", lambda path: path.write_text("whole") and None)

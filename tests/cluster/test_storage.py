@@ -1,0 +1,274 @@
+"""Where runs are kept: folders, s3:// (a server of moto), and folders of the driver's node, reached through Ray."""
+
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import ray
+import yaml
+
+from analysis import store
+from quantizers.errors import InputError
+from sweeps import storage as module
+from sweeps.carried import brought, pack, unpack
+from sweeps.config import build, load_run
+from sweeps.ledger import Ledger
+from sweeps.mirror import artifact, copy_of, run_folder
+from sweeps.storage import Folder, Storage, join, open_storage, split
+from sweeps.storage_ray import Place, Places, ThroughDriver
+from trainables.tasks.registry import make_task
+
+pytestmark = [pytest.mark.xdist_group("storage"), pytest.mark.slow]
+
+
+@pytest.fixture(scope="module")
+def bucket() -> Iterator[str]:
+    """``s3://tests`` on a server of this test's own."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    patch = pytest.MonkeyPatch()
+    patch.setenv("AWS_ACCESS_KEY_ID", "key")
+    patch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    log = open(os.devnull, "w")  # noqa: SIM115
+    server = subprocess.Popen(
+        [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)], stdout=log, stderr=log
+    )
+    try:
+        _wait_for_port(port)
+        import boto3
+
+        client = boto3.client("s3", endpoint_url=f"http://127.0.0.1:{port}", region_name="us-east-1")
+        client.create_bucket(Bucket="tests")
+        yield f"s3://tests/{{}}?endpoint_override=127.0.0.1:{port}&scheme=http&region=us-east-1"
+    finally:
+        server.terminate()
+        server.wait()
+        log.close()
+        patch.undo()
+
+
+def _wait_for_port(port: int) -> None:
+    for _ in range(600):
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        time.sleep(0.1)
+    raise AssertionError("the server did not start")
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[None]:
+    ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture(params=["folder", "s3", "ray"])
+def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Storage]:
+    if request.param == "folder":
+        yield Folder(str(tmp_path))
+    elif request.param == "s3":
+        yield open_storage(request.getfixturevalue("bucket").format(tmp_path.name))
+    else:
+        request.getfixturevalue("cluster")
+        with Places(str(tmp_path), elsewhere=True) as places:
+            place = places.place(str(tmp_path))
+            opened = Place(place.location, "not-there", place.keeper).open()
+            assert isinstance(opened, ThroughDriver)
+            yield opened
+
+
+def test_locations() -> None:
+    assert join("s3://b/runs?scheme=http", "a", "b") == "s3://b/runs/a/b?scheme=http"
+    assert join("s3://b/", "a") == "s3://b/a"
+    assert join("s3://b/runs/x?y=z", "..", "ledger") == "s3://b/runs/ledger?y=z"
+    assert join("/x/y", "..", "z") == "/x/z"
+    assert join("/x/y", "z", "a.txt") == "/x/y/z/a.txt"
+    assert split("s3://b/runs/a?x=y") == ("s3://b/runs?x=y", "a")
+    assert split("/x/y/a?b.txt") == ("/x/y", "a?b.txt")
+    config = build({"name": "n", "table": "t", "quantizers": ["pq"], "output": "s3://b/runs?scheme=http"})
+    assert config.run_location == "s3://b/runs/n?scheme=http"
+    assert config.ledger_location == "s3://b/runs/n/ledger?scheme=http"
+    assert config.run_dir.name == "n" and config.tracking_uri.startswith("sqlite:////")
+    assert build({**config.model_dump(mode="json"), "ledger": "s3://b/ledger"}).ledger_location == "s3://b/ledger"
+    local = build({"name": "n", "table": "t", "quantizers": ["pq"], "output": "/x"})
+    assert (local.run_location, local.ledger_location) == ("/x/n", "/x/n/ledger")
+
+
+def test_an_address_that_is_none(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="expected s3://BUCKET/PATH|not an s3:// address"):
+        open_storage("s3://").exists("a")
+
+
+def test_files(storage: Storage) -> None:
+    assert storage.read("a/b.json") is None
+    assert storage.fetch("a/b.json") is None
+    assert not storage.exists("a/b.json")
+    assert storage.version("a/b.json") is None
+    assert storage.names("a") == []
+    storage.write("a/b.json", b"content")
+    storage.write("a/a.json", b"")
+    assert storage.names("a") == ["a.json", "b.json"]
+    assert storage.exists("a/b.json")
+    assert storage.read("a/b.json") == b"content"
+    assert storage.fetch("a/b.json").read_bytes() == b"content"
+    storage.delete("a/b.json")
+    storage.delete("a/b.json")
+    assert storage.read("a/b.json") is None
+
+
+@pytest.mark.parametrize("size", [0, 10, 33_000_000])
+def test_big_files_go_there_and_back(storage: Storage, size: int) -> None:
+    content = np.random.default_rng(0).bytes(size)
+    storage.local("artifacts/x.bin").write_bytes(content)
+    storage.keep("artifacts/x.bin")
+    found = storage.fetch("artifacts/x.bin")
+    assert found is not None and found.read_bytes() == content
+    assert [path.name for path in found.parent.iterdir() if path.name.endswith(".part")] == []
+
+
+def test_one_claim_of_many(storage: Storage) -> None:
+    won: list[bool] = []
+
+    def claim(number: int) -> None:
+        if storage.claim("fits/a.claim", f"{number}".encode()):
+            won.append(True)
+
+    threads = [threading.Thread(target=claim, args=(number,)) for number in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(won) == 1
+    before = storage.version("fits/a.claim")
+    time.sleep(1.1)
+    storage.touch("fits/a.claim")
+    assert storage.version("fits/a.claim") != before
+
+
+def test_a_ledger_makes_once_for_all(storage: Storage) -> None:
+    ledger, calls = Ledger(storage), []
+
+    def make(path: Path) -> None:
+        calls.append(1)
+        time.sleep(0.5)
+        path.write_text("whole")
+
+    seen: list[str] = []
+    threads = [threading.Thread(target=lambda: seen.append(ledger.once("fits", "k", make).read_text())) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert (calls, seen) == ([1], ["whole"] * 4)
+    assert not storage.exists("fits/k.claim")
+
+
+def test_a_server_that_is_away_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_RETRY_SECONDS", 1.0)
+    calls: list[float] = []
+
+    def call() -> str:
+        calls.append(time.monotonic())
+        if len(calls) < 3:
+            raise ConnectionError("away")
+        return "back"
+
+    assert module.persistently(call, ConnectionError) == "back"
+    with pytest.raises(ConnectionError):
+        module.persistently(lambda: (_ for _ in ()).throw(ConnectionError("gone")), ConnectionError)
+
+
+def test_a_worker_takes_no_folder_for_the_drivers_by_its_name(cluster: None, tmp_path: Path) -> None:
+    with Places(str(tmp_path), elsewhere=True) as places:
+        place = places.place(str(tmp_path))
+        assert isinstance(place.open(), Folder)  # the mark is there
+        assert [path.name for path in tmp_path.iterdir()] == [place.mark]
+    assert list(tmp_path.iterdir()) == []
+    assert Place(str(tmp_path)).open().location == str(tmp_path)
+
+
+def test_task_data_goes_along(tmp_path: Path) -> None:
+    folder = tmp_path / "wordsim"
+    folder.mkdir()
+    (folder / "wordsim353.tsv").write_text("cat\tdog\t7.5\n")
+    task = make_task({"task": "similarity", "dataset": "ws353"}, tmp_path)
+    files = pack([task], tmp_path)
+    assert files == {"wordsim/wordsim353.tsv": b"cat\tdog\t7.5\n"}
+    there = unpack(files)
+    assert there != tmp_path
+    assert make_task({"task": "similarity", "dataset": "ws353"}, there).identity() == task.identity()
+    assert pack([make_task("neighbours", None)], None) == {}
+
+
+def test_a_table_from_s3(bucket: str) -> None:
+    folder = open_storage(bucket.format("tables"))
+    folder.write("t.words", b"a\nb")
+    np.save(folder.local("t.npy"), np.eye(2, dtype=np.float32))
+    folder.keep("t.npy")
+    from trainables.tables import read_table
+
+    table = read_table(brought(bucket.format("tables/t.npy")))
+    assert (table.words, table.shape, table.name) == (["a", "b"], (2, 2), "t")
+    with pytest.raises(InputError, match="no such file"):
+        brought(bucket.format("tables/other.npy"))
+    assert brought("builtin:glove-10k-50d") == "builtin:glove-10k-50d"
+
+
+def frontier(home: Path, *words: object) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "HOME": str(home), "COLUMNS": "300"}
+    command = [sys.executable, "-m", "sweeps", *map(str, words)]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=280, check=False)
+
+
+def test_a_run_that_is_kept_on_s3(bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    np.save(tmp_path / "t.npy", rng.standard_normal((64, 8)).astype(np.float32))
+    output = bucket.format("runs")
+    sweep: dict[str, Any] = {
+        "name": "on-s3",
+        "table": str(tmp_path / "t.npy"),
+        "quantizers": ["pq", "rq"],
+        "budgets": {"compression_ratio": [2]},
+        "output": output,
+        "tracking": False,
+    }
+    (tmp_path / "sweep.yaml").write_text(yaml.safe_dump(sweep))
+    first, other = tmp_path / "first", tmp_path / "other"
+    first.mkdir(), other.mkdir()
+    done = frontier(first, "run", tmp_path / "sweep.yaml")
+    assert done.returncode == 0, done.stdout + done.stderr
+    location = join(output, "on-s3")
+    kept = open_storage(location)
+    assert {"sweep.yaml", "trials.parquet", "report.html", "status.json"} <= set(kept.names(""))
+    assert len(kept.names("artifacts")) == len(kept.names("ledger/results")) == 3
+
+    # Another machine: its disk knows nothing of the run.
+    again = frontier(other, "resume", location)
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert "3 reused" in again.stdout
+    small = tmp_path / "small.safetensors"
+    exported = frontier(other, "export", location, "--max-bytes", "2KB", "-o", small)
+    assert exported.returncode == 0, exported.stdout + exported.stderr
+    assert small.is_file()
+    missing = frontier(other, "report", join(output, "nothing"))
+    assert missing.returncode == 2
+    assert "not a run" in missing.stderr
+
+    monkeypatch.setenv("HOME", str(other))
+    folder = run_folder(location)
+    assert folder == copy_of(location)
+    rows = store.read_trials(folder).to_pylist()
+    assert [row["status"] for row in rows] == ["ok"] * 3
+    assert load_run(folder).run_location == location
+    assert all(artifact(folder, row["trial_key"]).stat().st_size == row["file_bytes"] for row in rows)
