@@ -1,9 +1,10 @@
-# make setup | sweep | test | lint | bench | clean. Everything lives in .venv; sweep and test set it up by themselves.
+# make setup | sweep | test | test-cluster | test-cluster-long | lint | bench | clean. Everything lives in .venv, and all but
+# clean set it up by themselves.
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: setup sweep test lint bench clean
+.PHONY: setup sweep test test-cluster test-cluster-long lint bench clean
 
 setup: $(STAMP)
 
@@ -18,6 +19,13 @@ sweep: setup
 
 test: setup
 	$(BIN)/python -m pytest -n 2 --dist loadgroup
+
+# Hosts as network namespaces: needs root and Debian's iproute2, openssh-server, rsync; skipped with a reason elsewhere.
+test-cluster: setup
+	FRONTIER_HOSTS=1 $(BIN)/python -m pytest -p no:xdist tests/cluster/test_hosts.py
+
+test-cluster-long: setup
+	FRONTIER_HOSTS=1 $(BIN)/python -m pytest -p no:xdist -s tests/cluster/test_hosts_long.py
 
 lint: setup
 	$(BIN)/ruff check .
