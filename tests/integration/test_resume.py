@@ -214,6 +214,11 @@ def test_interrupted_once_ends_what_runs_and_twice_stops_at_once(place: Path) ->
 
     process = start(place, "resume", run_dir)
     wait_for(process, run_dir, len(ok) + 1)
+    begun = sum(len(note.read_text()) for note in notes.iterdir())
+    deadline = time.monotonic() + PATIENCE
+    while sum(len(note.read_text()) for note in notes.iterdir()) == begun:  # one that begins now is still at work below
+        assert time.monotonic() < deadline, "no trial began"
+        time.sleep(0.02)
     os.killpg(process.pid, signal.SIGINT)
     time.sleep(0.5)
     os.killpg(process.pid, signal.SIGINT)
