@@ -66,9 +66,10 @@ def train(
         replace_bytes(output / _TASK, json.dumps({"task": task, "settings": settings}, indent=1).encode())
         scores = trained.scores
     else:
-        if table.embedding_dim != (expected := load_baseline(evaluate / _NETWORK).arrays["table"].shape[1]):
+        kept = load_baseline(evaluate / _NETWORK)
+        if table.embedding_dim != (expected := kept.arrays["table"].shape[1]):
             raise InputError(f"{embedding}: has {table.embedding_dim} columns; the network of {evaluate} reads {expected}.")
-        network = made.trained_network(load_baseline(evaluate / _NETWORK))
+        network = made.trained_network(kept)
         scores = made.test(own.vectors, network, made.vocabulary(own))
         output.mkdir(parents=True, exist_ok=True)
     found = {name: {"value": score.value, "num_examples": score.num_examples} for name, score in scores.items()}

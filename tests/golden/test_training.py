@@ -261,3 +261,15 @@ def test_tables_without_words_and_data_that_is_missing(corpora: Any, tmp_path: A
         make_task({"task": "sentiment", "dataset": "imdb"}, corpora).check(Table(torch.ones(1, 2), ["berlin"]))
     with pytest.raises(InputError, match="learning_rates.*learning_rate"):
         make_task({"task": "sentiment", "learning_rates": 1}, corpora)
+
+
+def test_row_weights_of_a_table_with_one_other_word(corpora: Any) -> None:
+    """As many rows as the task has, and yet not the task's: the other word in the place of the row for unknown words."""
+    table = read_table("builtin:glove-10k-50d")
+    task = small("sentiment", corpora, epochs=1)
+    own = task.task_table(table)
+    other = Table(own.vectors, ["berlin", *own.words[:-1]])
+    baseline = task.baseline(other, seed=0)
+    assert len(baseline.arrays["felt"]) == other.num_embeddings
+    weights = task.row_weights(other, baseline)
+    assert weights[0] == weights.min() and weights[1] > weights[0]

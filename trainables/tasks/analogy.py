@@ -76,7 +76,7 @@ class Analogy(DownstreamTask):
 
     def _known_questions(self, table: Table) -> tuple[np.ndarray, np.ndarray]:
         """(Q, 4) int64 row numbers, and (Q,) whether a question is about word forms."""
-        find = word_rows(table.head(self.settings.vocabulary))
+        find = word_rows(table.head(self.settings.vocabulary).words)
         questions: list[list[int]] = []
         kinds: list[bool] = []
         path, syntactic = self.data_files()[0], False

@@ -163,9 +163,9 @@ class DownstreamTask(ABC):
         return path
 
 
-def word_rows(table: Table) -> Callable[[str], int | None]:
-    """What gives the row of a word: as it stands, else in lower case, else None. The table must have words."""
-    rows = {word: row for row, word in enumerate(table.words or ())}
+def word_rows(words: Sequence[str] | None) -> Callable[[str], int | None]:
+    """What gives the row of a word in a table with these ``words``: as it stands, else in lower case, else None."""
+    rows = {word: row for row, word in enumerate(words or ())}
 
     def find(word: str) -> int | None:
         row = rows.get(word)

@@ -100,7 +100,7 @@ class Similarity(DownstreamTask):
 
     def _known_pairs(self, table: Table) -> dict[str, np.ndarray]:
         """``NAME.rows`` (P, 2) int64 and ``NAME.ratings`` (P,) of every set that is measured."""
-        rows = word_rows(table)
+        rows = word_rows(table.words)
         found: dict[str, np.ndarray] = {}
         for name, path in zip(self.settings.dataset, self.data_files(), strict=True):
             pairs = [(rows(first), rows(second), rating) for first, second, rating in _read_pairs(path)]

@@ -62,7 +62,7 @@ class TrainedSettings(TaskSettings):
         decay: factor on the learning rate after every epoch.
         average: of the weights' moving average, which is what is scored; 0 scores the weights themselves.
         clip_norm: largest norm of a gradient.
-        precision: of the network's products in training; bfloat16 halves the time where the processor has it. Weights, their
+        precision: of the network's products in training; bfloat16 is faster where the processor has it. Weights, their
             steps and all scoring are float32.
         longest_text: tokens of a text that are read.
         train_texts: only the first texts of the training set; None for all.
@@ -107,8 +107,44 @@ class Vocabulary:
 
 
 @functools.lru_cache(maxsize=2)
-def _read(dataset: str, data_dir: Path) -> Splits:
-    return CORPORA[dataset].read(data_dir)
+def _read(dataset: str, data_dir: Path | None, train_texts: int | None) -> Splits:
+    """A corpus, its training set cut; a worker reads it once for all its trials."""
+    found = CORPORA[dataset].read(data_dir)
+    train = found.train
+    cut = {
+        part.name: value[:train_texts]
+        for part in dataclasses.fields(train)
+        if (value := getattr(train, part.name)) is not None
+    }
+    return dataclasses.replace(found, train=Examples(**cut))
+
+
+@functools.lru_cache(maxsize=4)
+def _vocabulary(
+    dataset: str, data_dir: Path | None, train_texts: int | None, longest_text: int, words: tuple[str, ...]
+) -> Vocabulary:
+    """The task's rows among ``words``, and its texts as places among them; made once for tables of the same words."""
+    splits = _read(dataset, data_dir, train_texts)
+    examples = {"train": splits.train, "dev": splits.dev, "test": splits.test}
+    find = word_rows(words)
+    tokens = dict.fromkeys(token for one in examples.values() for text in one.tokens for token in text)
+    row_of = {token: row for token in tokens if (row := find(token)) is not None}
+    stand_in = find(UNKNOWN)
+    rows = sorted({*row_of.values(), *([] if stand_in is None else [stand_in])})
+    place = {row: index for index, row in enumerate(rows)}
+    unknown = len(rows) if stand_in is None else place[stand_in]
+    place_of = {token: place[row] for token, row in row_of.items()}
+    number = {name: index for index, name in enumerate(splits.classes)}
+    texts = {
+        split: encode(
+            one.tokens,
+            one.labels or () if one.tags is None else [[number[tag] for tag in tags] for tags in one.tags],
+            lambda token: place_of.get(token, unknown),
+            longest_text,
+        )
+        for split, one in examples.items()
+    }
+    return Vocabulary(torch.tensor(rows, dtype=torch.int64), unknown, texts, len(tokens) - len(row_of))
 
 
 class TrainedTask(DownstreamTask):
@@ -139,41 +175,16 @@ class TrainedTask(DownstreamTask):
         return Skip("the table has no word of its texts") if not len(self.vocabulary(table).rows) else None
 
     def splits(self) -> Splits:
-        """The corpus, cut to ``train_texts``."""
-        self.data_files()
-        assert self.data_dir is not None
-        found = _read(self.settings.dataset, self.data_dir)
-        first = self.settings.train_texts
-        if first is None:
-            return found
-        short = Examples(*(None if part is None else part[:first] for part in dataclasses.astuple(found.train)))  # type: ignore[arg-type]
-        return dataclasses.replace(found, train=short)
+        """The corpus, its training set cut to ``train_texts``."""
+        return _read(self.settings.dataset, self.data_dir, self.settings.train_texts)
 
     # The task's words ------------------------------------------------------------------------------------------------
 
     def vocabulary(self, table: Table) -> Vocabulary:
         """The task's rows in ``table``, and its texts as places among them."""
-        splits = self.splits()
-        examples = {"train": splits.train, "dev": splits.dev, "test": splits.test}
-        find = word_rows(table)
-        words = dict.fromkeys(token for one in examples.values() for text in one.tokens for token in text)
-        row_of = {word: row for word in words if (row := find(word)) is not None}
-        stand_in = find(UNKNOWN)
-        rows = sorted({*row_of.values(), *([] if stand_in is None else [stand_in])})
-        place = {row: index for index, row in enumerate(rows)}
-        unknown = len(rows) if stand_in is None else place[stand_in]
-        place_of = {word: place[row] for word, row in row_of.items()}
-        number = {name: index for index, name in enumerate(splits.classes)}
-        texts = {
-            split: encode(
-                one.tokens,
-                one.labels or () if one.tags is None else [[number[tag] for tag in tags] for tags in one.tags],
-                lambda word: place_of.get(word, unknown),
-                self.settings.longest_text,
-            )
-            for split, one in examples.items()
-        }
-        return Vocabulary(torch.tensor(rows, dtype=torch.int64), unknown, texts, len(words) - len(row_of))
+        settings = self.settings
+        words = tuple(table.words or ())
+        return _vocabulary(settings.dataset, self.data_dir, settings.train_texts, settings.longest_text, words)
 
     def task_table(self, table: Table) -> Table:
         """The table that a network of this task has: V rows, and how often each is read in the training texts."""
@@ -272,14 +283,12 @@ class TrainedTask(DownstreamTask):
     def row_weights(self, table: Table, baseline: Baseline) -> Tensor:
         """How much each row of ``table`` matters to the task: (N,), its Fisher information.
 
-        A row that is read once more than the training texts do counts for that too: the mean of all occurrences is added to
-        every word of the task, so that words of unseen texts are not free to be anything. Other rows get the least of those.
+        Every word of the task counts as if it were read once more than it is, as an average occurrence: words that only
+        unseen texts hold are then not free to be anything. Rows that are no words of the task get the least of these.
         """
         vocabulary = self.vocabulary(table)
         felt = torch.tensor(baseline.arrays["felt"])
         felt = felt + felt.sum() / len(vocabulary.texts["train"].ids)
-        if len(felt) == table.num_embeddings:
-            return felt
         weights = torch.full((table.num_embeddings,), float(felt.min()))
         weights[vocabulary.rows] = felt[: len(vocabulary.rows)]
         return weights

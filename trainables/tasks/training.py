@@ -209,11 +209,9 @@ def sensitivity(embedding: Tensor, network: SequenceNetwork, data: Encoded) -> t
     for batch in batches(data, _SCORING_BATCH, per_token=network.per_token):
         vectors = embedding[batch.ids].requires_grad_()
         logits = network(vectors, batch.lengths)
-        # a sum of the texts' losses, each a mean over its own tokens: the gradient at a token is of its own text's loss
-        loss = functional.cross_entropy(
-            logits.flatten(0, -2), batch.targets.flatten(), ignore_index=-100, reduction="none"
-        ).reshape(len(batch.lengths), -1)
-        (gradient,) = torch.autograd.grad(loss.sum(), vectors)
+        # A sum, not a mean: a token's gradient is that of its own text's loss, whatever else is in the batch.
+        loss = functional.cross_entropy(logits.flatten(0, -2), batch.targets.flatten(), ignore_index=-100, reduction="sum")
+        (gradient,) = torch.autograd.grad(loss, vectors)
         gradient = gradient.flatten(0, 1)
         felt.index_add_(0, batch.ids.flatten(), gradient.square().sum(dim=1))
         moment += gradient.T @ gradient
