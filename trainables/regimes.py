@@ -103,7 +103,7 @@ class Course:
         begin = time.perf_counter()
         fresh = regime == "end_to_end" and quantizer.name != "identity"
         start = self.task.network(self.table.embedding_dim, seed) if fresh else self.task.trained_network(self.baseline)
-        self._network = start
+        self._network = start.to(quantizer.device)
         if quantizer.name == "identity" or (retrain is None and not fresh):
             return quantizer
         options: dict[str, Any] = {}
@@ -121,11 +121,11 @@ class Course:
 
     def _training_module(self, fitted: Quantizer, quantizer: Quantizer, seed: int) -> CompressedEmbedding:
         if self.metric is None:
-            return quantizer.training_module(self.table, seed=seed)
-        module = fitted.training_module(self.seen(), seed=seed)
+            return quantizer.training_module(self.table.to(fitted.device), seed=seed)
+        module = fitted.training_module(self.seen().to(fitted.device), seed=seed)
         if isinstance(module, LearnedEmbedding):  # its codes are found again under the metric
-            return UnderMetric(module, fitted, self.table, self.metric)
-        return quantizer.training_module(self.table, seed=seed)
+            return UnderMetric(module, fitted, self.table.to(fitted.device), self.metric)
+        return quantizer.training_module(self.table.to(fitted.device), seed=seed)
 
     def score(self, dense: Tensor) -> dict[str, Score]:
         """The leading task's scores with the reconstruction, by the network that was trained for it."""

@@ -52,6 +52,10 @@ class Batch:
     lengths: Tensor
     targets: Tensor
 
+    def to(self, device: torch.device) -> Batch:
+        """The same batch on ``device``."""
+        return Batch(self.ids.to(device), self.lengths.to(device), self.targets.to(device))
+
 
 def encode(
     texts: Sequence[Sequence[str]],

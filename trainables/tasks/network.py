@@ -59,6 +59,11 @@ class SequenceNetwork(nn.Module):
             for parameter in self.parameters():
                 parameter.copy_(torch.empty(parameter.shape).uniform_(-bound, bound, generator=generator))
 
+    @property
+    def device(self) -> torch.device:
+        """Where the network is."""
+        return self.output.weight.device
+
     def forward(self, vectors: Tensor, lengths: Tensor) -> Tensor:
         """Logits.
 

@@ -236,7 +236,7 @@ class TrainedTask(DownstreamTask):
 
     def test(self, rows: Tensor, network: SequenceNetwork, vocabulary: Vocabulary) -> dict[str, Score]:
         """The test set's scores with vectors ``rows`` (V, D)."""
-        embedding = _frozen(rows)
+        embedding = _frozen(rows.to(network.device))
         return {self.main_metric: self._scored(embedding, network, vocabulary.texts["test"])}
 
     def _scored(self, embedding: nn.Module, network: SequenceNetwork, data: Encoded) -> Score:

@@ -65,7 +65,8 @@ def train(
     """Train until the development set says enough.
 
     Args:
-        embedding: gives rows for ids; its parameters are trained too (a frozen one has none that want a gradient).
+        embedding: gives rows for ids, on the network's device; its parameters are trained too (a frozen one has none that
+            want a gradient).
         network: what stands behind it.
         data: the training texts.
         measure_dev: scores embedding and network on the development set, higher is better.
@@ -107,7 +108,7 @@ def train(
                 for batch in batches(data, settings.batch_size, generator=order, per_token=network.per_token):
                     if isinstance(embedding, CompressedEmbedding):
                         embedding.set_progress(steps / (per_epoch * total))
-                    loss_sum += _step(embedding, network, batch, optimizer, settings)
+                    loss_sum += _step(embedding, network, batch.to(network.device), optimizer, settings)
                     steps += 1
                     keep = min(settings.average, (1 + steps) / (10 + steps))  # short at first: the start is soon forgotten
                     torch._foreach_lerp_(averaged, [parameter.detach() for parameter in parameters], 1 - keep)
@@ -186,7 +187,8 @@ def predict(embedding: nn.Module, network: SequenceNetwork, data: Encoded) -> It
     embedding.eval()
     network.eval()
     for batch in batches(data, _SCORING_BATCH, per_token=network.per_token):
-        yield batch, network(embedding(batch.ids), batch.lengths).argmax(dim=-1)
+        there = batch.to(network.device)
+        yield batch, network(embedding(there.ids), there.lengths).argmax(dim=-1)
 
 
 def sensitivity(embedding: Tensor, network: SequenceNetwork, data: Encoded) -> tuple[Tensor, Tensor]:
