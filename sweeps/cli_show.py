@@ -26,9 +26,7 @@ def show_plan(config: SweepConfig, data_dir: Path | None, console: Console) -> N
     """Print the trials of a sweep with their predicted sizes, and what would be skipped."""
     prepared = prepare(config, data_dir)
     dense = prepared.stats.dense_bytes
-    table = Table(
-        title=f"{config.name}: {len(prepared.plan.trials)} trials", box=None, header_style="dim", title_justify="left"
-    )
+    table = Table(title=f"{config.name}: {_count(prepared)}", box=None, header_style="dim", title_justify="left")
     for column in ("quantizer", "budget (bytes)", "predicted (bytes)", "ratio", "seed", "parameters"):
         table.add_column(column, justify="left" if column in ("quantizer", "parameters") else "right")
     for spec in prepared.plan.trials:
@@ -39,8 +37,17 @@ def show_plan(config: SweepConfig, data_dir: Path | None, console: Console) -> N
     console.print(table)
     for row in prepared.plan.skipped:
         where = "" if row["budget_bytes"] is None else f" at {row['budget_bytes']:,} bytes"
-        console.print(f"skipped: {row['quantizer']}{where}: {escape(str(row['reason']))}")
+        console.print(f"{row['status']}: {row['quantizer']}{where}: {escape(str(row['reason']))}")
     _show_estimate(config, prepared, console)
+
+
+def _count(prepared: Prepared) -> str:
+    plan, seeds = prepared.plan, len(prepared.config.seeds)
+    if plan.samples is None:
+        return f"{len(plan.trials)} trials"
+    chosen = f"{plan.samples * seeds} trials and the baseline, chosen by search: {prepared.config.search.kind}"
+    ranged = [entry.label for entry in plan.space.entries if entry.ranged]
+    return f"{chosen}, from these{' and the ranges of ' if ranged else ''}{', '.join(ranged)}"
 
 
 def _show_estimate(config: SweepConfig, prepared: Prepared, console: Console) -> None:

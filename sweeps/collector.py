@@ -6,7 +6,7 @@ import collections
 import json
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import ray
 import ray.cloudpickle
 from ray.exceptions import RayActorError
 from ray.tune import Callback
+from ray.tune.progress_reporter import TrialProgressCallback
 
 from sweeps.config import SweepConfig
 from sweeps.feed import Feed
@@ -34,6 +35,7 @@ class Collector(Callback):  # type: ignore[misc]
         progress: is told of trials that start and how far they are.
         add: takes every row.
         plateau: the stop rule for the hypervolume, or None.
+        stopped: by trial key, why the scheduler has just stopped it.
     """
 
     def __init__(
@@ -46,6 +48,7 @@ class Collector(Callback):  # type: ignore[misc]
         progress: Progress,
         add: Callable[[TrialResult], None],
         plateau: Plateau | None,
+        stopped: Mapping[str, str],
     ) -> None:
         self._config = config
         self._table = table
@@ -54,6 +57,8 @@ class Collector(Callback):  # type: ignore[misc]
         self._progress = progress
         self._add = add
         self._plateau = plateau
+        self._stopped = stopped
+        self._curves: dict[str, list[dict[str, Any]]] = collections.defaultdict(list)
         self._began = time.monotonic()
         self._started: dict[str, tuple[float, Any]] = {}
         self._killed: set[str] = set()
@@ -89,8 +94,13 @@ class Collector(Callback):  # type: ignore[misc]
         spec = self._spec(trial)
         if not result.get("result"):
             self._progress.step(spec.key, float(result.get("fraction") or 0.0))
+            step = {name: result[name] for name in ("phase", "fraction", "value", "seconds")}
+            self._curves[spec.key].append(step | json.loads(result["metrics"]))
+            if spec.key in self._stopped:
+                self._end(self._stopped_result(spec, result["seconds"]), 0)
             return
         self._started.pop(spec.key, None)
+        self._curves.pop(spec.key, None)
         self._policy.learn(spec.method, result["device_memory_bytes"])
         done = TrialResult.from_json(json.loads(result["result"]))
         if not (result["out_of_memory"] and self._again(spec)):
@@ -110,6 +120,11 @@ class Collector(Callback):  # type: ignore[misc]
             row = blank_row(spec, self._table, status="failed", reason=reason)
             self._end(TrialResult(row), self._failures[spec.key])
 
+    def _stopped_result(self, spec: TrialSpec, seconds: float) -> TrialResult:
+        self._started.pop(spec.key, None)
+        row = blank_row(spec, self._table, status="stopped", reason=self._stopped[spec.key])
+        return TrialResult({**row, "fit_seconds": seconds}, curves=self._curves.pop(spec.key), seconds=seconds)
+
     def _again(self, spec: TrialSpec) -> bool:
         self._failures[spec.key] += 1
         if self._failures[spec.key] > self._config.max_failures or self._feed.stop_reason is not None:
@@ -126,6 +141,13 @@ class Collector(Callback):  # type: ignore[misc]
         self._add(result)
         if self._plateau is not None and self._plateau.reached(result):
             self._feed.stop(self._plateau.reason)
+
+
+class Silence(TrialProgressCallback):  # type: ignore[misc]
+    """Takes the place of what Tune prints of its trials, which it does at the last one whatever ``verbose`` says."""
+
+    def log_result(self, trial: Any, result: dict[str, Any], error: bool = False) -> None:
+        """Nothing is printed: :class:`sweeps.progress.Progress` says it."""
 
 
 def _why(trial: Any) -> tuple[str, bool]:

@@ -66,15 +66,39 @@ class Budgets(_Section):
 
 
 class Search(_Section):
-    """How the space is searched; ``grid`` runs all of it."""
+    """How the space is searched.
 
-    kind: Literal["grid"] = "grid"
+    ``grid`` runs all of it; ``random`` draws from it; ``optuna`` learns from the objectives what to try next; ``frontier``
+    learns sizes, errors and seconds, and runs first what moves the frontier most for its time.
+    """
+
+    kind: Literal["grid", "random", "optuna", "frontier"] = "grid"
+    samples: int | None = Field(default=None, ge=1)
+    sampler: Literal["tpe", "nsga2", "gp"] | None = None
+    seed: int = Field(default=0, ge=0)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Search:
+        if self.kind == "grid" and self.samples is not None:
+            raise ValueError("a grid has no samples: it runs everything; for a part of it, kind: random")
+        if self.kind == "random" and self.samples is None:
+            raise ValueError("kind: random needs samples, the number of configurations to draw")
+        if self.sampler is not None and self.kind != "optuna":
+            raise ValueError("a sampler belongs to kind: optuna")
+        return self
 
 
 class Scheduler(_Section):
-    """Whether trials are stopped early; ``none`` runs each to its end."""
+    """Whether trials are stopped early; ``none`` runs each to its end.
 
-    kind: Literal["none"] = "none"
+    ``moasha`` compares them at shares 1/reduction_factor, 1/reduction_factor^2, ... of their fits, from ``grace`` on;
+    ``frontier`` belongs to the search of that name, and stops what cannot move the frontier any more.
+    """
+
+    kind: Literal["none", "moasha", "frontier"] = "none"
+    reduction_factor: float = Field(default=3.0, gt=1)
+    grace: float = Field(default=0.1, gt=0, lt=1)
+    curves: dict[str, Literal["min", "max"]] = Field(default={"value": "min"}, min_length=1)
 
 
 class Resources(_Section):
@@ -127,6 +151,7 @@ class SweepConfig(_Section):
     objectives: tuple[str, ...] | None = None
     search: Search = Search()
     scheduler: Scheduler = Scheduler()
+    constraints: dict[str, str] = {}
     resources: Literal["auto"] | Resources = "auto"
     trial_timeout: Seconds | None = None
     max_failures: int = Field(default=1, ge=0)
@@ -135,6 +160,12 @@ class SweepConfig(_Section):
     ledger: str | Literal[False] = "RUN_DIR/ledger"
     tracking: str | Literal[False] | None = None
     output: str = "runs"
+
+    @model_validator(mode="after")
+    def _searches(self) -> SweepConfig:
+        if self.scheduler.kind == "frontier" and self.search.kind != "frontier":
+            raise ValueError("scheduler: {kind: frontier} belongs to search: {kind: frontier}")
+        return self
 
     @model_validator(mode="after")
     def _regimes(self) -> SweepConfig:
@@ -267,7 +298,8 @@ def explain(error: ValidationError, model: type[BaseModel]) -> str:
         return f"the key {'.'.join(location)!r} is missing."
     message = first["msg"].removeprefix("Value error, ")
     given = f" (given: {first['input']!r})" if not isinstance(first["input"], dict) else ""
-    return f"{'.'.join(location)}: {message}{given}."
+    where = f"{'.'.join(location)}: " if location else ""
+    return f"{where}{message}{given}."
 
 
 def _keys_at(model: type[BaseModel], path: Sequence[str]) -> list[str]:

@@ -15,8 +15,9 @@ from quantizers import Table, TableStats
 from quantizers.errors import InputError
 from sweeps.carried import brought
 from sweeps.config import SweepConfig
+from sweeps.constraints import Constraint, parse_constraints
+from sweeps.plan import Plan, check_objectives, check_search, make_plan
 from sweeps.progress import read_status
-from sweeps.space import Plan, check_objectives, make_plan
 from trainables.provenance import code_digest
 from trainables.records import WHOLE_TABLE, content_key
 from trainables.regimes import leading_task
@@ -40,6 +41,7 @@ class Prepared:
     plan: Plan
     objectives: tuple[str, ...]
     directions: Mapping[str, Mapping[str, str]]
+    constraints: tuple[Constraint, ...] = ()
 
 
 def prepare(config: SweepConfig, data_dir: Path | None) -> Prepared:
@@ -66,6 +68,8 @@ def prepare(config: SweepConfig, data_dir: Path | None) -> Prepared:
     }
     objectives = config.objectives or ("payload_bytes", *(f"{task.label}.{task.measured()[0].name}" for task in tasks))
     check_objectives(objectives, directions)
+    check_search(config, objectives)
+    constraints = parse_constraints(config.constraints, directions)
     table = read_table(brought(config.table), data_dir=data_dir, rows=config.rows)
     lead = None
     if config.of_task or "fisher" in (config.weights, config.metric):
@@ -90,8 +94,9 @@ def prepare(config: SweepConfig, data_dir: Path | None) -> Prepared:
         lead=lead,
         task_scope=leading.label if config.of_task and lead is not None else WHOLE_TABLE,
         trained=any(isinstance(task, TrainedTask) for task in tasks),
+        constraints=constraints,
     )
-    return Prepared(config, data_dir, table, stats, weights, entries, tasks, plan, objectives, directions)
+    return Prepared(config, data_dir, table, stats, weights, entries, tasks, plan, objectives, directions, constraints)
 
 
 def _weights_digest(spec: str, weights: np.ndarray | None) -> str:

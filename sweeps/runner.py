@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
-import functools
 import logging
 import os
 import shutil
 import sys
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -27,7 +27,8 @@ from rich.console import Console
 from analysis.store import replace_bytes
 from quantizers.errors import InputError
 from sweeps import carried, mirror
-from sweeps.collector import Collector
+from sweeps.arrivals import Results, Todo
+from sweeps.collector import Collector, Silence
 from sweeps.config import SweepConfig
 from sweeps.feed import Feed, InOrder, request
 from sweeps.finish import finish
@@ -36,13 +37,15 @@ from sweeps.ledger import Ledger
 from sweeps.prepare import Prepared, prepare
 from sweeps.progress import Progress, is_alive, read_status
 from sweeps.resources import Policy, check_fits, gpu_bytes
+from sweeps.scheduler import EarlyStopping, Rungs, Stopper
+from sweeps.search import AdaptiveSearch
 from sweeps.stopping import Plateau
-from sweeps.storage import is_remote, join, open_storage, split
+from sweeps.storage import is_remote, join, open_storage
 from sweeps.storage_ray import Places
 from sweeps.tracking import Tracker
-from sweeps.worker import Settings, artifact_name, tune_trial
+from sweeps.worker import Settings, tune_trial
 from trainables.tables import to_shared
-from trainables.trial import TrialResult, TrialSpec
+from trainables.trial import TrialSpec
 
 INTERRUPTED = "interrupted"
 
@@ -127,24 +130,24 @@ def run(
         ) as progress,
     ):
         mirror.push(config)
-        results = _Results(progress, tracker)
         plateau = None
         if config.stop.hypervolume is not None:
             plateau = Plateau(config.stop.hypervolume, prepared.objectives, prepared.directions)
-        todo = []
-        for spec in prepared.plan.trials:
-            known = ledger.get(spec.key)
-            if known is not None and _adopt(known, spec, config):
-                results.add(known)
-                if plateau is not None:
-                    plateau.know(known)
-            else:
-                todo.append(spec)
+        results = Results(prepared, ledger, progress, tracker, plateau)
+        search = None
+        left: Iterable[TrialSpec]
+        if prepared.plan.samples is None:
+            left = [spec for spec in prepared.plan.trials if not results.adopt(spec)]
+        else:
+            search = results.search = AdaptiveSearch(prepared, open_storage(config.run_location), results.adopt)
+            progress.state["total"] = search.total
+            left = iter(search.next_trial, None)
+        todo = Todo(left, config.stop.trials)
         reason = None
-        if config.stop.trials is not None and len(todo) > config.stop.trials:
-            todo, reason = todo[: config.stop.trials], f"stop.trials: {config.stop.trials} were run"
-        if todo:
-            reason = _run_on_ray(prepared, ledger, places, todo, results, progress, plateau, address) or reason
+        if not todo.empty:
+            reason = _run_on_ray(prepared, ledger, places, todo, results, progress, address) or todo.stop_reason
+        if search is not None:
+            prepared = dataclasses.replace(prepared, plan=search.plan())
         progress.phase("reporting")
         if tracker is not None:
             tracker.close()
@@ -157,47 +160,13 @@ def run(
     return Run(run_dir, outcome, results.reused, interrupted, tracker.problem if tracker is not None else None)
 
 
-class _Results:
-    """Where finished trials arrive, whatever way they come."""
-
-    def __init__(self, progress: Progress, tracker: Tracker | None) -> None:
-        self.by_key: dict[str, TrialResult] = {}
-        self.reused = 0
-        self._progress = progress
-        self._tracker = tracker
-
-    def add(self, result: TrialResult) -> None:
-        """Keep a result, show it, and send it on."""
-        self.by_key[result.row["trial_key"]] = result
-        self.reused += bool(result.row["reused"])
-        self._progress.finished(result)
-        if self._tracker is not None:
-            self._tracker.log(result)
-
-
-def _adopt(known: TrialResult, spec: TrialSpec, config: SweepConfig) -> bool:
-    """Make a result of the ledger this sweep's own; False where its compressed file is wanted and gone."""
-    storage, name = open_storage(config.run_location), artifact_name(spec.key)
-    if config.keep_artifacts == "all" and not storage.exists(name):
-        folder, file = split(known.artifact or "")
-        copy = open_storage(folder).fetch(file) if file else None
-        if copy is None:
-            return False
-        shutil.copyfile(copy, storage.local(name))
-        storage.keep(name)
-        known.artifact = join(config.run_location, name)
-    known.row.update(reused=True, budget_bytes=spec.budget_bytes)
-    return True
-
-
 def _run_on_ray(
     prepared: Prepared,
     ledger: Ledger,
     places: Places,
-    todo: list[TrialSpec],
-    results: _Results,
+    todo: Todo,
+    results: Results,
     progress: Progress,
-    plateau: Plateau | None,
     address: str | None,
 ) -> str | None:
     """Run ``todo`` with Tune; returns why not all of it ran, or None."""
@@ -208,7 +177,8 @@ def _run_on_ray(
     try:
         policy, slots = _policy(config)
         progress.set_slots(slots)
-        feed = Feed(functools.partial(next, iter(todo), None), policy)
+        feed = Feed(todo.next_trial, policy)
+        scheduler, stopped = _scheduler(prepared, results.search, feed)
         collector = Collector(
             config,
             (prepared.table.name, *prepared.table.shape),
@@ -216,7 +186,8 @@ def _run_on_ray(
             policy=policy,
             progress=progress,
             add=results.add,
-            plateau=plateau,
+            plateau=results.plateau,
+            stopped=stopped,
         )
         settings = Settings(
             run=places.place(config.run_location),
@@ -224,6 +195,7 @@ def _run_on_ray(
             remember_results=ledger.remember_results,
             tasks=prepared.task_entries,
             data_dir=None if prepared.data_dir is None else str(prepared.data_dir.absolute()),
+            report_seconds=1.0 if config.scheduler.kind == "none" else 0.1,
         )
         trainable = tune.with_parameters(
             tune_trial,
@@ -240,13 +212,17 @@ def _run_on_ray(
             tune.with_resources(trainable, request),
             tune_config=tune.TuneConfig(
                 search_alg=feed,
-                scheduler=InOrder(feed),
+                scheduler=scheduler,
                 num_samples=-1,
                 reuse_actors=True,
                 trial_dirname_creator=lambda trial: str(trial.trial_id),
             ),
             run_config=tune.RunConfig(
-                name="tune", storage_path=str(storage.absolute()), callbacks=[collector], verbose=0, log_to_file=False
+                name="tune",
+                storage_path=str(storage.absolute()),
+                callbacks=[collector, Silence()],
+                verbose=0,
+                log_to_file=False,
             ),
         )
         logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # a lost trial is a row, and said there
@@ -261,6 +237,21 @@ def _run_on_ray(
         if mine:
             ray.shutdown()
     return feed.stop_reason
+
+
+def _scheduler(prepared: Prepared, search: AdaptiveSearch | None, feed: Feed) -> tuple[InOrder, Mapping[str, str]]:
+    """The scheduler that the sweep names, and where it says which trials it stopped and why."""
+    options = prepared.config.scheduler
+    stopper: Stopper
+    if options.kind == "none":
+        return InOrder(feed), {}
+    if search is not None and options.kind == "frontier":
+        stopper = search
+    else:
+        sizes = prepared.plan.predicted_bytes.__getitem__ if search is None else search.predicted_bytes
+        stopper = Rungs(sizes, options.reduction_factor, options.grace, options.curves)
+    scheduler = EarlyStopping(feed, stopper)
+    return scheduler, scheduler.reasons
 
 
 def _policy(config: SweepConfig) -> tuple[Policy, int]:

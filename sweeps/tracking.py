@@ -44,6 +44,8 @@ _MEASURES = (
 )
 _MAX_PARAM = 6000
 
+_ENDS = {"ok": "FINISHED", "infeasible": "FINISHED", "stopped": "KILLED"}  # MLflow's words for how a run ended
+
 
 class Tracker:
     """Sends a sweep's records to MLflow from a thread of its own.
@@ -147,7 +149,7 @@ class Tracker:
         for start in range(1000, len(metrics), 1000):
             self._client.log_batch(run_id, metrics[start : start + 1000])
         end = None if result.seconds is None else int(1000 * (_timestamp(row) + result.seconds))
-        self._client.set_terminated(run_id, "FINISHED" if row["status"] == "ok" else "FAILED", end)
+        self._client.set_terminated(run_id, _ENDS.get(row["status"], "FAILED"), end)
 
     def _run(self, key: str, name: str, tags: Mapping[str, str], start_time: int | None = None) -> str:
         if key not in self.run_ids:

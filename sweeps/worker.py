@@ -30,7 +30,6 @@ from trainables.tables import from_shared
 from trainables.tasks.registry import make_task
 from trainables.trial import TrialResult, TrialSpec
 
-_REPORT_SECONDS = 1.0
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
@@ -43,6 +42,7 @@ class Settings:
     remember_results: bool
     tasks: tuple[Any, ...]
     data_dir: str | None
+    report_seconds: float = 1.0  # between two reports of a fit, at the least: each is a round trip to the driver
 
     def open_ledger(self) -> Ledger:
         """The sweep's ledger."""
@@ -173,13 +173,14 @@ def tune_trial(
     """The function that Ray Tune runs; reports the fit's progress, and the whole result at the end."""
     from ray import tune
 
-    last = time.monotonic()
+    began = last = time.monotonic()
 
     def report(step: FitStep) -> None:
         nonlocal last
-        if time.monotonic() - last >= _REPORT_SECONDS:  # each report is a round trip to the driver
+        if time.monotonic() - last >= settings.report_seconds:
             last = time.monotonic()
-            tune.report({"phase": step.phase, "fraction": step.fraction, "value": step.value, "result": None})
+            told = {"phase": step.phase, "fraction": step.fraction, "value": step.value, "seconds": last - began}
+            tune.report({**told, "metrics": json.dumps(dict(step.metrics)), "result": None})
 
     outcome = run_one(
         TrialSpec.from_json(config["spec"]), shared, data, weights, settings, Share(**config["share"]), report=report

@@ -15,6 +15,7 @@ from sweeps.config import build
 from sweeps.feed import Feed
 from sweeps.progress import Progress
 from sweeps.resources import Policy
+from sweeps.scheduler import EarlyStopping, Rungs
 from trainables.trial import TrialResult, TrialSpec, blank_row
 
 TABLE = ("t", 10, 4)
@@ -33,11 +34,12 @@ class Sweep:
         policy = Policy(config.trial_resources, gpus=0, gpu_bytes=None)
         self.feed = Feed(lambda: next(todo, None), policy)
         self.rows: list[dict[str, Any]] = []
+        self.stopped: dict[str, str] = {}
         self.folder = folder
         progress = Progress(None, folder, name="s", total=4, skipped=0, objective=("reconstruction.mse", "min"))
         self.collector = Collector(
             config, TABLE, feed=self.feed, policy=policy, progress=progress,
-            add=lambda result: self.rows.append(result.row), plateau=None,
+            add=lambda result: self.rows.append(result.row), plateau=None, stopped=self.stopped,
         )  # fmt: skip
 
     def start(self, name: str) -> Any:
@@ -90,6 +92,34 @@ def test_no_memory_gets_one_more_chance_and_an_exception_none(tmp_path: Path) ->
     sweep.end(sweep.start("d"))
     sweep.end(sweep.start("e"))
     assert [(row["seed"], row["status"]) for row in sweep.rows][-1] == (0, "ok")
+
+
+def test_a_trial_that_the_scheduler_stops_is_a_row_with_its_reason(tmp_path: Path) -> None:
+    sweep = Sweep(tmp_path)
+    stopper = Rungs(lambda key: 100)
+    scheduler = EarlyStopping(sweep.feed, stopper)
+    sweep.collector._stopped = scheduler.reasons
+    decisions = []
+    for name, error in (("a", 1.0), ("b", 2.0)):
+        trial = sweep.start(name)
+        for share in (0.05, 0.2):
+            report = {
+                "phase": "train",
+                "fraction": share,
+                "value": error,
+                "seconds": 3 * share,
+                "metrics": "{}",
+                "result": None,
+            }
+            decisions.append(scheduler.on_trial_result(None, trial, report))
+            sweep.collector.on_trial_result(0, [], trial, report)
+        if name == "a":
+            sweep.end(trial)
+        sweep.feed.on_trial_complete(trial.trial_id)
+    assert decisions == ["CONTINUE", "CONTINUE", "CONTINUE", "STOP"]
+    assert [row["status"] for row in sweep.rows] == ["ok", "stopped"]
+    assert sweep.rows[1]["reason"] == "moasha: 2 of 2 at 11% of 'train', the best 1 go on"
+    assert sweep.rows[1]["fit_seconds"] == pytest.approx(0.6)
 
 
 def test_max_failures_of_none(tmp_path: Path) -> None:

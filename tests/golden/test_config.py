@@ -8,7 +8,7 @@ import yaml
 from quantizers.errors import InputError
 from sweeps.config import build, load, load_all, parse_bytes
 from sweeps.files import preset_names, preset_scales
-from sweeps.space import explicit_configs
+from sweeps.space import parse_entry
 
 MINIMAL = {"name": "s", "table": "builtin:glove-10k-50d", "quantizers": ["pq"], "budgets": {"compression_ratio": [8]}}
 
@@ -91,7 +91,7 @@ def test_presets_are_sweeps(name: str) -> None:
         folders += [config.run_dir for config in configs]
         for config in configs:
             for entry in config.quantizers if config.quantizers != "all" else ():
-                assert isinstance(entry, str) or explicit_configs(entry)
+                assert isinstance(entry, str) or parse_entry(entry)[0]
     assert len(set(folders)) == len(folders)
 
 
