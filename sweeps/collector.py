@@ -146,8 +146,10 @@ class Collector(Callback):  # type: ignore[misc]
 class Silence(TrialProgressCallback):  # type: ignore[misc]
     """Takes the place of what Tune prints of its trials, which it does at the last one whatever ``verbose`` says."""
 
-    def log_result(self, trial: Any, result: dict[str, Any], error: bool = False) -> None:
+    def on_trial_complete(self, *event: Any, **info: Any) -> None:
         """Nothing is printed: :class:`sweeps.progress.Progress` says it."""
+
+    on_trial_result = on_trial_error = on_trial_complete
 
 
 def _why(trial: Any) -> tuple[str, bool]:

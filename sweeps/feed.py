@@ -41,6 +41,9 @@ class Feed(Searcher):  # type: ignore[misc]
         self._running: dict[str, TrialSpec] = {}
         self.stop_reason: str | None = None
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {}  # Tune pickles it for a restore, which is never made: the ledger is what resumes
+
     def stop(self, reason: str) -> None:
         """Start no more trials; those that run go on to their end."""
         self.stop_reason = self.stop_reason or reason
@@ -90,6 +93,9 @@ class InOrder(FIFOScheduler):  # type: ignore[misc]
     def __init__(self, feed: Feed) -> None:
         super().__init__()
         self._feed = feed
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}  # as the feed's
 
     def choose_trial_to_run(self, tune_controller: Any) -> Trial | None:
         """See Tune."""

@@ -15,8 +15,8 @@ from sweeps.config import SweepConfig, build
 from sweeps.constraints import mark, parse_constraints, size_violations, too_large
 from sweeps.prepare import Prepared, prepare
 from sweeps.search import AdaptiveSearch, Outcome, make_strategy
-from sweeps.storage import open_storage
 from sweeps.space import Planned
+from sweeps.storage import open_storage
 from trainables.records import TrialResult, TrialSpec, blank_row
 
 GRID = {"method": "pq", "num_codebooks": [1, 2, 4, 8], "codebook_size": [4, 8, 16]}
