@@ -21,7 +21,7 @@ import yaml
 
 from analysis import store
 
-ROWS, COLUMNS = 12_000, 64
+ROWS, COLUMNS = 20_000, 64
 
 
 def sweep(folder: Path, name: str, trials: int) -> Path:

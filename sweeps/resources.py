@@ -112,10 +112,6 @@ class Policy:
         return max(1, int(slots))
 
 
-def _uses_gpu(spec: TrialSpec) -> bool:
-    return quantizers.get(spec.method).uses_gpu or spec.regime != "pretrained"
-
-
 def gpu_bytes() -> int | None:
     """Memory of the GPU that this process has; None where it has none that torch can use."""
     return torch.cuda.get_device_properties(0).total_memory if torch.cuda.is_available() else None
