@@ -88,7 +88,13 @@ def test_the_command(ledger: Path) -> None:
 
 
 def result(key: str, method: str, rows: int, seconds: float) -> TrialResult:
-    row: dict[str, Any] = {"trial_key": key, "quantizer": method, "num_embeddings": rows, "embedding_dim": 10}
+    row: dict[str, Any] = {
+        "trial_key": key,
+        "status": "ok",
+        "quantizer": method,
+        "num_embeddings": rows,
+        "embedding_dim": 10,
+    }
     return TrialResult(row, seconds=seconds)
 
 
