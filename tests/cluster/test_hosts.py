@@ -3,8 +3,12 @@
 import json
 import os
 import re
+import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from hosts import ROOT, Hosts, why_not
@@ -26,6 +30,23 @@ def hosts() -> Iterator[Hosts]:
         made.cluster_file({"SLEEP_SECONDS": 5}, output=str(made.shared / "runs"))
         bring_up(made)
         yield made
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+def test_hosts_leave_nothing_however_they_end(how: signal.Signals) -> None:
+    code = "with hosts.Hosts(2) as made: print(made.folder, *made.pids.values(), flush=True); time.sleep(60)"
+    words = [sys.executable, "-c", f"import hosts, time\n{code}"]
+    with subprocess.Popen(words, cwd=ROOT / "tests" / "cluster", stdout=subprocess.PIPE, text=True) as made:
+        assert made.stdout is not None
+        folder, *pids = made.stdout.readline().split()
+        assert len(pids) == 3 and all(Path("/proc", pid).exists() for pid in pids)
+        made.send_signal(how)
+    assert made.returncode != 0
+    eventually("its processes are gone", lambda: not any(Path("/proc", pid).exists() for pid in pids), 30)
+    if how == signal.SIGKILL:  # then the next ones sweep up
+        Hosts(0).__exit__()
+    assert not Path(folder).exists()
+    assert folder not in Path("/proc/mounts").read_text()
 
 
 def test_only_those_with_the_token_get_in(hosts: Hosts) -> None:
@@ -122,4 +143,5 @@ def test_a_host_comes_back_and_ray_down_leaves_nothing(hosts: Hosts) -> None:
         hosts.start(3)  # its disk is as it was: the head's autoscaler takes it in again
     eventually("Ray on the host that was lost", lambda: 3 in raylets(hosts), 400)
     hosts.on(0, f"ray down -y {hosts.folder}/cluster.yaml", timeout=300)
-    eventually("no Ray process", lambda: not any(hosts.ray_processes(number) for number in hosts.numbers), 60)
+    # `ray down` stops the head alone; the others end by themselves when they have not heard of it for a minute.
+    eventually("no Ray process", lambda: not any(hosts.ray_processes(number) for number in hosts.numbers), 180)
