@@ -13,9 +13,13 @@ Needs syne-tune for one of the searches; without it that one is left out.
 
 from __future__ import annotations
 
+import functools
+import os
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Annotated, Any
@@ -159,22 +163,31 @@ SEARCHES: dict[str, Callable[[Grid, int], Any]] = {
 OURS = "ours (search: frontier)"
 
 
-def run(grid: Grid, seeds: int) -> dict[str, list[Replay]]:
-    found = {}
-    for name, make in SEARCHES.items():
-        begin = time.process_time()
+@functools.cache
+def grid_of(path: Path, learned_only: bool) -> Grid:
+    return read(path, learned_only=learned_only)
+
+
+def one(path: Path, learned_only: bool, name: str, seed: int) -> tuple[Replay, float]:
+    """A replay, and what it took of the processor."""
+    torch.set_num_threads(1)
+    grid, begin = grid_of(path, learned_only), time.process_time()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return replay(grid, SEARCHES[name](grid, seed)), time.process_time() - begin
+
+
+def run(path: Path, learned_only: bool, seeds: int, pool: ProcessPoolExecutor) -> dict[str, list[Replay]]:
+    grid, found = grid_of(path, learned_only), {}
+    for name in SEARCHES:
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                found[name] = [replay(grid, make(grid, seed)) for seed in range(seeds)]
+            replays, took = zip(*pool.map(functools.partial(one, path, learned_only, name), range(seeds)), strict=True)
         except ImportError as error:
             print(f"  {name}: left out ({error})")
             continue
-        at = np.median([one.reached(TARGET) for one in found[name]]) / grid.seconds
-        print(
-            f"  {name}: {TARGET:.0%} after {at:.1%} of the seconds ({time.process_time() - begin:.0f} s to replay)",
-            flush=True,
-        )
+        found[name] = list(replays)
+        at = np.median([replay.reached(TARGET) for replay in replays]) / grid.seconds
+        print(f"  {name}: {TARGET:.0%} after {at:.1%} of the seconds ({np.mean(took):.1f} s a replay)", flush=True)
     return found
 
 
@@ -234,14 +247,14 @@ def main(
     output: Annotated[Path | None, typer.Option("-o", help="Folder for results/search.md and search.png.")] = None,
 ) -> None:
     """Replay every search on every grid."""
-    torch.set_num_threads(1)
     results = []
-    for path in grids or [HERE / "grids" / "glove.parquet", HERE / "grids" / "synthetic.parquet"]:
-        for learned_only in (False, True):
-            grid = read(path, learned_only=learned_only)
-            learned = sum(row["iterative"] for row in grid.rows)
-            print(f"{grid.name}: {len(grid.rows)} configurations, {learned} iterative, {grid.seconds:.0f} s")
-            results.append((grid, run(grid, seeds)))
+    with ProcessPoolExecutor(len(os.sched_getaffinity(0)), get_context("forkserver")) as pool:
+        for path in grids or [HERE / "grids" / "glove.parquet", HERE / "grids" / "synthetic.parquet"]:
+            for learned_only in (False, True):
+                grid = grid_of(path, learned_only)
+                learned = sum(row["iterative"] for row in grid.rows)
+                print(f"{grid.name}: {len(grid.rows)} configurations, {learned} iterative, {grid.seconds:.0f} s")
+                results.append((grid, run(path, learned_only, seeds, pool)))
     text = []
     for grid, found in results:
         learned = sum(row["iterative"] for row in grid.rows)

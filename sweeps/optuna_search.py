@@ -23,7 +23,7 @@ from quantizers import FitStep, QuantizerConfig
 from sweeps.search import Outcome
 from sweeps.space import Entry, Planned, Range, Space, draw
 
-_TRIES = 40  # until a sampler that proposes known configurations is given another
+_TRIES = 10  # until a sampler that proposes known configurations is given another
 _BLIND_TRIES = 1000  # until ranges count as exhausted
 _ENTRY = "quantizer"
 

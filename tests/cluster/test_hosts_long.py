@@ -78,7 +78,7 @@ def test_the_head_dies_and_nothing_finished_is_run_again(place: tuple[Hosts, str
     hosts.start(3)
     bring_up(hosts)
     run = f"{output}/headless" if "?" not in output else output.replace("?", "/headless?")
-    done = hosts.on(1, f"bash -lic \"python -m sweeps resume '{run}' --address auto\"", timeout=900)
+    done = hosts.on(1, f"source ~/.bashrc; python -m sweeps resume '{run}' --address auto", timeout=900)
     assert done.returncode == 0, done.stdout
     assert f"({len(before)} reused)" in done.stdout
     keys = " ".join(f"{key}={value}" for key, value in _KEYS.items())
@@ -99,7 +99,10 @@ def cpu_seconds(hosts: Hosts, word: str) -> float:
     own, total = os.readlink(f"/proc/{hosts.pids[1]}/ns/pid"), 0.0
     for entry in Path("/proc").iterdir():
         try:
-            if entry.name.isdigit() and os.readlink(entry / "ns" / "pid") == own and word in (entry / "cmdline").read_text():
+            if not entry.name.isdigit() or os.readlink(entry / "ns" / "pid") != own:
+                continue
+            line = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            if word in line:
                 fields = (entry / "stat").read_text().rpartition(")")[2].split()
                 total += (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
         except OSError:
@@ -114,7 +117,8 @@ def taken(hosts: Hosts, results: Path) -> tuple[int, float, float]:
 
 def measured(hosts: Hosts, count: int) -> tuple[float, str]:
     """Trials a minute on ``count`` hosts, from the time that each has had its first until one has had its last."""
-    sweep = sweep_file(hosts, f"hosts{count}", 12 * count - 3)
+    sleepers = [{"method": "sleeper", "number": list(range(12 * count - 1))}]
+    sweep = sweep_file(hosts, f"hosts{count}", 0, quantizers=sleepers)
     results = hosts.shared / "runs" / f"hosts{count}" / "ledger" / "results"
     submitted = submit(hosts, sweep)
     eventually("trials on all hosts", lambda: results.is_dir() and len(list(results.iterdir())) >= 2 * count)
