@@ -48,6 +48,7 @@ from trainables.tables import to_shared
 from trainables.trial import TrialSpec
 
 INTERRUPTED = "interrupted"
+_REPORTS_A_SECOND = 50  # of all trials together: each is a round trip to the driver, which takes some ms of it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -195,7 +196,7 @@ def _run_on_ray(
             remember_results=ledger.remember_results,
             tasks=prepared.task_entries,
             data_dir=None if prepared.data_dir is None else str(prepared.data_dir.absolute()),
-            report_seconds=1.0 if config.scheduler.kind == "none" else 0.1,
+            report_seconds=max(1.0 if config.scheduler.kind == "none" else 0.1, slots / _REPORTS_A_SECOND),
         )
         trainable = tune.with_parameters(
             tune_trial,
