@@ -6,8 +6,8 @@ objectives: the payload, known beforehand, and the error of the moment. It goes 
 
     (front rank, - crowding distance)        NaN last
 
-so that one end of the frontier is not given up for the other. Steps of different phases are never compared, and a fit that
-reports nothing (closed-form methods) is left alone.
+so that one end of the frontier is not given up for the other; of equals none is behind. Steps of different phases are
+never compared, and a fit that reports nothing (closed-form methods) is left alone.
 
 Shapes: P points, k objectives.
 """
@@ -55,8 +55,10 @@ def crowding(points: ArrayLike, ranks: ArrayLike) -> Floats:
     return distance
 
 
-def ranking(points: ArrayLike, directions: Sequence[Direction]) -> NDArray[np.int64]:
-    """Numbers (P,) of the points from the best to the worst: by front rank, then the less crowded, NaN last.
+def places(points: ArrayLike, directions: Sequence[Direction]) -> NDArray[np.int64]:
+    """Place (P,) of each point, from 1: how many are better, and itself. By front rank, then the less crowded, NaN last.
+
+    Points that are equally good share a place: the ends of a front do, so that none of them is worse for having come later.
 
     Args:
         points: (P, k).
@@ -65,8 +67,9 @@ def ranking(points: ArrayLike, directions: Sequence[Direction]) -> NDArray[np.in
     points = np.asarray(points, dtype=np.float64)
     ranks = front_rank(points, directions)
     ranks[ranks == 0] = len(points) + 1
-    finite = np.nan_to_num(points, nan=0.0)
-    return np.lexsort((-crowding(finite, ranks), ranks))
+    crowded = -crowding(np.nan_to_num(points, nan=0.0), ranks)
+    better = (ranks < ranks[:, None]) | ((ranks == ranks[:, None]) & (crowded < crowded[:, None]))
+    return np.asarray(1 + better.sum(axis=1), dtype=np.int64)
 
 
 class Stopper(Protocol):
@@ -113,8 +116,7 @@ class Rungs:
         if key in rung:
             return None
         rung[key] = (float(self.payload_bytes(key)), *(math.nan if value is None else float(value) for value in values))
-        order = ranking(list(rung.values()), ["min", *self.curves.values()]).tolist()
-        place = order.index(len(rung) - 1) + 1
+        place = int(places(list(rung.values()), ["min", *self.curves.values()])[-1])
         kept = max(1, math.ceil(len(rung) / self.reduction_factor))
         if place <= kept:
             return None
