@@ -38,6 +38,9 @@ bench: setup
 	$(BIN)/python benchmarks/fit_cost.py
 	$(BIN)/python benchmarks/table_size.py --quick
 	$(BIN)/python benchmarks/readers.py
+	$(BIN)/python benchmarks/search.py --seeds 3
+	$(BIN)/python benchmarks/overhead.py
+	$(BIN)/python benchmarks/scale.py
 
 clean:
 	rm -rf .venv runs build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
