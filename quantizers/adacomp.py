@@ -39,9 +39,10 @@ from quantizers.adacomp_storage import AdaCompConfig, decoder_bytes, fixed_bytes
 from quantizers.adacomp_training import Pretraining, allocate, by_error, learn_selector
 from quantizers.additive import DTYPES, codebook_dtype_for
 from quantizers.base import Budget, FitStep, Quantizer, QuantizerConfig, Role, Skip, StorageCost, generator
+from quantizers.checkpoint import Checkpoint, Notes
 from quantizers.embedding import CompressedEmbedding
 from quantizers.errors import InputError
-from quantizers.learned import chunks, minibatches
+from quantizers.learned import Minibatches, chunks
 from quantizers.packing import bits_for, pack, row_bytes, unpack
 from quantizers.table import Table, TableStats
 
@@ -152,7 +153,7 @@ class AdaComp(Quantizer):
         random = generator(seed)
         mean, scale = unit(vectors)
         network = self._blank_network(vectors)
-        sample = next(minibatches(len(vectors), _START_ROWS, 1, generator=random, weights=weights)).to(vectors.device)
+        sample = next(Minibatches(len(vectors), _START_ROWS, 1, generator=random, weights=weights)).to(vectors.device)
         steps = 0
         if scale > 0:
             network.start(vectors[sample] / scale, random)
@@ -160,12 +161,15 @@ class AdaComp(Quantizer):
         else:  # all rows are the same: b' says it all
             scale = 1.0
             network.decoder_bias.data.copy_(mean.expand_as(network.decoder_bias))
-        books: Tensor | None = None
         training = Pretraining(network, config, steps)
-        batches = minibatches(len(vectors), config.batch_size, steps, generator=random, weights=weights)
-        for step, ids in enumerate(batches):
+        batches = Minibatches(len(vectors), config.batch_size, steps, generator=random, weights=weights)
+        notes = Notes(books=None)
+        saved = Checkpoint("adacomp", network=network, optimizer=training.optimizer, batches=batches, notes=notes)
+        books: Tensor | None = None if notes.books is None else notes.books.to(vectors.device)
+        training.done = batches.done
+        for step, ids in enumerate(batches, batches.done):
             if max_bits is not None and step % max(1, steps // _ALLOCATIONS) == 0:
-                books = by_error(network, vectors, scale, weights, max_bits)
+                books = notes.books = by_error(network, vectors, scale, weights, max_bits)
             ids = ids.to(vectors.device)
             loss = training.step(vectors[ids] / scale, None if books is None else books[ids], random)
             if (step + 1) % max(1, steps // _REPORTS) == 0 and step + 1 < steps:
@@ -174,6 +178,7 @@ class AdaComp(Quantizer):
                 error = network.errors(vectors[probe], scale).gather(1, chosen[:, None]).mean()
                 metrics = {"train_loss": loss, **self._shares(chosen)}
                 yield FitStep("pretrain", (step + 1) / (steps + 1), 0.5 * float(error) * scale * scale, metrics)
+            saved.save()
         begin = time.perf_counter()
         if max_bits is None:
             books = network.costs(vectors, scale).argmin(dim=1)

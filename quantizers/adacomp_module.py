@@ -243,7 +243,6 @@ class AdaCompEmbedding(LearnedEmbedding):
         self.network = network
         self.register_buffer("vectors", table.vectors, persistent=False)
         self._scale, self._deploy, self._seed = scale, deploy, seed
-        self._draws = 0
         self._tau = float(quantizer.config.tau)
         costs = network.costs(table.vectors, scale)
         own = costs.gather(1, books[:, None])
@@ -255,8 +254,8 @@ class AdaCompEmbedding(LearnedEmbedding):
         """Equation 5 for rows ``ids``."""
         unique, inverse = torch.unique(ids, return_inverse=True)
         e = self.vectors[unique] / self._scale
-        self._draws += 1
-        selection = self.network.select(e, self._tau, generator(self._seed, self._draws), self.prior[unique])
+        self.draws += 1
+        selection = self.network.select(e, self._tau, generator(self._seed, self.draws), self.prior[unique])
         rows = self.network(e, selection) * self._scale
         return cast(Tensor, rows[inverse])
 

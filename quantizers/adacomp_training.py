@@ -16,7 +16,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from quantizers.adacomp_module import AdaCompNetwork, annealed
-from quantizers.learned import minibatches
+from quantizers.checkpoint import Checkpoint
+from quantizers.learned import Minibatches
 
 _FINAL_RATE = 0.05
 _SELECTOR_RATE = 1e-2
@@ -65,7 +66,9 @@ def learn_selector(network: AdaCompNetwork, vectors: Tensor, scale: float, books
     steps = min(3000, max(300, len(vectors) // 5))
     parameters = [network.hidden, network.hidden_bias, network.choice, network.choice_bias]
     optimizer = torch.optim.Adam(parameters, lr=_SELECTOR_RATE)
-    for step, ids in enumerate(minibatches(len(vectors), 512, steps, generator=random)):
+    batches = Minibatches(len(vectors), 512, steps, generator=random)
+    saved = Checkpoint("adacomp.selector", network=network, optimizer=optimizer, batches=batches)
+    for step, ids in enumerate(batches, batches.done):
         ids = ids.to(vectors.device)
         for group in optimizer.param_groups:
             group["lr"] = _SELECTOR_RATE * (1 - step / steps)
@@ -76,6 +79,7 @@ def learn_selector(network: AdaCompNetwork, vectors: Tensor, scale: float, books
             parameter.grad = gradient
         optimizer.step()
         optimizer.zero_grad()
+        saved.save()
 
 
 def allocate(costs: Tensor, code_lengths: Sequence[int], max_bits: int) -> Tensor:

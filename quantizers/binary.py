@@ -32,7 +32,8 @@ from torch import Tensor
 
 from quantizers.additive import DTYPES, codebook_dtype_for
 from quantizers.base import Budget, CodeQuantizer, FitStep, QuantizerConfig, Role, Skip, StorageCost, generator
-from quantizers.learned import chunks, minibatches, moments
+from quantizers.checkpoint import Checkpoint
+from quantizers.learned import Minibatches, chunks, moments
 from quantizers.packing import pack, row_bytes
 from quantizers.table import Table, TableStats
 
@@ -155,7 +156,7 @@ class Bin(CodeQuantizer):
         batch_size = config.batch_size or (75 if paper else 512)
         steps_an_epoch = max(1, math.ceil(table.num_embeddings / batch_size))
         steps = self._steps(table.num_embeddings, steps_an_epoch)
-        sample = next(minibatches(len(vectors), _START_ROWS, 1, generator=random, weights=weights)).to(vectors.device)
+        sample = next(Minibatches(len(vectors), _START_ROWS, 1, generator=random, weights=weights)).to(vectors.device)
         if deviation == 0:  # one vector says it all, and no bit does
             decoder, steps = torch.zeros((config.num_bits, table.embedding_dim), device=vectors.device), 0
             bias = torch.atanh((mean / scale).clamp(-0.99, 0.99))
@@ -165,12 +166,15 @@ class Bin(CodeQuantizer):
         else:
             decoder, bias = _start(vectors[sample] / scale, config.num_bits, random)
         probe = sample[:2048]
-        batches = minibatches(len(vectors), batch_size, steps, generator=random, weights=weights)
+        batches = Minibatches(len(vectors), batch_size, steps, generator=random, weights=weights)
         train = _Training(decoder, bias, config, steps, steps_an_epoch)
-        for step, ids in enumerate(batches):
+        saved = Checkpoint("bin", decoder=decoder, bias=bias, optimizer=train.optimizer, batches=batches)
+        train.done = batches.done
+        for step, ids in enumerate(batches, batches.done):
             train.step(vectors[ids.to(vectors.device)] / scale)
             if (step + 1) % max(1, steps // _REPORTS) == 0 and step + 1 < steps:
                 yield self._report(vectors[probe], decoder, bias, scale, (step + 1) / (steps + 1))
+            saved.save()
         state = {"decoder": decoder.to(DTYPES[config.codebook_dtype]), "bias": bias}
         state["scale"] = torch.tensor([scale], dtype=torch.float32, device=vectors.device)
         self._set_state(state)  # encode needs the decoder as it is stored

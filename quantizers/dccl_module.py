@@ -48,7 +48,7 @@ class DCCLEmbedding(LearnedEmbedding):
     def __init__(self, quantizer: AdditiveQuantizer, table: Table, network: CodeNetwork | None, *, seed: int) -> None:
         super().__init__(quantizer, table)
         mean, deviation, _ = moments(table.vectors)
-        self._type, self._seed, self._draws, self._progress = type(quantizer), seed, 0, 0.0
+        self._type, self._seed, self._progress = type(quantizer), seed, 0.0
         self.unit = deviation or 1.0
         self.register_buffer("vectors", table.vectors, persistent=False)
         self.register_buffer("mean", mean, persistent=False)
@@ -85,8 +85,8 @@ class DCCLEmbedding(LearnedEmbedding):
         """Rows of sampled codes; the gradient is that of the soft sample."""
         logits = self._logits(ids)
         # A generator for each draw: unlike the state of one generator, a count can be copied and kept.
-        self._draws += 1
-        noise = gumbel_noise(logits.shape, generator(self._seed, 5 + self._draws), logits.device)
+        self.draws += 1
+        noise = gumbel_noise(logits.shape, generator(self._seed, 5 + self.draws), logits.device)
         tau = self.config.tau * (_TAU_END / self.config.tau) ** self._progress
         choice = torch.softmax((logits + (1 - self._progress) * noise) / tau, dim=2)
         hard = torch.zeros_like(choice).scatter_(2, choice.argmax(dim=2, keepdim=True), 1.0)

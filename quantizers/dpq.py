@@ -42,10 +42,11 @@ from quantizers.base import (
     StorageCost,
     generator,
 )
+from quantizers.checkpoint import Checkpoint
 from quantizers.clustering import kmeans, nearest
 from quantizers.dpq_module import Blocks, DPQEmbedding, DPQNetwork
 from quantizers.embedding import CompressedEmbedding
-from quantizers.learned import chunks, minibatches, moments
+from quantizers.learned import Minibatches, chunks, moments
 from quantizers.packing import pack
 from quantizers.table import Table, TableStats
 
@@ -174,13 +175,14 @@ class DPQ(CodeQuantizer):
         steps = self._steps(table.num_embeddings) if unit else 0
         unit = unit or 1.0
         random = generator(seed)
-        sample = next(minibatches(len(vectors), _SAMPLE_ROWS, 1, generator=random, weights=weights)).to(vectors.device)
+        sample = next(Minibatches(len(vectors), _SAMPLE_ROWS, 1, generator=random, weights=weights)).to(vectors.device)
         network = self._network(torch.cat(books, dim=1), vectors[sample], unit)
         vq = self.config.variant == "vq"
         rate = self.config.learning_rate or (0.03 if vq else 1e-3)
         optimizer = torch.optim.Adam(network.parameters(), lr=rate)
-        batches = minibatches(len(vectors), self.config.batch_size, steps, generator=random, weights=weights)
-        for done, ids in enumerate(batches):
+        batches = Minibatches(len(vectors), self.config.batch_size, steps, generator=random, weights=weights)
+        saved = Checkpoint("dpq", network=network, optimizer=optimizer, batches=batches)
+        for done, ids in enumerate(batches, batches.done):
             for group in optimizer.param_groups:
                 group["lr"] = rate * (1 - (1 - _FINAL_RATE) * done / steps)
             x = vectors[ids.to(vectors.device)] / unit
@@ -194,6 +196,7 @@ class DPQ(CodeQuantizer):
                 with torch.no_grad():
                     error = float((network(vectors[sample] / unit) - vectors[sample] / unit).square().sum(dim=1).mean())
                 yield FitStep("train", 0.2 + 0.8 * (done + 1) / (steps + 1), 0.5 * error * unit * unit)
+            saved.save()
         codebooks = self._stored(network, unit)
         begin = time.perf_counter()
         self._set_state({"codebooks": codebooks})  # encode needs the values as they are stored
@@ -236,7 +239,7 @@ class DPQ(CodeQuantizer):
         """See :class:`DPQEmbedding`."""
         _, unit, _ = moments(table.vectors)
         unit = unit or 1.0
-        sample = next(minibatches(table.num_embeddings, _SAMPLE_ROWS, 1, generator=generator(seed))).to(table.vectors.device)
+        sample = next(Minibatches(table.num_embeddings, _SAMPLE_ROWS, 1, generator=generator(seed))).to(table.vectors.device)
         network = self._network(self.codebooks, table.vectors[sample], unit)
         return DPQEmbedding(self, table, network, unit, sample, type(self)._of_network)
 

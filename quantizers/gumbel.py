@@ -23,7 +23,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from quantizers.learned import chunks, minibatches
+from quantizers.checkpoint import Checkpoint, Notes
+from quantizers.learned import Minibatches, chunks
 from quantizers.refine import half_mse
 
 _WARMUP_STEPS = 20
@@ -195,25 +196,26 @@ def train(
         optimizer = torch.optim.Adam(parameters, lr=schedule.learning_rate, fused=fused)
     else:
         optimizer = torch.optim.SGD(parameters, lr=schedule.learning_rate)
-    best = (math.inf, copy.deepcopy(network.state_dict()))
+    notes = Notes(best=math.inf, best_state=copy.deepcopy(network.state_dict()), since=0)
     totals = torch.zeros(2, device=vectors.device)
-    batches = minibatches(len(rows), schedule.batch_size, schedule.steps, generator=generator, weights=shares)
-    since = 0
-    for step, batch in enumerate(batches):
+    batches = Minibatches(len(rows), schedule.batch_size, schedule.steps, generator=generator, weights=shares)
+    saved = Checkpoint("dccl", network=network, optimizer=optimizer, batches=batches, totals=totals, notes=notes)
+    for step, batch in enumerate(batches, batches.done):
         for group in optimizer.param_groups:
             group["lr"] = schedule.rate(step)
         x = vectors[rows[batch.to(rows.device)]]
         totals += _step(network, x, optimizer, schedule, schedule.temperature(step), generator)
-        since += 1
-        if since == schedule.report_steps or step + 1 == schedule.steps:
-            train_loss, train_maxp = (totals / since).tolist()
+        notes.since += 1
+        if notes.since == schedule.report_steps or step + 1 == schedule.steps:
+            train_loss, train_maxp = (totals / notes.since).tolist()
             totals.zero_()
-            since = 0
+            notes.since = 0
             hard, valid_loss, valid_maxp = _score(network, vectors[held_out], schedule.temperature(step), weights, held_out)
-            if hard <= best[0]:
-                best = (hard, copy.deepcopy(network.state_dict()))
+            if hard <= notes.best:
+                notes.best, notes.best_state = hard, copy.deepcopy(network.state_dict())
             yield Report((step + 1) / schedule.steps, hard, train_loss, valid_loss, train_maxp, valid_maxp)
-    network.load_state_dict(best[1])
+        saved.save()
+    network.load_state_dict(notes.best_state)
 
 
 @torch.enable_grad()

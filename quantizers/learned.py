@@ -8,7 +8,7 @@ Shapes: N rows, D columns, B batch.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -19,10 +19,8 @@ from quantizers.embedding import CompressedEmbedding
 from quantizers.table import Table
 
 
-def minibatches(
-    num_rows: int, batch_size: int, steps: int, *, generator: torch.Generator, weights: Tensor | None = None
-) -> Iterator[Tensor]:
-    """Row numbers of ``steps`` batches, drawn on the CPU.
+class Minibatches(Iterator[Tensor]):
+    """Row numbers of ``steps`` batches, (B,) int64, drawn on the CPU when they are asked for.
 
     Without weights an epoch is a permutation. With weights rows are drawn in proportion to them, so that each draw counts
     the same: the mean over batches is the weighted mean over rows, and no single gradient is large. Equal weights are none.
@@ -34,23 +32,42 @@ def minibatches(
         generator: a CPU generator.
         weights: (N,) not negative, or None.
 
-    Yields:
-        (B,) int64.
+    Attributes:
+        done: batches drawn so far.
     """
-    batch_size = min(batch_size, num_rows)
-    if weights is not None and bool((weights == weights[0]).all()):
-        weights = None
-    cumulative = None if weights is None else weights.to("cpu", torch.float64).cumsum(0)
-    order, position = torch.empty(0, dtype=torch.int64), 0
-    for _ in range(steps):
-        if cumulative is not None:
-            draws = torch.rand(batch_size, generator=generator, dtype=torch.float64) * cumulative[-1]
-            yield torch.searchsorted(cumulative, draws, right=True).clamp_max(num_rows - 1)
-            continue
-        if position + batch_size > len(order):
-            order, position = torch.randperm(num_rows, generator=generator), 0
-        yield order[position : position + batch_size]
-        position += batch_size
+
+    def __init__(
+        self, num_rows: int, batch_size: int, steps: int, *, generator: torch.Generator, weights: Tensor | None = None
+    ) -> None:
+        self._num_rows, self._batch_size, self._steps = num_rows, min(batch_size, num_rows), steps
+        self._generator = generator
+        if weights is not None and bool((weights == weights[0]).all()):
+            weights = None
+        self._cumulative = None if weights is None else weights.to("cpu", torch.float64).cumsum(0)
+        self._order, self._position = torch.empty(0, dtype=torch.int64), 0
+        self.done = 0
+
+    def __next__(self) -> Tensor:
+        if self.done == self._steps:
+            raise StopIteration
+        self.done += 1
+        if self._cumulative is not None:
+            draws = torch.rand(self._batch_size, generator=self._generator, dtype=torch.float64) * self._cumulative[-1]
+            return torch.searchsorted(self._cumulative, draws, right=True).clamp_max(self._num_rows - 1)
+        if self._position + self._batch_size > len(self._order):
+            self._order, self._position = torch.randperm(self._num_rows, generator=self._generator), 0
+        self._position += self._batch_size
+        return self._order[self._position - self._batch_size : self._position]
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the next batches depend on, the generator's state (whoever else draws from it) among it."""
+        names = {"order": self._order, "position": self._position, "done": self.done}
+        return {"generator": self._generator.get_state(), **names}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Undo :meth:`state_dict`."""
+        self._generator.set_state(state_dict["generator"])
+        self._order, self._position, self.done = (state_dict[name] for name in ("order", "position", "done"))
 
 
 def chunks(vectors: Tensor, width: int) -> Iterator[tuple[slice, Tensor]]:
@@ -85,6 +102,10 @@ class LearnedEmbedding(CompressedEmbedding):
     Args:
         quantizer: the fitted quantizer that the training starts from.
         table: the table it was fitted to.
+
+    Attributes:
+        draws: how often noise was drawn. A draw's noise is that of a generator of its own, made of the seed and this count:
+            beside parameters and buffers, a count is all that a checkpoint of a training keeps of a module.
     """
 
     def __init__(self, quantizer: Quantizer, table: Table) -> None:
@@ -93,6 +114,7 @@ class LearnedEmbedding(CompressedEmbedding):
         self.config = quantizer.config
         self.words = quantizer.words
         self.num_embeddings, self.embedding_dim = quantizer.shape
+        self.draws = 0
         self._hard: tuple[Any, Quantizer] | None = None
         output = torch.empty(0, dtype=torch.float32, device=table.vectors.device)
         self.register_buffer("_output", output, persistent=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import datetime
 import os
 import platform
@@ -18,7 +19,7 @@ from analysis.plots import frontier_png
 from analysis.report import write_report
 from analysis.schema import SCHEMA_VERSION
 from quantizers.errors import InputError
-from sweeps import mirror
+from sweeps import checkpoints, mirror
 from sweeps.config import load_run
 from sweeps.ledger import Ledger
 from sweeps.prepare import Prepared
@@ -91,6 +92,10 @@ def finish(
     _drop_artifacts(prepared, rows, frontier)
     plot = frontier_png(run_dir, run_dir / "frontier.png")
     report = write_report([run_dir], run_dir / "report.html")
+    if not interrupted:  # else a lost trial still has its second chance
+        checkpoints.delete_all(open_storage(config.run_location))
+        with contextlib.suppress(OSError):
+            (run_dir / checkpoints.FOLDER).rmdir()
     counts = collections.Counter(str(row["status"]) for row in rows)
     if tracker is not None:
         files = [run_dir / "sweep.yaml", trials_path, scores_path, frontier_path, plot, report]

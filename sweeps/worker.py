@@ -18,8 +18,10 @@ import torch
 from threadpoolctl import threadpool_limits
 
 from quantizers import FitStep, Table
+from quantizers.checkpoint import Stopwatch, saved_by
 from quantizers.errors import InputError
 from sweeps.carried import unpack
+from sweeps.checkpoints import Checkpoints
 from sweeps.ledger import Ledger
 from sweeps.resources import Share
 from sweeps.storage import join
@@ -100,7 +102,8 @@ def run_one(
     table, name = _table(shared), artifact_name(spec.key)
     try:
         files, data_dir = settings.run.open(), settings.data_folder(data)
-        with _within(share, device):
+        checkpoints = Checkpoints(files, spec.key)
+        with _within(share, device), saved_by(checkpoints):
             result = trial.run(
                 spec,
                 table,
@@ -128,6 +131,7 @@ def run_one(
         )
     if result.row["status"] == "ok":  # a failure is not remembered: the next run tries again
         settings.open_ledger().put(spec.key, result)
+        checkpoints.delete()
     took = torch.cuda.max_memory_reserved(device) if device.type == "cuda" else result.row["peak_memory_bytes"]
     return Outcome(result, device_memory_bytes=took)
 
@@ -173,13 +177,13 @@ def tune_trial(
     """The function that Ray Tune runs; reports the fit's progress, and the whole result at the end."""
     from ray import tune
 
-    began = last = time.monotonic()
+    watch, last = Stopwatch(), time.monotonic()
 
     def report(step: FitStep) -> None:
         nonlocal last
         if time.monotonic() - last >= settings.report_seconds:
             last = time.monotonic()
-            told = {"phase": step.phase, "fraction": step.fraction, "value": step.value, "seconds": last - began}
+            told = {"phase": step.phase, "fraction": step.fraction, "value": step.value, "seconds": watch.seconds()}
             tune.report({**told, "metrics": json.dumps(dict(step.metrics)), "result": None})
 
     outcome = run_one(

@@ -1,6 +1,7 @@
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 # Before anything imports ray or mlflow.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -61,3 +62,29 @@ def corpora(tmp_path: Path) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("".join(lines))
     return tmp_path
+
+
+@pytest.fixture
+def saver(tmp_path: Path) -> Callable[..., Any]:
+    """Makes savers of one trial, each as of a new worker: they save after every step, and may be lost after so many.
+
+    ``saver.Lost`` then ends the training as the loss of its process would.
+    """
+    from sweeps.checkpoints import Checkpoints
+    from sweeps.storage import Folder
+
+    class Counting(Checkpoints):
+        class Lost(Exception):
+            pass
+
+        def __init__(self, lost_after: int | None = None) -> None:
+            super().__init__(Folder(str(tmp_path)), "trial", 0.0)
+            self.saves, self._lost_after = 0, lost_after
+
+        def save(self, name: str, state: dict[str, Any]) -> None:
+            super().save(name, state)
+            self.saves += 1
+            if self.saves == self._lost_after:
+                raise self.Lost
+
+    return Counting

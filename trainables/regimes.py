@@ -14,7 +14,6 @@ Shapes: N rows, D columns.
 from __future__ import annotations
 
 import dataclasses
-import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -22,6 +21,7 @@ import torch
 from torch import Tensor
 
 from quantizers import Quantizer, Table
+from quantizers.checkpoint import Stopwatch
 from quantizers.embedding import CompressedEmbedding
 from quantizers.errors import InputError
 from quantizers.learned import LearnedEmbedding
@@ -100,7 +100,7 @@ class Course:
         fitted, quantizer = quantizer, quantizer if self.metric is None else unfold(quantizer, self.metric)
         if self.task is None or self.baseline is None or self._vocabulary is None:
             return quantizer
-        begin = time.perf_counter()
+        watch = Stopwatch()
         fresh = regime == "end_to_end" and quantizer.name != "identity"
         start = self.task.network(self.table.embedding_dim, seed) if fresh else self.task.trained_network(self.baseline)
         self._network = start.to(quantizer.device)
@@ -114,7 +114,7 @@ class Course:
         frozen = retrain is not None and "codebooks" not in retrain["parts"]
         module = quantizer.module() if frozen else self._training_module(fitted, quantizer, seed)
         self.task.fit(module, start, self._vocabulary, seed=seed, report=report, **options)
-        self.train_seconds = time.perf_counter() - begin
+        self.train_seconds = watch.seconds()
         hard = quantizer if frozen else module.harden()
         hard.words, hard.encode_seconds = self.table.words, quantizer.encode_seconds
         return hard

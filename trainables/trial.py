@@ -8,7 +8,6 @@ from __future__ import annotations
 import datetime
 import math
 import platform
-import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,6 +17,7 @@ from torch import Tensor
 
 import quantizers
 from quantizers import Artifact, Budget, FitStep, Quantizer, Table
+from quantizers.checkpoint import Stopwatch, told, within
 from trainables import reconstruction
 from trainables.baselines import load_baseline, save_baseline
 from trainables.memory import PeakMemory
@@ -63,27 +63,24 @@ def run(
         InputError: the configuration does not fit the table.
         Exception: whatever the fit or a task raises; the caller makes it a row.
     """
-    started = datetime.datetime.now(datetime.UTC)
+    started, whole = datetime.datetime.now(datetime.UTC), Stopwatch()
     row = blank_row(spec, (table.name, *table.shape), status="ok")
     cls = quantizers.get(spec.method)
     config = quantizers.make_config(spec.method, spec.config)
-    curves: list[dict[str, Any]] = []
-
-    begin = time.perf_counter()
+    curves = told()
+    watch = Stopwatch()
 
     def collect(step: FitStep) -> None:
-        seconds = time.perf_counter() - begin
-        curves.append(
-            {"phase": step.phase, "fraction": step.fraction, "value": step.value, "seconds": seconds, **step.metrics}
-        )
+        said = {"phase": step.phase, "fraction": step.fraction, "value": step.value, "seconds": watch.seconds()}
+        curves.append({**said, **step.metrics})
         report(step)
 
     course = _begin(spec, table, tasks, weights, once, report)
     table, weights = course.table, course.weights
     with PeakMemory(device) as peak:
-        begin = time.perf_counter()
+        watch = Stopwatch()
         quantizer, shared = _fit(spec, course.seen().to(device), weights, once, collect)
-        row["fit_seconds"] = time.perf_counter() - begin
+        row["fit_seconds"] = watch.seconds()
     quantizer = course.train(quantizer, spec.regime, spec.retrain, seed=spec.seed, report=collect)
     row["train_seconds"] = course.train_seconds
     row["shared_fit"], row["encode_seconds"], row["peak_memory_bytes"] = shared, quantizer.encode_seconds, peak.bytes
@@ -94,17 +91,16 @@ def run(
     artifact = quantizers.read(artifact_path)
     predicted = cls.storage(config, table.shape)
     row.update(_sizes(artifact), predicted_payload_bytes=predicted.payload_bytes, oov_words=course.oov_words)
-    begin = time.perf_counter()
+    watch = Stopwatch()
     dense = artifact.quantizer.to_dense()
-    row["decode_rows_per_second"] = table.num_embeddings / max(time.perf_counter() - begin, 1e-9)
+    row["decode_rows_per_second"] = table.num_embeddings / max(watch.seconds(), 1e-9)
     row.update(reconstruction.measure(table, dense, weights))
     scores = _scores(spec, course, tasks, dense, once, collect)
     row.update(device=str(device), node=platform.node(), started_at=started.isoformat())
     problem = _problem(row, scores, spec)
     if problem:
         row.update(status="failed", reason=problem)
-    seconds = (datetime.datetime.now(datetime.UTC) - started).total_seconds()
-    return TrialResult(row, scores, curves, str(artifact_path), seconds)
+    return TrialResult(row, scores, list(curves), str(artifact_path), whole.seconds())
 
 
 def _begin(
@@ -146,8 +142,9 @@ def _fit(
         nonlocal made_here
         made_here = True
         largest = quantizers.create(spec.method, **spec.fit_with or {})
-        for step in largest.fit_steps(table, **options):
-            report(step)
+        with within(spec.fit_key):
+            for step in largest.fit_steps(table, **options):
+                report(step)
         largest.words = None  # the trial's own file carries the words
         largest.save(path)
 
@@ -188,7 +185,8 @@ def _scores(
         else:
             baseline = shared_baseline(task, key, course.table, spec.seed, once, report=report)
             more = {"report": report} if isinstance(task, TrainedTask) else {}
-            measured = task.score(dense, course.table, baseline, seed=spec.seed, **more)
+            with within(key):
+                measured = task.score(dense, course.table, baseline, seed=spec.seed, **more)
         directions = {metric.name: metric.direction for metric in task.metrics}
         for name, score in measured.items():
             reference = baseline.scores.get(name)
@@ -229,7 +227,9 @@ def shared_baseline(
 
     def make(path: Path) -> None:
         if isinstance(task, TrainedTask):
-            save_baseline(task.baseline(table, seed=seed, finetune=finetune, report=report), path)
+            with within(key):
+                made = task.baseline(table, seed=seed, finetune=finetune, report=report)
+            save_baseline(made, path)
         else:
             save_baseline(task.baseline(table, seed=seed), path)
 

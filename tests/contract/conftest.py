@@ -119,6 +119,7 @@ APPLIES: dict[str, Callable[[type[Quantizer]], bool]] = {
     "code_case": lambda cls: issubclass(cls, CodeQuantizer),
     "method": lambda cls: True,
     "code_method": lambda cls: issubclass(cls, CodeQuantizer),
+    "iterative_case": lambda cls: cls.iterative,
     "iterative_method": lambda cls: cls.iterative,
     "weighted_method": lambda cls: cls.uses_weights,
 }

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import time
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -26,6 +25,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from quantizers.base import FitStep, Skip, generator
+from quantizers.checkpoint import Stopwatch
 from quantizers.metric import root
 from quantizers.table import Table
 from trainables.corpora import CORPORA, Examples, Splits
@@ -258,7 +258,7 @@ class TrainedTask(DownstreamTask):
         Arrays: ``network.*``, the network; ``table`` (V, D), the vectors it was trained with; ``felt`` (V,) and ``moment``
         (D, D), see :func:`~trainables.tasks.training.sensitivity`; ``seconds`` and ``epochs`` of the training.
         """
-        begin = time.perf_counter()
+        watch = Stopwatch()
         vocabulary = self.vocabulary(table)
         embedding = _frozen(vocabulary.take(table.vectors).clone()).requires_grad_(finetune)
         network = self.network(table.embedding_dim, seed)
@@ -268,7 +268,7 @@ class TrainedTask(DownstreamTask):
         arrays["table"] = rows.numpy()
         felt, moment = sensitivity(rows, network, vocabulary.texts["train"])
         arrays["felt"], arrays["moment"] = felt.numpy(), moment.numpy()
-        arrays["seconds"] = np.array(time.perf_counter() - begin)
+        arrays["seconds"] = np.array(watch.seconds())
         arrays["epochs"] = np.array(trained.epochs)
         return Baseline(self.test(rows, network, vocabulary), arrays)
 

@@ -6,13 +6,15 @@ Shapes: N rows, D columns, S texts.
 
 After every epoch the averaged weights are scored on the development set, the embedding on hard codes. Those of the best
 epoch are kept; training ends when ``patience`` epochs brought nothing better, and the test set is never looked at here.
+A training that was lost goes on from its last checkpoint, in the middle of an epoch too.
 """
 
 from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Callable, Iterator
+import itertools
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -20,7 +22,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from quantizers.base import FitStep, generator
+from quantizers.checkpoint import Checkpoint, Notes
 from quantizers.embedding import CompressedEmbedding
+from quantizers.learned import LearnedEmbedding
 from trainables.tasks.batches import Batch, Encoded, batches
 from trainables.tasks.network import SequenceNetwork
 
@@ -94,43 +98,86 @@ def train(
     order = generator(seed, 1)
     averaged = [parameter.detach().clone() for parameter in parameters]
     modules.eval()
-    best, best_dev = copy.deepcopy(modules.state_dict()), measure_dev() if keep_start else None
-    since, epoch, steps, stopped = 0, 0, 0, False
+    moving, devices = _Moving(modules), _cuda_of(parameters)
+    # Where it stands: the epoch, how many batches of it are done, what its order was drawn from, and its loss so far.
+    at = Notes(epoch=1, batches=0, order=order.get_state(), loss_sum=0.0, steps=0, since=0)
+    at.best, at.best_dev = copy.deepcopy(moving.state_dict()), float(measure_dev()) if keep_start else None
+    epoch, stopped = 0, False
     per_epoch = -(-len(data) // settings.batch_size)
-    with torch.random.fork_rng(devices=_cuda_of(parameters)):
+    with torch.random.fork_rng(devices=devices):
         torch.manual_seed(seed)
-        for epoch in range(1, total + 1):
+        random = _Random(devices)
+        saved = Checkpoint(phase, modules=moving, averaged=averaged, optimizer=optimizer, random=random, at=at)
+        order.set_state(at.order)
+        for epoch in range(at.epoch, total + 1):
             modules.train()
-            loss_sum = 0.0
             for group in optimizer.param_groups:
                 group["lr"] = rate * settings.decay ** (epoch - 1)
             try:
-                for batch in batches(data, settings.batch_size, generator=order, per_token=network.per_token):
+                all_batches = batches(data, settings.batch_size, generator=order, per_token=network.per_token)
+                for batch in itertools.islice(all_batches, at.batches, None):
                     if isinstance(embedding, CompressedEmbedding):
-                        embedding.set_progress(steps / (per_epoch * total))
-                    loss_sum += _step(embedding, network, batch.to(network.device), optimizer, settings)
-                    steps += 1
-                    keep = min(settings.average, (1 + steps) / (10 + steps))  # short at first: the start is soon forgotten
+                        embedding.set_progress(at.steps / (per_epoch * total))
+                    at.loss_sum += _step(embedding, network, batch.to(network.device), optimizer, settings)
+                    at.steps += 1
+                    at.batches += 1
+                    # Short at first: the start is soon forgotten.
+                    keep = min(settings.average, (1 + at.steps) / (10 + at.steps))
                     torch._foreach_lerp_(averaged, [parameter.detach() for parameter in parameters], 1 - keep)
+                    saved.save()
                 with _swapped(parameters, averaged):
                     modules.eval()
-                    dev = measure_dev()
-                    if best_dev is None or dev > best_dev:
-                        best, best_dev, since = copy.deepcopy(modules.state_dict()), dev, 0
+                    dev = float(measure_dev())  # NumPy's floats are no plain numbers, which is all that a checkpoint holds
+                    if at.best_dev is None or dev > at.best_dev:
+                        at.best, at.best_dev, at.since = copy.deepcopy(moving.state_dict()), dev, 0
                     else:
-                        since += 1
+                        at.since += 1
                     own = embedding.curves() if isinstance(embedding, CompressedEmbedding) else {}
-                metrics = {"dev": dev, "train_loss": loss_sum / per_epoch, **own}
+                metrics = {"dev": dev, "train_loss": at.loss_sum / per_epoch, **own}
                 report(FitStep(phase, epoch / total, 1.0 - dev, metrics))
             except (StopTraining, KeyboardInterrupt):
                 stopped = True
-            if stopped or since >= (patience or settings.patience):
+            if stopped or at.since >= (patience or settings.patience):
                 break
-    modules.load_state_dict(best)
+            at.epoch, at.batches, at.order, at.loss_sum = epoch + 1, 0, order.get_state(), 0.0
+    moving.load_state_dict(at.best)
     modules.eval()
-    if best_dev is None:  # stopped before the first epoch was over
-        best_dev = measure_dev()
-    return Trained(best_dev, epoch, stopped)
+    if at.best_dev is None:  # stopped before the first epoch was over
+        at.best_dev = measure_dev()
+    return Trained(at.best_dev, epoch, stopped)
+
+
+class _Moving:
+    """What a training changes of its modules: all but the parameters that are held, and how often noise was drawn."""
+
+    def __init__(self, modules: nn.Module) -> None:
+        self._modules = modules
+        self._held = {name for name, parameter in modules.named_parameters() if not parameter.requires_grad}
+        self._learned = [module for module in modules.modules() if isinstance(module, LearnedEmbedding)]
+
+    def state_dict(self) -> dict[str, Any]:
+        state = {name: value for name, value in self._modules.state_dict().items() if name not in self._held}
+        return {"state": state, "draws": [module.draws for module in self._learned]}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        self._modules.load_state_dict(state_dict["state"], strict=False)
+        for module, draws in zip(self._learned, state_dict["draws"], strict=True):
+            module.draws = draws
+
+
+class _Random:
+    """The global generators, which dropout draws from."""
+
+    def __init__(self, devices: list[int]) -> None:
+        self._devices = devices
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"cpu": torch.get_rng_state(), "cuda": [torch.cuda.get_rng_state(device) for device in self._devices]}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        torch.set_rng_state(state_dict["cpu"])
+        for device, state in zip(self._devices, state_dict["cuda"], strict=True):
+            torch.cuda.set_rng_state(state, device)
 
 
 def _step(
