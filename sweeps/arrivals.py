@@ -67,13 +67,19 @@ class Results:
 
     def adopt(self, spec: TrialSpec) -> bool:
         """Take the result of ``spec`` from the ledger, where it is there."""
-        known = self._ledger.get(spec.key)
-        if known is None or not _make_own(known, spec, self._config):
+        known = self.known(spec)
+        if known is None:
             return False
+        known.row["reused"] = True
         self.add(known)
         if self.plateau is not None:
             self.plateau.know(known)
         return True
+
+    def known(self, spec: TrialSpec) -> TrialResult | None:
+        """What the ledger has of ``spec``, its file too where the sweep keeps it."""
+        known = self._ledger.get(spec.key)
+        return known if known is not None and _make_own(known, spec, self._config) else None
 
     def add(self, result: TrialResult) -> None:
         """Keep a result, show it, and send it on."""
@@ -94,8 +100,8 @@ def _make_own(known: TrialResult, spec: TrialSpec, config: SweepConfig) -> bool:
 
     A trial that was stopped early is a result for sweeps that stop trials.
     """
+    known.row.update(reused=False, budget_bytes=spec.budget_bytes)
     if known.row["status"] == "stopped":
-        known.row.update(reused=True, budget_bytes=spec.budget_bytes)
         return config.scheduler.kind != "none"
     storage, name = open_storage(config.run_location), artifact_name(spec.key)
     if config.keep_artifacts == "all" and not storage.exists(name):
@@ -106,5 +112,4 @@ def _make_own(known: TrialResult, spec: TrialSpec, config: SweepConfig) -> bool:
         shutil.copyfile(copy, storage.local(name))
         storage.keep(name)
         known.artifact = join(config.run_location, name)
-    known.row.update(reused=True, budget_bytes=spec.budget_bytes)
     return True

@@ -34,6 +34,7 @@ class Collector(Callback):  # type: ignore[misc]
         policy: learns what trials took.
         progress: is told of trials that start and how far they are.
         add: takes every row.
+        known: what the ledger has of a trial: a worker may be lost between that and its last report.
         plateau: the stop rule for the hypervolume, or None.
         stopped: by trial key, why the scheduler has just stopped it.
     """
@@ -47,6 +48,7 @@ class Collector(Callback):  # type: ignore[misc]
         policy: Policy,
         progress: Progress,
         add: Callable[[TrialResult], None],
+        known: Callable[[TrialSpec], TrialResult | None],
         plateau: Plateau | None,
         stopped: Mapping[str, str],
     ) -> None:
@@ -56,6 +58,7 @@ class Collector(Callback):  # type: ignore[misc]
         self._policy = policy
         self._progress = progress
         self._add = add
+        self._known = known
         self._plateau = plateau
         self._stopped = stopped
         self._curves: dict[str, list[dict[str, Any]]] = collections.defaultdict(list)
@@ -112,6 +115,9 @@ class Collector(Callback):  # type: ignore[misc]
         self._started.pop(spec.key, None)
         if spec.key in self._ended:
             return  # it had handed in its result before
+        if (done := self._known(spec)) is not None:
+            self._end(done, 0)
+            return
         if spec.key in self._killed:
             reason, lost = f"timed out: still running after trial_timeout = {self._config.trial_timeout:g} s", False
         else:

@@ -187,6 +187,7 @@ def _run_on_ray(
             policy=policy,
             progress=progress,
             add=results.add,
+            known=results.known,
             plateau=results.plateau,
             stopped=stopped,
         )

@@ -7,6 +7,8 @@ import dataclasses
 import json
 import os
 import resource
+import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -32,6 +34,7 @@ from trainables.tables import from_shared
 from trainables.tasks.registry import make_task
 from trainables.trial import TrialResult, TrialSpec
 
+_UNHEARD_SECONDS = 60.0
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
@@ -175,8 +178,6 @@ def tune_trial(
     settings: Settings,
 ) -> None:
     """The function that Ray Tune runs; reports the fit's progress, and the whole result at the end."""
-    from ray import tune
-
     watch, last = Stopwatch(), time.monotonic()
 
     def report(step: FitStep) -> None:
@@ -184,11 +185,34 @@ def tune_trial(
         if time.monotonic() - last >= settings.report_seconds:
             last = time.monotonic()
             told = {"phase": step.phase, "fraction": step.fraction, "value": step.value, "seconds": watch.seconds()}
-            tune.report({**told, "metrics": json.dumps(dict(step.metrics)), "result": None})
+            _tell({**told, "metrics": json.dumps(dict(step.metrics)), "result": None})
 
     outcome = run_one(
         TrialSpec.from_json(config["spec"]), shared, data, weights, settings, Share(**config["share"]), report=report
     )
     last_words = {"out_of_memory": outcome.out_of_memory, "device_memory_bytes": outcome.device_memory_bytes}
     result = json.dumps(outcome.result.to_json())
-    tune.report({"phase": "done", "fraction": 1.0, "value": None, "result": result, **last_words})
+    _tell({"phase": "done", "fraction": 1.0, "value": None, "result": result, **last_words})
+
+
+def _tell(message: dict[str, Any]) -> None:
+    """Report to the driver; where it does not ask for more within a minute, this process ends.
+
+    A report returns when the driver has taken it. After a cut link the connection may be gone without the driver's knowing
+    (Ray looks every five minutes); of a worker that has ended it learns at once, from the node, and runs the trial again.
+    """
+    from ray import tune
+
+    watch = threading.Timer(_UNHEARD_SECONDS, _give_up)
+    watch.daemon = True
+    watch.start()
+    try:
+        tune.report(message)
+    finally:
+        watch.cancel()
+
+
+def _give_up() -> None:
+    sys.stderr.write(f"The driver did not take a report within {_UNHEARD_SECONDS:g} s: this worker ends.\n")
+    sys.stderr.flush()
+    os._exit(1)

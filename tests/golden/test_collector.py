@@ -1,6 +1,8 @@
 """What becomes of trials as Tune tells of them: rows, second chances, time-outs, the end by time or by a plateau."""
 
 import json
+import subprocess
+import sys
 import types
 from pathlib import Path
 from typing import Any
@@ -35,11 +37,13 @@ class Sweep:
         self.feed = Feed(lambda: next(todo, None), policy)
         self.rows: list[dict[str, Any]] = []
         self.stopped: dict[str, str] = {}
+        self.ledger: dict[str, TrialResult] = {}
         self.folder = folder
         progress = Progress(None, folder, name="s", total=4, skipped=0, objective=("reconstruction.mse", "min"))
         self.collector = Collector(
             config, TABLE, feed=self.feed, policy=policy, progress=progress,
-            add=lambda result: self.rows.append(result.row), plateau=None, stopped=self.stopped,
+            add=lambda result: self.rows.append(result.row), known=lambda spec: self.ledger.get(spec.key),
+            plateau=None, stopped=self.stopped,
         )  # fmt: skip
 
     def start(self, name: str) -> Any:
@@ -80,6 +84,33 @@ def test_a_lost_trial_gets_one_more_chance_and_then_is_a_row(tmp_path: Path) -> 
     assert sweep.feed.suggest("f") == "FINISHED"
     assert [row["status"] for row in sweep.rows] == ["ok", "ok", "ok", "failed"]
     assert "worker lost" in sweep.rows[-1]["reason"] and "ran again, alone" in sweep.rows[-1]["reason"]
+
+
+def test_a_trial_whose_last_report_was_lost_is_in_the_ledger(tmp_path: Path) -> None:
+    sweep = Sweep(tmp_path)
+    lost = sweep.start("a")
+    one = TrialSpec.from_json(lost.config["spec"])
+    sweep.ledger[one.key] = TrialResult(blank_row(one, TABLE, status="ok"))
+    sweep.lose(lost, ActorDiedError())
+    assert [(row["trial_key"], row["status"]) for row in sweep.rows] == [(one.key, "ok")]
+    for name in "bcd":
+        sweep.end(sweep.start(name))
+    assert sweep.feed.suggest("e") == "FINISHED"
+
+
+def test_a_worker_whose_reports_nobody_takes_ends() -> None:
+    """The report hangs as it does where the connection is gone and the driver does not know."""
+    code = (
+        "import time; from ray import tune; from sweeps import worker\n"
+        "tune.report = lambda message: time.sleep(message['seconds'])\n"
+        "worker._UNHEARD_SECONDS = 1.0\n"
+        "worker._tell({'seconds': 0}); time.sleep(1.5)\n"
+        "print('heard', flush=True)\n"
+        "worker._tell({'seconds': 30})\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=25, check=False)
+    assert done.returncode == 1 and done.stdout == "heard\n"
+    assert "did not take a report" in done.stderr
 
 
 def test_no_memory_gets_one_more_chance_and_an_exception_none(tmp_path: Path) -> None:
