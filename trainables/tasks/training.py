@@ -31,10 +31,6 @@ from trainables.tasks.network import SequenceNetwork
 _SCORING_BATCH = 256
 
 
-class StopTraining(Exception):  # noqa: N818 - a request, not an error
-    """Raised by a report: end the training now; what is best so far is scored."""
-
-
 @dataclasses.dataclass(frozen=True)
 class Trained:
     """The end of a training; embedding and network hold the weights of the best epoch.
@@ -76,8 +72,8 @@ def train(
         measure_dev: scores embedding and network on the development set, higher is better.
         settings: epochs, patience, batch_size, learning_rate, decay, average, clip_norm, precision.
         seed: of order and dropout.
-        report: called after every epoch; may raise :class:`StopTraining` or KeyboardInterrupt, which end the training and
-            keep what is best so far.
+        report: called after every epoch; a KeyboardInterrupt, from it or from a person, ends the training and
+            keeps what is best so far.
         phase: name of the reports' phase.
         epochs: in place of the settings'.
         learning_rate: in place of the settings'.
@@ -135,7 +131,7 @@ def train(
                     own = embedding.curves() if isinstance(embedding, CompressedEmbedding) else {}
                 metrics = {"dev": dev, "train_loss": at.loss_sum / per_epoch, **own}
                 report(FitStep(phase, epoch / total, 1.0 - dev, metrics))
-            except (StopTraining, KeyboardInterrupt):
+            except KeyboardInterrupt:
                 stopped = True
             if stopped or at.since >= (patience or settings.patience):
                 break
