@@ -18,8 +18,6 @@ from ray.tune.search import Searcher
 from sweeps.resources import Policy
 from trainables.trial import TrialSpec
 
-_LOOK_AHEAD = 100  # trials that may be passed over for one that can start now
-
 
 class Feed(Searcher):  # type: ignore[misc]
     """Hands trials to Tune, one at a time.
@@ -27,13 +25,16 @@ class Feed(Searcher):  # type: ignore[misc]
     Args:
         next_trial: the next trial to run, or None: that was the last.
         policy: what each takes.
+        look_ahead: so many trials may be passed over for one that can start now; few where each is chosen by what came of
+            those before it.
 
     Attributes:
         stop_reason: why no more trials start, or None.
     """
 
-    def __init__(self, next_trial: Callable[[], TrialSpec | None], policy: Policy) -> None:
+    def __init__(self, next_trial: Callable[[], TrialSpec | None], policy: Policy, look_ahead: int = 100) -> None:
         super().__init__()
+        self._look_ahead = look_ahead
         self._next_trial = next_trial
         self._waiting: list[TrialSpec] = []
         self._again: collections.deque[TrialSpec] = collections.deque()
@@ -72,7 +73,7 @@ class Feed(Searcher):  # type: ignore[misc]
         for place, passed in enumerate(self._waiting):
             if self._policy.may_start(passed, running):
                 return self._waiting.pop(place)
-        while len(self._waiting) < _LOOK_AHEAD:
+        while len(self._waiting) < self._look_ahead:
             spec = self._next_trial()
             if spec is None or self._policy.may_start(spec, running):
                 return spec

@@ -178,7 +178,7 @@ def _run_on_ray(
     try:
         policy, slots = _policy(config)
         progress.set_slots(slots)
-        feed = Feed(todo.next_trial, policy)
+        feed = Feed(todo.next_trial, policy) if results.search is None else Feed(todo.next_trial, policy, look_ahead=2)
         scheduler, stopped = _scheduler(prepared, results.search, feed)
         collector = Collector(
             config,
@@ -208,8 +208,8 @@ def _run_on_ray(
         )
         storage = config.run_dir / "ray"
         shutil.rmtree(storage / "tune", ignore_errors=True)
-        # So many trials wait for a worker at the most: each knows what those before it took.
-        os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(slots)
+        # So many trials wait for a worker at the most: each knows what those before it took, or even what came of them.
+        os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(slots if results.search is None else max(1, slots // 8))
         tuner = tune.Tuner(
             tune.with_resources(trainable, request),
             tune_config=tune.TuneConfig(

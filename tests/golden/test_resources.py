@@ -71,6 +71,20 @@ def test_the_feed_passes_over_a_method_that_is_being_measured() -> None:
     assert feed.suggest("e") is None
 
 
+def test_few_trials_are_chosen_ahead_of_what_is_measured() -> None:
+    asked = []
+
+    def choose() -> TrialSpec:
+        asked.append(spec("pq", len(asked)))
+        return asked[-1]
+
+    feed = Feed(choose, Policy(Resources(), gpus=2, gpu_bytes=80 * GB), look_ahead=2)
+    assert suggested(feed, "a") == ("pq", 0, 1)
+    for name in "bcd":
+        assert feed.suggest(name) is None
+    assert len(asked) == 3
+
+
 def test_a_lost_trial_runs_alone_when_all_others_have_ended() -> None:
     todo = iter([spec("pq", 0), spec("pq", 1)])
     policy = Policy(Resources(gpu=0.5), gpus=2, gpu_bytes=80 * GB)
