@@ -103,5 +103,7 @@ def show_run(run: Run, config: SweepConfig, console: Console) -> None:
         same = config.tracking_uri == default_tracking_uri()
         command = "frontier ui" if same else f"frontier ui --tracking {shlex.quote(config.tracking_uri)}"
         console.print(f"MLflow UI: {command}", soft_wrap=True)
+    if run.stop_reason is not None and not run.interrupted:
+        console.print(f"Ended before all trials ran: {escape(run.stop_reason)}", soft_wrap=True)
     if run.interrupted:
         console.print(f"Continue with: frontier resume {run.run_dir}", soft_wrap=True)

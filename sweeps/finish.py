@@ -28,6 +28,8 @@ from sweeps.tracking import Tracker
 from trainables.provenance import versions
 from trainables.trial import TrialResult, blank_row
 
+INTERRUPTED = "interrupted"  # the reason where a person has ended the sweep
+
 
 def finish(
     prepared: Prepared,
@@ -37,14 +39,16 @@ def finish(
     started: datetime.datetime,
     command: str | None,
     stop_reason: str | None,
-    interrupted: bool,
 ) -> dict[str, int]:
     """Write the run directory's files from what there is.
+
+    ``stop_reason`` says why not all trials ran, if so.
 
     Returns:
         Trials by status.
     """
     config, run_dir = prepared.config, prepared.config.run_dir
+    interrupted = stop_reason == INTERRUPTED
     shape = (prepared.table.name, *prepared.table.shape)
     rows: list[dict[str, Any]] = []
     scores: list[dict[str, Any]] = []
@@ -83,6 +87,7 @@ def finish(
         "metrics": prepared.directions,
         "objectives": list(prepared.objectives),
         "interrupted": interrupted,
+        "stop_reason": stop_reason,
     }
     store.write_run(run_dir, run)
     trials_path = store.write(run_dir, "trials", rows)

@@ -227,9 +227,9 @@ def render(state: Mapping[str, Any]) -> RenderableType:
     facts = (
         f"{len(state['running'])} running, {state['failed']} failed, {state['reused']} reused, {state['skipped']} skipped"
     )
-    left = (
-        "" if state["seconds_left"] is None or ended == state["total"] else f", about {duration(state['seconds_left'])} left"
-    )
+    left = ""
+    if state["seconds_left"] is not None and ended < state["total"] and state["phase"] in ("starting", "running", "ending"):
+        left = f", about {duration(state['seconds_left'])} left"
     parts: list[RenderableType] = [
         head,
         Text(f"{facts}, {duration(state['updated_at'] - state['started_at'])} so far{left}"),

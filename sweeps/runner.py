@@ -31,7 +31,7 @@ from sweeps.arrivals import Results, Todo
 from sweeps.collector import Collector, Silence
 from sweeps.config import SweepConfig
 from sweeps.feed import Feed, InOrder, request
-from sweeps.finish import finish
+from sweeps.finish import INTERRUPTED, finish
 from sweeps.interrupts import on_interrupt
 from sweeps.ledger import Ledger
 from sweeps.prepare import Prepared, prepare
@@ -47,7 +47,6 @@ from sweeps.worker import Settings, tune_trial
 from trainables.tables import to_shared
 from trainables.trial import TrialSpec
 
-INTERRUPTED = "interrupted"
 _REPORTS_A_SECOND = 50  # of all trials together: each is a round trip to the driver, which takes some ms of it
 
 
@@ -59,15 +58,20 @@ class Run:
         run_dir: where everything is.
         counts: trials by status.
         reused: how many came from the ledger.
-        interrupted: whether a person stopped it before all trials ran.
+        stop_reason: why it ended before all trials ran, or None.
         tracking_problem: why MLflow records are missing, or None.
     """
 
     run_dir: Path
     counts: dict[str, int]
     reused: int
-    interrupted: bool
+    stop_reason: str | None = None
     tracking_problem: str | None = None
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether a person stopped it before all trials ran."""
+        return self.stop_reason == INTERRUPTED
 
     @property
     def exit_code(self) -> int:
@@ -149,16 +153,14 @@ def run(
             reason = _run_on_ray(prepared, ledger, places, todo, results, progress, address) or todo.stop_reason
         if search is not None:
             prepared = dataclasses.replace(prepared, plan=search.plan())
+            progress.state["total"] = len(prepared.plan.trials)
         progress.phase("reporting")
         if tracker is not None:
             tracker.close()
-        interrupted = reason == INTERRUPTED
-        outcome = finish(
-            prepared, results.by_key, tracker, started=started, command=command, stop_reason=reason, interrupted=interrupted
-        )
-        progress.phase("interrupted" if interrupted else "finished")
+        outcome = finish(prepared, results.by_key, tracker, started=started, command=command, stop_reason=reason)
+        progress.phase(INTERRUPTED if reason == INTERRUPTED else "finished")
         mirror.push(config)
-    return Run(run_dir, outcome, results.reused, interrupted, tracker.problem if tracker is not None else None)
+    return Run(run_dir, outcome, results.reused, reason, tracker.problem if tracker is not None else None)
 
 
 def _run_on_ray(

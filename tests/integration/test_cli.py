@@ -173,7 +173,7 @@ def test_several_sweeps_run_one_after_the_other(
     def run(config: SweepConfig, **options: object) -> Run:
         seen.append(config.name)
         counts = ends.get(config.name, {"ok": 3})
-        return Run(config.run_dir, counts or {}, 0, interrupted=counts is None)
+        return Run(config.run_dir, counts or {}, 0, "interrupted" if counts is None else None)
 
     monkeypatch.setattr("sweeps.runner.run", run)
     monkeypatch.setattr("sweeps.cli_show.show_run", lambda *about: None)
