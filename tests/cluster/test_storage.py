@@ -13,12 +13,14 @@ from typing import Any
 import numpy as np
 import pytest
 import ray
+import torch
 import yaml
 
 from analysis import store
 from quantizers.errors import InputError
 from sweeps import storage as module
 from sweeps.carried import brought, pack, unpack
+from sweeps.checkpoints import Checkpoints, delete_all
 from sweeps.config import build, load_run
 from sweeps.ledger import Ledger
 from sweeps.mirror import artifact, copy_of, run_folder
@@ -86,6 +88,21 @@ def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Storage]
             opened = Place(place.location, "not-there", place.keeper).open()
             assert isinstance(opened, ThroughDriver)
             yield opened
+
+
+def test_checkpoints_are_where_the_run_is(storage: Storage) -> None:
+    state = {"step": 3, "weights": torch.arange(5.0), "best": None}
+    Checkpoints(storage, "abc", 0).save("train", state)
+    other = Checkpoints(storage, "abc", 0)  # as another worker has it
+    found = other.load("train")
+    assert found is not None and found["step"] == 3 and found["best"] is None
+    assert torch.equal(found["weights"], state["weights"])
+    assert Checkpoints(storage, "abd", 0).load("train") is None
+    other.delete()
+    assert other.load("train") is None
+    Checkpoints(storage, "abe", 0).save("train", state)
+    delete_all(storage)
+    assert list(storage.names("checkpoints")) == []
 
 
 def test_locations() -> None:
