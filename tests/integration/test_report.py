@@ -237,6 +237,14 @@ def test_run_without_a_success_still_has_a_report(tmp_path: Path) -> None:
     assert frontier_png(run_dir, run_dir / "frontier.png").stat().st_size > 1000
 
 
+def test_a_run_that_ended_early_says_why(tmp_path: Path) -> None:
+    run_dir = make_run(tmp_path / "run")
+    assert "ended early" not in write_report([run_dir], run_dir / "report.html").read_text()
+    store.write_run(run_dir, store.read_run(run_dir) | {"stop_reason": "stop.trials: 3 were run"})
+    page = write_report([run_dir], run_dir / "report.html").read_text()
+    assert "ended early" in page and "stop.trials: 3 were run" in page
+
+
 def test_png_has_every_panel_and_method(run_dir: Path, tmp_path: Path) -> None:
     path = frontier_png(run_dir, tmp_path / "frontier.png")
     pixels = image.imread(path)
