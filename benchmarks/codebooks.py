@@ -10,6 +10,7 @@ Below 1.00 ours is better.
 from __future__ import annotations
 
 import argparse
+import functools
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -52,10 +53,8 @@ class Opq:
     """faiss's OPQ rotation and the product quantizer behind it."""
 
     def __init__(self, dim: int, num_codebooks: int, bits: int) -> None:
-        self.rotation, self.quantizer = (
-            faiss.OPQMatrix(dim, num_codebooks),
-            faiss.ProductQuantizer(dim, num_codebooks, bits),
-        )
+        self.rotation: Any = faiss.OPQMatrix(dim, num_codebooks)
+        self.quantizer: Any = faiss.ProductQuantizer(dim, num_codebooks, bits)
 
     def train(self, x: np.ndarray) -> None:
         """As faiss's own quantizers."""
@@ -87,23 +86,25 @@ def compare(
     """One row of the table."""
     table = torch.from_numpy(x)
     bits = (codebook_size - 1).bit_length()
-    fits, encodes, errors = ([[], []], [[], []], [0.0, 0.0])  # ours, faiss's
+    fits: list[list[float]] = [[], []]  # ours, faiss's
+    encodes: list[list[float]] = [[], []]
+    errors = [0.0, 0.0]
     for _ in range(repeats):
         other = peer(method, x.shape[1], num_codebooks, bits)
-        fits[1].append(timed(lambda other=other: other.train(x))[0])
-        seconds, codes = timed(lambda other=other: other.compute_codes(x))
+        fits[1].append(timed(functools.partial(other.train, x))[0])
+        seconds, codes = timed(functools.partial(other.compute_codes, x))
         encodes[1].append(seconds)
         errors[1] = half_mse(x, other.decode(codes))
 
-        ours = quantizers.create(method, num_codebooks=num_codebooks, codebook_size=codebook_size, **parameters)
-        whole, _ = timed(lambda ours=ours: ours.fit(table))
+        ours: Any = quantizers.create(method, num_codebooks=num_codebooks, codebook_size=codebook_size, **parameters)
+        whole, _ = timed(functools.partial(ours.fit, table))
         fits[0].append(whole - (ours.encode_seconds or 0.0))
-        encodes[0].append(timed(lambda ours=ours: ours.encode(table))[0])
+        encodes[0].append(timed(functools.partial(ours.encode, table))[0])
         errors[0] = half_mse(x, ours.to_dense().numpy())
-    seconds = [[min(times) for times in kind] for kind in (fits, encodes)]
+    fastest = [[min(times) for times in kind] for kind in (fits, encodes)]
     cells = [
         f"{method} {num_codebooks}x{codebook_size}" + "".join(f", {k}={v}" for k, v in parameters.items()),
-        *(f"{mine:.3f} / {theirs:.3f} | {mine / theirs:.2f}" for mine, theirs in (errors, *seconds)),
+        *(f"{mine:.3f} / {theirs:.3f} | {mine / theirs:.2f}" for mine, theirs in (errors, *fastest)),
     ]
     return f"| {' | '.join(cells)} |"
 

@@ -1,8 +1,8 @@
 """Records a full grid with its learning curves, for ``benchmarks/search.py`` to replay.
 
-A real sweep (Ray Tune, one trial at a time, one thread) runs ``benchmarks/search_grid.yaml``; what every fit cost, what it
-came to, and every report of it with the second at which it came go into one Parquet file. Seconds are those of the
-processor, so that other work on the machine is not charged to the trials:
+A real sweep (Ray Tune, one trial at a time, one thread) runs every configuration of the preset ``search``; what every fit
+cost, what it came to, and every report of it with the second at which it came go into one Parquet file. Seconds are those of
+the processor, so that other work on the machine is not charged to the trials:
 
     python benchmarks/record_grid.py -o benchmarks/grids/glove.parquet
     python benchmarks/record_grid.py -o benchmarks/grids/synthetic.parquet \
@@ -27,8 +27,11 @@ import sweeps.runner  # sets Ray's environment before Ray is imported
 from analysis import store
 from sweeps.config import load
 from sweeps.ledger import Ledger
+from sweeps.storage import open_storage
 
 COLUMNS = ("quantizer", "config_json", "seed", "payload_bytes", "predicted_payload_bytes", "nmse", "half_mse")
+# The preset as it is recorded: all of it, each trial to its end, of fewer words than it has.
+WHOLE = ("rows=4000", "search.kind=grid", "scheduler.kind=none", "stop={}", "keep_artifacts=none", "tracking=false")
 CURVE = ("phase", "fraction", "value", "seconds")
 
 
@@ -49,12 +52,12 @@ def main(
     hook = {"worker_process_setup_hook": processor_clock}
     ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False, runtime_env=hook)  # one trial at a time
     with tempfile.TemporaryDirectory() as folder:
-        config = load(str(Path(__file__).with_name("search_grid.yaml")), change, output=folder)
+        config = load("search", [*WHOLE, *change], output=folder)
         run = sweeps.runner.run(config, console=Console())
         trials = store.read_trials(run.run_dir).to_pylist()
         facts = store.read_run(run.run_dir)
-        assert config.ledger_dir is not None
-        ledger = Ledger(config.ledger_dir)
+        assert config.ledger_location is not None
+        ledger = Ledger(open_storage(config.ledger_location))
         rows = [recorded(row, ledger) for row in trials if row["status"] == "ok"]
     for row in trials:
         if row["status"] != "ok":

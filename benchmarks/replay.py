@@ -10,11 +10,10 @@ from typing import Any
 import moocore
 import numpy as np
 import pyarrow.parquet as pq
-import yaml
 
 import quantizers
 from quantizers import FitStep, TableStats
-from sweeps.config import build
+from sweeps.config import load
 from sweeps.plan import make_plan
 from sweeps.search import Outcome
 from sweeps.space import Space
@@ -62,17 +61,21 @@ class Grid:
 
 
 def read(path: Path, *, learned_only: bool = False) -> Grid:
-    """A recorded grid; its space is made anew from the sweep file, as a sweep would."""
+    """A recorded grid; its space is made anew from the preset that was recorded, as a sweep would."""
     table = pq.read_table(path)
     about = json.loads(table.schema.metadata[b"recorded"])["table"]
     rows = [row for row in table.to_pylist() if row["quantizer"] != "identity"]
-    data = yaml.safe_load((HERE / "search_grid.yaml").read_text(encoding="utf-8"))
+    config = load("search")
     if learned_only:
         rows = [row for row in rows if row["iterative"]]
         methods = {row["quantizer"] for row in rows}
-        data["quantizers"] = [entry for entry in data["quantizers"] if entry["method"] in methods]
+        config = config.model_copy(
+            update={
+                "quantizers": tuple(one for one in config.quantizers if isinstance(one, dict) and one["method"] in methods)
+            }
+        )
     stats = TableStats.of(read_table(f"builtin:{about['name']}", rows=about["num_embeddings"]))
-    space = make_plan(build(data), stats, table_digest="", weights_digest="", task_keys=[]).space
+    space = make_plan(config, stats, table_digest="", weights_digest="", task_keys=[]).space
     name = f"{about['name']}, {about['num_embeddings']} rows" + (", learned methods only" if learned_only else "")
     return Grid(name, rows, space, stats.dense_bytes)
 

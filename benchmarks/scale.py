@@ -16,7 +16,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -110,7 +110,8 @@ def write_rows(folder: Path, amount: int) -> None:
         "value": 1e6 / size * dice.lognormal(sigma=0.2, size=amount),
         "direction": pa.array(["min"]).take(pa.array(np.zeros(amount, dtype=np.int64))),
     }
-    for name, schema in (("trials", TRIALS), ("scores", SCORES)):
+    schemas: dict[Literal["trials", "scores"], pa.Schema] = {"trials": TRIALS, "scores": SCORES}
+    for name, schema in schemas.items():
         columns = [
             pa.array(known[field.name], type=field.type) if field.name in known
             else text if pa.types.is_string(field.type)
