@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import os
 from collections.abc import Mapping, Sequence
@@ -13,19 +14,29 @@ from trainables.array_tables import COUNTS_SUFFIX, WORD_SUFFIXES
 from trainables.tasks.base import DownstreamTask
 
 
-def pack(tasks: Sequence[DownstreamTask], data_dir: Path | None) -> dict[str, bytes]:
-    """The tasks' data files by path below ``data_dir``, for Ray's object store."""
-    return {str(path.relative_to(data_dir)): path.read_bytes() for task in tasks for path in task.data_files() if data_dir}
+@dataclasses.dataclass(frozen=True)
+class Carried:
+    """Files by path below the data folder, and a digest of them: worked out once, not again for every trial."""
+
+    files: Mapping[str, bytes]
+    digest: str
 
 
-def unpack(files: Mapping[str, bytes]) -> Path:
-    """A folder on this node with ``files`` in it, made once."""
+def pack(tasks: Sequence[DownstreamTask], data_dir: Path | None) -> Carried:
+    """The tasks' data files, for Ray's object store."""
+    paths = {str(path.relative_to(data_dir)): path for task in tasks for path in task.data_files() if data_dir}
+    files = {name: paths[name].read_bytes() for name in sorted(paths)}
     state = hashlib.blake2b(digest_size=8)
-    for name in sorted(files):
-        state.update(f"{name} {len(files[name])} ".encode())
-        state.update(files[name])
-    folder = scratch(f"data {state.hexdigest()}")
     for name, content in files.items():
+        state.update(f"{name} {len(content)} ".encode())
+        state.update(content)
+    return Carried(files, state.hexdigest())
+
+
+def unpack(carried: Carried) -> Path:
+    """A folder on this node with these files in it, made once."""
+    folder = scratch(f"data {carried.digest}")
+    for name, content in carried.files.items():
         path = folder / name
         if not path.is_file():
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -88,14 +88,16 @@ def remembered_data(run_dir: Path) -> Path | None:
 
 
 @app.command(
-    epilog="Examples:  frontier run quick   |   frontier run glove100 --data DIR --set 'seeds=[0,1,2]'   |   "
-    "frontier run adacomp-table2 --scale paper --data DIR"
+    epilog="Examples:  frontier run quick   |   frontier run search --out /nfs/runs   |   "
+    "frontier run glove100 --data DIR --set 'seeds=[0,1,2]'   |   frontier run adacomp-table2 --scale paper --data DIR"
 )
 @checked
 def run(
     sweep: Annotated[str, typer.Argument(help="A sweep file, or the name of a preset (see: frontier presets).")],
     data: DataOption = None,
-    output: Annotated[Path | None, typer.Option("--out", help="Folder of runs; this one goes to OUT/<name>/.")] = None,
+    output: Annotated[
+        str | None, typer.Option("--out", help="Folder of runs, or s3://bucket/path; this one goes to OUT/<name>/.")
+    ] = None,
     address: Annotated[str | None, typer.Option(help="Ray cluster to use ('auto': this machine's); default: none.")] = None,
     scale: Annotated[
         str | None, typer.Option(help="Of a preset that has scales: small (the default) or paper. See: frontier presets.")
@@ -107,7 +109,7 @@ def run(
     from sweeps.config import load_all
 
     check_data(data)
-    configs = load_all(sweep, changes or (), scale=scale, output=None if output is None else str(output))
+    configs = load_all(sweep, changes or (), scale=scale, output=output)
     if dry_run:
         from sweeps.cli_show import show_plan
 

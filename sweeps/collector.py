@@ -90,6 +90,7 @@ class Collector(Callback):  # type: ignore[misc]
         """A worker has begun with a trial."""
         spec = self._spec(trial)
         self._started[spec.key] = time.monotonic(), trial
+        self._curves.pop(spec.key, None)  # of an attempt that was lost
         self._progress.started(spec.key, f"{spec.method} seed {spec.seed}")
 
     def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any) -> None:

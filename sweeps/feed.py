@@ -98,6 +98,11 @@ class InOrder(FIFOScheduler):  # type: ignore[misc]
     def __getstate__(self) -> dict[str, Any]:
         return {}  # as the feed's
 
+    def on_trial_add(self, tune_controller: Any, trial: Trial) -> None:
+        """See Tune."""
+        super().on_trial_add(tune_controller, trial)
+        trial.init_local_path()  # Tune's summary asks each trial for its folder, one that never started as well
+
     def choose_trial_to_run(self, tune_controller: Any) -> Trial | None:
         """See Tune."""
         if self._feed.stop_reason is not None:

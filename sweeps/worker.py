@@ -22,7 +22,7 @@ from threadpoolctl import threadpool_limits
 from quantizers import FitStep, Table
 from quantizers.checkpoint import Stopwatch, saved_by
 from quantizers.errors import InputError
-from sweeps.carried import unpack
+from sweeps.carried import Carried, unpack
 from sweeps.checkpoints import Checkpoints
 from sweeps.ledger import Ledger
 from sweeps.resources import Share
@@ -47,13 +47,13 @@ class Settings:
     remember_results: bool
     tasks: tuple[Any, ...]
     data_dir: str | None
-    report_seconds: float = 1.0  # between two reports of a fit, at the least: each is a round trip to the driver
+    report_seconds: float  # between two reports of a fit, at the least: each is a round trip to the driver
 
     def open_ledger(self) -> Ledger:
         """The sweep's ledger."""
         return Ledger(self.ledger.open(), remember_results=self.remember_results)
 
-    def data_folder(self, data: dict[str, bytes] | None) -> Path | None:
+    def data_folder(self, data: Carried | None) -> Path | None:
         """Where the tasks' files are on this node; ``data`` are those that came along, None on the driver's own."""
         return None if self.data_dir is None else Path(self.data_dir) if data is None else unpack(data)
 
@@ -93,7 +93,7 @@ class Outcome:
 def run_one(
     spec: TrialSpec,
     shared: dict[str, Any],
-    data: dict[str, bytes] | None,
+    data: Carried | None,
     weights: np.ndarray | None,
     settings: Settings,
     share: Share,
@@ -173,7 +173,7 @@ def _one_line(error: Exception) -> str:
 def tune_trial(
     config: dict[str, Any],
     shared: dict[str, Any],
-    data: dict[str, bytes] | None,
+    data: Carried | None,
     weights: np.ndarray | None,
     settings: Settings,
 ) -> None:

@@ -30,6 +30,22 @@ def pytest_collection_modifyitems(config: pytest.Config, items: Sequence[pytest.
                 item.add_marker(skip)
 
 
+@pytest.fixture(scope="session")
+def install() -> Callable[..., Path]:
+    """Puts somebody else's methods into a folder for PYTHONPATH: a module for each name, found by its entry point."""
+
+    def into(folder: Path, **modules: str) -> Path:
+        for name, source in modules.items():
+            info = folder / f"{name}-1.0.dist-info"
+            info.mkdir(parents=True)
+            (folder / f"{name}.py").write_text(source)
+            (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+            (info / "entry_points.txt").write_text(f"[embedding_frontier.quantizers]\n{name} = {name}\n")
+        return folder
+
+    return into
+
+
 @pytest.fixture
 def corpora(tmp_path: Path) -> Path:
     """A data folder with small corpora whose classes follow from single words of the table builtin:glove-10k-50d."""

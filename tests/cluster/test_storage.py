@@ -188,7 +188,7 @@ def test_a_ledger_makes_once_for_all(storage: Storage) -> None:
     for thread in threads:
         thread.join()
     assert (calls, seen) == ([1], ["whole"] * 4)
-    assert not storage.exists("fits/k.claim")
+    assert list(storage.names("fits")) == ["k.safetensors"]
 
 
 def test_a_server_that_is_away_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -220,12 +220,12 @@ def test_task_data_goes_along(tmp_path: Path) -> None:
     folder.mkdir()
     (folder / "wordsim353.tsv").write_text("cat\tdog\t7.5\n")
     task = make_task({"task": "similarity", "dataset": "ws353"}, tmp_path)
-    files = pack([task], tmp_path)
-    assert files == {"wordsim/wordsim353.tsv": b"cat\tdog\t7.5\n"}
-    there = unpack(files)
+    carried = pack([task], tmp_path)
+    assert carried.files == {"wordsim/wordsim353.tsv": b"cat\tdog\t7.5\n"}
+    there = unpack(carried)
     assert there != tmp_path
     assert make_task({"task": "similarity", "dataset": "ws353"}, there).identity() == task.identity()
-    assert pack([make_task("neighbours", None)], None) == {}
+    assert not pack([make_task("neighbours", None)], None).files
 
 
 def test_a_table_from_s3(bucket: str) -> None:
@@ -257,13 +257,12 @@ def test_a_run_that_is_kept_on_s3(bucket: str, tmp_path: Path, monkeypatch: pyte
         "table": str(tmp_path / "t.npy"),
         "quantizers": ["pq", "rq"],
         "budgets": {"compression_ratio": [2]},
-        "output": output,
         "tracking": False,
     }
     (tmp_path / "sweep.yaml").write_text(yaml.safe_dump(sweep))
     first, other = tmp_path / "first", tmp_path / "other"
     first.mkdir(), other.mkdir()
-    done = frontier(first, "run", tmp_path / "sweep.yaml")
+    done = frontier(first, "run", tmp_path / "sweep.yaml", "--out", output)
     assert done.returncode == 0, done.stdout + done.stderr
     location = join(output, "on-s3")
     kept = open_storage(location)

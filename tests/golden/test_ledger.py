@@ -25,25 +25,6 @@ def test_results_are_kept_and_damage_is_a_miss(tmp_path: Path) -> None:
     assert Ledger(tmp_path / "off", remember_results=False).get("k") is None
 
 
-def test_made_once_by_many_threads(tmp_path: Path) -> None:
-    ledger, calls = Ledger(tmp_path), []
-
-    def make(path: Path) -> None:
-        calls.append(path)
-        time.sleep(0.3)
-        path.write_text("whole")
-
-    seen: list[str] = []
-    threads = [threading.Thread(target=lambda: seen.append(ledger.once("fits", "a", make).read_text())) for _ in range(6)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert len(calls) == 1
-    assert seen == ["whole"] * 6
-    assert [path.name for path in (tmp_path / "fits").iterdir()] == ["a.safetensors"]
-
-
 def test_a_failed_maker_leaves_nothing_and_the_next_one_makes_it(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path)
 

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -70,14 +71,10 @@ class Fragile(Bin):
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def place(tmp_path_factory: pytest.TempPathFactory, install: Callable[..., Path]) -> Path:
     folder = tmp_path_factory.mktemp("checkpoints")
     np.save(folder / "table.npy", np.random.default_rng(0).standard_normal((400, 8)).astype(np.float32))
-    info = folder / "packages" / "fragile-1.0.dist-info"
-    info.mkdir(parents=True)
-    (info.parent / "fragile.py").write_text(METHODS)
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: fragile\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text("[embedding_frontier.quantizers]\nfragile = fragile\n")
+    install(folder / "packages", fragile=METHODS)
     (folder / "notes").mkdir()
     return folder
 

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -98,14 +99,10 @@ TROUBLE = ["exception", "nan", "hang", "hog", "hog in numpy", "killed", "killed 
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def place(tmp_path_factory: pytest.TempPathFactory, install: Callable[..., Path]) -> Path:
     folder = tmp_path_factory.mktemp("failures")
     np.save(folder / "table.npy", np.random.default_rng(0).standard_normal((200, 8)).astype(np.float32))
-    info = folder / "packages" / "planted-1.0.dist-info"
-    info.mkdir(parents=True)
-    (info.parent / "planted.py").write_text(METHODS)
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: planted\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text("[embedding_frontier.quantizers]\nplanted = planted\n")
+    install(folder / "packages", planted=METHODS)
     sweep = {
         "name": "trouble",
         "table": str(folder / "table.npy"),

@@ -8,6 +8,8 @@ import os
 import subprocess
 import sys
 from collections import defaultdict
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -98,16 +100,12 @@ sweeps.run(sys.argv[1])
 
 
 @pytest.fixture(scope="module")
-def notes(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+def notes(
+    tmp_path_factory: pytest.TempPathFactory, install: Callable[..., Path]
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """What the trials wrote down, and their rows."""
     folder = tmp_path_factory.mktemp("gpus")
-    (folder / "watched.py").write_text(WATCHED)
-    (folder / "onlooker.py").write_text(ONLOOKER)
-    info = folder / "watched-1.0.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: watched\nVersion: 1.0\n")
-    entries = "[embedding_frontier.quantizers]\nwatched = watched\nonlooker = onlooker\n"
-    (info / "entry_points.txt").write_text(entries)
+    install(folder, watched=WATCHED, onlooker=ONLOOKER)
     (folder / "notes").mkdir()
     config = {"folder": str(folder / "notes")}
     sweep = {

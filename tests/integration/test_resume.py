@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -76,14 +76,10 @@ class Slow(Quantizer):
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def place(tmp_path_factory: pytest.TempPathFactory, install: Callable[..., Path]) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("resume")
     np.save(folder / "table.npy", np.random.default_rng(0).standard_normal((200, 12)).astype(np.float32))
-    info = folder / "packages" / "slow-1.0.dist-info"
-    info.mkdir(parents=True)
-    (info.parent / "slow.py").write_text(METHODS)
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: slow\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text("[embedding_frontier.quantizers]\nslow = slow\n")
+    install(folder / "packages", slow=METHODS)
     yield folder
     for pid in marked(folder):  # of a test that failed
         with contextlib.suppress(ProcessLookupError):

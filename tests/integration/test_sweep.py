@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -98,19 +99,14 @@ class Slow(Signs):
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def place(tmp_path_factory: pytest.TempPathFactory, install: Callable[..., Path]) -> Path:
     """A folder with a table, and a package that brings methods by entry point."""
     folder = tmp_path_factory.mktemp("sweep")
     generator = np.random.default_rng(0)
     vectors = generator.standard_normal((400, 12)) * np.linspace(2, 0.2, 12)
     np.save(folder / "table.npy", vectors.astype(np.float32))
     (folder / "table.words").write_text("".join(f"word{number}\n" for number in range(400)))
-    packages = folder / "packages"
-    info = packages / "more_methods-1.0.dist-info"
-    info.mkdir(parents=True)
-    (packages / "more_methods.py").write_text(METHODS)
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: more-methods\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text("[embedding_frontier.quantizers]\nmore = more_methods\n")
+    install(folder / "packages", more_methods=METHODS)
     return folder
 
 
@@ -269,6 +265,39 @@ def test_interrupted_then_resumed(place: Path) -> None:
     assert all(rows[key]["started_at"] == started for key, started in finished.items())
     shown = frontier(place, "status", run_dir)
     assert shown.returncode == 0 and "9/9" in shown.stdout
+
+
+STOPPED_EARLY = """
+import sys
+
+import sweeps
+from sweeps.feed import Feed
+
+suggest = Feed.suggest
+
+
+def last(feed, trial_id):
+    made = suggest(feed, trial_id)
+    if isinstance(made, dict):
+        feed.stop("now")
+    return made
+
+
+Feed.suggest = last
+done = sweeps.run(sys.argv[1])
+print(done.stop_reason, done.counts)
+"""
+
+
+def test_a_sweep_may_end_between_the_making_and_the_start_of_a_trial(place: Path) -> None:
+    file = sweep_file(place, "between", quantizers=["signs"], seeds=[0], output=str(place / "runs"))
+    words = [sys.executable, "-c", STOPPED_EARLY, str(file)]
+    done = subprocess.run(words, env=environment(place), cwd=place, capture_output=True, text=True, timeout=240, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.splitlines()[-1].startswith("now "), done.stdout
+    rows = rows_of(place / "runs" / "between")
+    assert rows and {row["status"] for row in rows} == {"stopped"}
+    assert (place / "runs" / "between" / "report.html").is_file()
 
 
 def test_a_chosen_file_is_verified_and_loads(place: Path, swept: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
