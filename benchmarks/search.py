@@ -247,6 +247,9 @@ def main(
     output: Annotated[Path | None, typer.Option("-o", help="Folder for results/search.md and search.png.")] = None,
 ) -> None:
     """Replay every search on every grid."""
+    page = None if output is None else output / "results" / "search.md"
+    if page is not None and not page.is_file():
+        raise typer.BadParameter(f"{page} is not there: the page's own text stands above its tables.", param_hint="-o")
     results = []
     with ProcessPoolExecutor(len(os.sched_getaffinity(0)), get_context("forkserver")) as pool:
         for path in grids or [HERE / "grids" / "glove.parquet", HERE / "grids" / "synthetic.parquet"]:
@@ -265,8 +268,7 @@ def main(
         ]
         text += ["", *table(grid, found), ""]
     print("\n".join(text))
-    if output is not None:
-        page = output / "results" / "search.md"
+    if output is not None and page is not None:
         head = page.read_text(encoding="utf-8").split("<!-- tables -->")[0]
         page.write_text(f"{head}<!-- tables -->\n\n" + "\n".join(text), encoding="utf-8")
         draw([one for one in results if "learned" not in one[0].name], output / "search.png")
