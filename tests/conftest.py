@@ -6,6 +6,8 @@ from typing import Any
 # Before anything imports ray or mlflow.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+# Ray starts its workers at niceness 15: beside anything else that computes, the next test process too, they hardly move.
+os.environ.setdefault("RAY_worker_niceness", "0")
 
 import hypothesis
 import numpy as np
