@@ -101,7 +101,7 @@ def show_run(run: Run, config: SweepConfig, console: Console) -> None:
         console.print(f"Send the records later with: frontier sync {run.run_dir}", soft_wrap=True)
     elif config.tracking_uri is not None:
         same = config.tracking_uri == default_tracking_uri()
-        command = "frontier ui" if same else f"frontier ui --tracking {shlex.quote(config.tracking_uri)}"
+        command = "frontier ui" if same else f"frontier ui {shlex.quote(str(run.run_dir))}"
         console.print(f"MLflow UI: {command}", soft_wrap=True)
     if run.stop_reason is not None and not run.interrupted:
         console.print(f"Ended before all trials ran: {escape(run.stop_reason)}", soft_wrap=True)

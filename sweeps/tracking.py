@@ -25,7 +25,9 @@ os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
 
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, RunTag
+from mlflow.exceptions import MlflowException
 
+from quantizers.errors import InputError
 from trainables.trial import TrialResult
 
 _MEASURES = (
@@ -227,8 +229,15 @@ def _view(objectives: Sequence[str]) -> str:
 
 
 def page_addresses(uri: str, server: str) -> list[tuple[str, str]]:
-    """Each sweep in a tracking database, with the address of its runs page on ``server``."""
-    experiments = MlflowClient(uri).search_experiments(order_by=["last_update_time DESC"], max_results=50)
+    """Each sweep in a tracking database, with the address of its runs page on ``server``.
+
+    Raises:
+        InputError: nothing that MLflow knows answers at ``uri``.
+    """
+    try:
+        experiments = MlflowClient(uri).search_experiments(order_by=["last_update_time DESC"], max_results=50)
+    except MlflowException as error:
+        raise InputError(f"{uri}: no MLflow records there ({' '.join(str(error).split())[:200]}).") from None
     return [
         (one.name, f"{server}/?workflowType=machine_learning#/experiments/{one.experiment_id}/runs?viewStateShareKey={VIEW}")
         for one in experiments

@@ -1,5 +1,6 @@
 """The command line on one table or file, and what it says of wrong input."""
 
+import socket
 from pathlib import Path
 
 import numpy as np
@@ -186,3 +187,26 @@ def test_several_sweeps_run_one_after_the_other(
 def test_help_has_an_example(command: str) -> None:
     done = frontier(command, "--help")
     assert done.exit_code == 0 and "Example" in done.stdout
+
+
+def test_the_ui_wants_records_that_are_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    run_dir = tmp_path / "n"
+    run_dir.mkdir()
+    sweep = {"name": "n", "table": "builtin:glove-10k-50d", "quantizers": ["cast"], "output": str(tmp_path)}
+    file = run_dir / "sweep.yaml"
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # nothing listens
+        nobody = f"http://127.0.0.1:{taken.getsockname()[1]}"
+        for words, tracking, expected in [
+            ([run_dir], None, "not a run"),
+            ([run_dir, "--tracking", "sqlite:///x.db"], {}, "either"),
+            ([run_dir], {"tracking": False}, "without MLflow records"),
+            ([run_dir], {}, "no MLflow database there"),
+            ([run_dir], {"tracking": nobody}, "no MLflow records there"),
+            (["--tracking", nobody], {}, "no MLflow records there"),
+        ]:
+            if tracking is not None:
+                file.write_text(yaml.safe_dump(sweep | tracking))
+            done = frontier("ui", *words)
+            assert (done.exit_code, expected in done.stderr) == (2, True), done.output

@@ -1,12 +1,15 @@
 """A whole sweep through the command line, with a method from elsewhere and one that fails."""
 
+import contextlib
 import json
 import math
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -216,6 +219,36 @@ def test_mlflow_has_one_ended_run_for_each_trial(swept: tuple[Path, subprocess.C
     summary = next(run for run in runs if run.data.tags["role"] == "summary")
     names = {file.path for file in client.list_artifacts(summary.info.run_id)}
     assert {"trials.parquet", "frontier.parquet", "report.html", "frontier.png"} <= names
+
+
+def test_the_ui_says_where_a_run_s_page_is(place: Path, swept: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
+    run_dir, _ = swept
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    server = f"http://127.0.0.1:{port}"
+    words = command(place, "ui", run_dir, "--port", port)
+    with subprocess.Popen(
+        words,
+        env=environment(place) | {"PYTHONUNBUFFERED": "1"},
+        cwd=place,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        try:
+            assert process.stdout is not None
+            page = process.stdout.readline()
+            assert page.startswith(f"all: {server}/") and "/experiments/" in page
+            deadline = time.monotonic() + 120
+            while time.monotonic() < deadline:
+                with contextlib.suppress(OSError), urllib.request.urlopen(f"{server}/health", timeout=5):
+                    break
+                time.sleep(0.2)
+            there = frontier(place, "ui", "--tracking", server)
+        finally:
+            os.killpg(process.pid, signal.SIGTERM)
+    assert there.returncode == 0 and page in there.stdout.splitlines(keepends=True), there.stdout + there.stderr
 
 
 def test_again_runs_only_what_failed_and_a_new_folder_gives_the_same_numbers(
