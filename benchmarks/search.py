@@ -268,10 +268,10 @@ def main(
         ]
         text += ["", *table(grid, found), ""]
     print("\n".join(text))
-    if output is not None and page is not None:
+    if page is not None:
         head = page.read_text(encoding="utf-8").split("<!-- tables -->")[0]
         page.write_text(f"{head}<!-- tables -->\n\n" + "\n".join(text), encoding="utf-8")
-        draw([one for one in results if "learned" not in one[0].name], output / "search.png")
+        draw([one for one in results if "learned" not in one[0].name], page.parents[1] / "search.png")
 
 
 if __name__ == "__main__":

@@ -131,9 +131,6 @@ def resume(
 
     check_data(data)
     run_dir = run_dir.absolute()
-    file = run_dir / "sweep.yaml"
-    if not file.is_file():
-        raise InputError(f"{run_dir}: not a run (it has no sweep.yaml).")
     config = load_run(run_dir)
     _run([config], data or remembered_data(run_dir), address, command=shlex.join(["frontier", *sys.argv[1:]]))
 
@@ -261,8 +258,6 @@ def ui(
     if run_dir is not None:
         if tracking is not None:
             raise InputError(f"RUN_DIR says where its records are: either {run_dir} or --tracking.")
-        if not (run_dir / "sweep.yaml").is_file():
-            raise InputError(f"{run_dir}: not a run (it has no sweep.yaml).")
         config = load_run(run_dir)
         if config.tracking_uri is None:
             raise InputError(f"{run_dir}: ran without MLflow records (tracking: false).")

@@ -90,7 +90,6 @@ class Collector(Callback):  # type: ignore[misc]
         """A worker has begun with a trial."""
         spec = self._spec(trial)
         self._started[spec.key] = time.monotonic(), trial
-        self._curves.pop(spec.key, None)  # of an attempt that was lost
         self._progress.started(spec.key, f"{spec.method} seed {spec.seed}")
 
     def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any) -> None:
@@ -99,7 +98,10 @@ class Collector(Callback):  # type: ignore[misc]
         if not result.get("result"):
             self._progress.step(spec.key, float(result.get("fraction") or 0.0))
             step = {name: result[name] for name in ("phase", "fraction", "value", "seconds")}
-            self._curves[spec.key].append(step | json.loads(result["metrics"]))
+            curve = self._curves[spec.key]
+            while curve and curve[-1]["fraction"] > step["fraction"]:  # an attempt was lost beyond its last checkpoint
+                curve.pop()
+            curve.append(step | json.loads(result["metrics"]))
             if spec.key in self._stopped:
                 self._end(self._stopped_result(spec, result["seconds"]), 0)
             return

@@ -260,7 +260,13 @@ def load(source: str, changes: Sequence[str] = (), **overrides: Any) -> SweepCon
 
 
 def load_run(run_dir: Path) -> SweepConfig:
-    """The sweep whose folder, or copy of one on ``s3://``, is ``run_dir``."""
+    """The sweep whose folder, or copy of one on ``s3://``, is ``run_dir``.
+
+    Raises:
+        InputError: it is no run's folder.
+    """
+    if not (run_dir / "sweep.yaml").is_file():
+        raise InputError(f"{run_dir}: not a run (it has no sweep.yaml).")
     moved = {} if origin(run_dir) else {"output": str(run_dir.absolute().parent), "name": run_dir.absolute().name}
     return load(str(run_dir / "sweep.yaml"), **moved)
 

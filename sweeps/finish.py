@@ -153,8 +153,6 @@ def send_records(run_dir: Path) -> int:
     Raises:
         InputError: ``run_dir`` is not a run, tracks nothing, or the server still does not answer.
     """
-    if not (run_dir / "sweep.yaml").is_file():
-        raise InputError(f"{run_dir}: not a run (it has no sweep.yaml).")
     config = load_run(run_dir)
     if config.tracking_uri is None:
         raise InputError(f"{run_dir}: this sweep has tracking off.")

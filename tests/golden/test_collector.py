@@ -35,16 +35,20 @@ class Sweep:
         todo = iter([spec(seed) for seed in range(4)])
         policy = Policy(config.trial_resources, gpus=0, gpu_bytes=None)
         self.feed = Feed(lambda: next(todo, None), policy)
-        self.rows: list[dict[str, Any]] = []
+        self.results: list[TrialResult] = []
         self.stopped: dict[str, str] = {}
         self.ledger: dict[str, TrialResult] = {}
         self.folder = folder
         progress = Progress(None, folder, name="s", total=4, skipped=0, objective=("reconstruction.mse", "min"))
         self.collector = Collector(
             config, TABLE, feed=self.feed, policy=policy, progress=progress,
-            add=lambda result: self.rows.append(result.row), known=lambda spec: self.ledger.get(spec.key),
+            add=self.results.append, known=lambda spec: self.ledger.get(spec.key),
             plateau=None, stopped=self.stopped,
         )  # fmt: skip
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        return [result.row for result in self.results]
 
     def start(self, name: str) -> Any:
         suggested = self.feed.suggest(name)
@@ -56,6 +60,10 @@ class Sweep:
         )
         self.collector.on_trial_start(0, [], trial)
         return trial
+
+    def step(self, trial: Any, fraction: float, value: float) -> None:
+        report = {"phase": "train", "fraction": fraction, "value": value, "seconds": 3 * fraction, "metrics": "{}"}
+        self.collector.on_trial_result(0, [], trial, report | {"result": None})
 
     def end(self, trial: Any, status: str = "ok", *, out_of_memory: bool = False) -> None:
         one = TrialSpec.from_json(trial.config["spec"])
@@ -151,6 +159,22 @@ def test_a_trial_that_the_scheduler_stops_is_a_row_with_its_reason(tmp_path: Pat
     assert [row["status"] for row in sweep.rows] == ["ok", "stopped"]
     assert sweep.rows[1]["reason"] == "moasha: 2 of 2 at 11% of 'train', the best 1 go on"
     assert sweep.rows[1]["fit_seconds"] == pytest.approx(0.6)
+
+
+def test_the_curve_of_a_trial_that_went_on_from_a_checkpoint_has_every_step_once(tmp_path: Path) -> None:
+    sweep = Sweep(tmp_path)
+    lost = sweep.start("a")
+    for fraction in (0.1, 0.2, 0.3, 0.4):
+        sweep.step(lost, fraction, 1 - fraction)
+    sweep.lose(lost, ActorDiedError())
+    for name in "bcd":
+        sweep.end(sweep.start(name))
+    again = sweep.start("e")
+    sweep.step(again, 0.25, 0.75)  # the checkpoint was at 0.2
+    sweep.stopped[TrialSpec.from_json(again.config["spec"]).key] = "planted"
+    sweep.step(again, 0.5, 0.5)
+    assert sweep.rows[-1]["status"] == "stopped"
+    assert [step["fraction"] for step in sweep.results[-1].curves] == [0.1, 0.2, 0.25, 0.5]
 
 
 def test_max_failures_of_none(tmp_path: Path) -> None:
