@@ -36,7 +36,8 @@ def hosts() -> Iterator[Hosts]:
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
 def test_hosts_leave_nothing_however_they_end(how: signal.Signals) -> None:
     code = "with hosts.Hosts(2) as made: print(made.folder, *made.pids.values(), flush=True); time.sleep(60)"
-    words = [sys.executable, "-c", f"import hosts, time\n{code}"]
+    listen = "signal.signal(signal.SIGINT, signal.default_int_handler)"  # which a shell's background jobs are born without
+    words = [sys.executable, "-c", f"import hosts, signal, time\n{listen}\n{code}"]
     with subprocess.Popen(words, cwd=ROOT / "tests" / "cluster", stdout=subprocess.PIPE, text=True) as made:
         assert made.stdout is not None
         folder, *pids = made.stdout.readline().split()
