@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 import quantizers
-from trainables.tables import read_table
+from trainables.tables.formats import read_table
 
 # method, codebooks, codewords, further parameters of ours
 CASES: list[tuple[str, int, int, dict[str, Any]]] = [
@@ -133,7 +133,9 @@ def main() -> None:
     print("\n".join(lines), flush=True)
     for method, num_codebooks, codebook_size, parameters in CASES:
         label = f"{method} {num_codebooks}x{codebook_size}"
-        if method in quantizers.methods() and (not options.cases or any(label.startswith(one) for one in options.cases)):
+        if method in quantizers.list_methods() and (
+            not options.cases or any(label.startswith(one) for one in options.cases)
+        ):
             lines.append(compare(method, num_codebooks, codebook_size, parameters, x, options.repeats))
             print(lines[-1], flush=True)
     if options.output:

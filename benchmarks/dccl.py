@@ -27,8 +27,8 @@ from torch import Tensor, nn
 import quantizers
 from quantizers import FitStep, Table
 from quantizers.base import generator
-from quantizers.refine import half_mse, refine
-from trainables.tables import read_table
+from quantizers.fitting.local_search import half_mse, refine
+from trainables.tables.formats import read_table
 
 VALIDATION_ROWS = 640
 STRETCH = 100  # steps of the authors' loop between two looks at the clock

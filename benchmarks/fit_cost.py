@@ -30,7 +30,7 @@ def measure(method: str, table_name: str, threads: int, ratio: float | None) -> 
     from quantizers import Budget, Skip, TableStats
     from trainables.memory import reset_peak, resident_bytes
     from trainables.reconstruction import measure as error_of
-    from trainables.tables import read_table
+    from trainables.tables.formats import read_table
 
     torch.set_num_threads(threads)
     cls = quantizers.get(method)
@@ -91,7 +91,7 @@ def main() -> None:
         "|---|---|---|---|---|---|",
     ]
     print("\n".join(lines), flush=True)
-    for method in options.methods or quantizers.methods():
+    for method in options.methods or quantizers.list_methods():
         command = [sys.executable, __file__, "--one", method, "--table", options.table, "--threads", str(options.threads)]
         command += [] if options.ratio is None else ["--ratio", str(options.ratio)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)

@@ -23,10 +23,10 @@ import pyarrow.parquet as pq
 import typer
 
 import quantizers
-import sweeps.runner  # sets Ray's environment before Ray is imported
+import sweeps.driver  # sets Ray's environment before Ray is imported
 from analysis import store
-from sweeps.config import load
-from sweeps.ledger import Ledger
+from sweeps.record.ledger import Ledger
+from sweeps.spec.config import load
 from sweeps.storage import open_storage
 
 COLUMNS = ("quantizer", "config_json", "seed", "payload_bytes", "predicted_payload_bytes", "nmse", "half_mse")
@@ -53,7 +53,7 @@ def main(
     ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False, runtime_env=hook)  # one trial at a time
     with tempfile.TemporaryDirectory() as folder:
         config = load("search", [*WHOLE, *change], output=folder)
-        run = sweeps.runner.run(config, console=Console())
+        run = sweeps.driver.run(config, console=Console())
         trials = store.read_trials(run.run_dir).to_pylist()
         facts = store.read_run(run.run_dir)
         assert config.ledger_location is not None

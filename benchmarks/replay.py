@@ -13,11 +13,11 @@ import pyarrow.parquet as pq
 
 import quantizers
 from quantizers import FitStep, TableStats
-from sweeps.config import load
-from sweeps.plan import make_plan
-from sweeps.search import Outcome
-from sweeps.space import Space
-from trainables.tables import read_table
+from sweeps.search.base import Outcome
+from sweeps.spec.config import load
+from sweeps.spec.plan import make_plan
+from sweeps.spec.space import Space
+from trainables.tables.formats import read_table
 
 HERE = Path(__file__).parent
 LEVELS = (0.9, 0.95, 0.98, 0.99)

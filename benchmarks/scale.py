@@ -24,9 +24,9 @@ import pyarrow as pa
 from analysis import store
 from analysis.pareto import build_frontier
 from analysis.schema import SCORES, TRIALS
-from sweeps.config import SweepConfig, build
-from sweeps.prepare import prepare
-from sweeps.runner import run
+from sweeps.driver import run
+from sweeps.spec.config import SweepConfig, build
+from sweeps.spec.prepare import prepare
 from trainables.trial import TrialResult, blank_row
 
 SHAPE = (2000, 32)

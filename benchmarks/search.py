@@ -30,13 +30,14 @@ import torch
 import typer
 from replay import HERE, LEVELS, TARGET, Grid, Replay, read, replay
 
-import sweeps.runner  # noqa: F401  (sets Ray's environment before Ray is imported)
+import sweeps.driver  # noqa: F401  (sets Ray's environment before Ray is imported)
 from quantizers import FitStep
-from sweeps.frontier_search import FrontierSearch
-from sweeps.optuna_search import OptunaSearch
-from sweeps.scheduler import Rungs
-from sweeps.search import Outcome
-from sweeps.space import Planned, drawn
+from sweeps.search.base import Outcome
+from sweeps.search.frontier import FrontierSearch
+from sweeps.search.moasha import Rungs
+from sweeps.search.optuna import OptunaSearch
+from sweeps.spec.draws import drawn
+from sweeps.spec.space import Planned
 
 BUDGET = 0.25
 

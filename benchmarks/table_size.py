@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from quantizers import CompressedEmbedding
-from quantizers.hashed import Hashed, HashedConfig
+from quantizers.methods.hashed import Hashed, HashedConfig
 
 ROWS, COLUMNS = 1_000_000, 100
 BATCHES = [64, 512, 4096, 32768]

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from quantizers.base import Budget, CodeQuantizer, FitStep, Quantizer, QuantizerConfig, Skip, StorageCost
     from quantizers.embedding import CompressedEmbedding
     from quantizers.errors import ArtifactError, InputError, NotFittedError
-    from quantizers.registry import create, get, make_config, methods
+    from quantizers.registry import create, get, list_methods, make_config
     from quantizers.table import Table, TableStats
 
 __all__ = [
@@ -39,9 +39,9 @@ __all__ = [
     "TableStats",
     "create",
     "get",
+    "list_methods",
     "load",
     "make_config",
-    "methods",
     "read",
     "save",
 ]

@@ -10,7 +10,6 @@ Shapes: N rows, D columns, B batch, M num_codebooks, K codebook_size.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any, ClassVar, Literal, TypeVar
 
@@ -19,10 +18,9 @@ from pydantic import Field
 from torch import Tensor
 
 from quantizers.base import Budget, CodeQuantizer, QuantizerConfig, Role, Skip, StorageCost
-from quantizers.packing import bits_for, pack, row_bytes
+from quantizers.coding.bits import bits_for, pack, row_bytes
+from quantizers.coding.dtypes import DTYPES, codebook_dtype_for
 from quantizers.table import TableStats
-
-DTYPES = {"float32": torch.float32, "float16": torch.float16}
 
 
 class AdditiveConfig(QuantizerConfig):
@@ -60,19 +58,6 @@ def largest_num_codebooks(
 
 ConfigT = TypeVar("ConfigT", bound=AdditiveConfig)
 CODEBOOK_SIZES = (2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
-
-
-def codebook_dtype_for(stats: TableStats, *, smallest: float = 1e-4) -> Literal["float32", "float16"]:
-    """``float16`` unless the table's values are so small or large that it would round or clip them visibly.
-
-    Rounding a codeword to float16 costs nothing that can be measured (relative 2**-11), and the bytes saved buy codes.
-
-    Args:
-        stats: spectrum of the table.
-        smallest: standard deviation of the values down to which float16 will do.
-    """
-    deviation = math.sqrt(max(0.0, float(stats.eigenvalues.mean())))
-    return "float16" if smallest <= deviation <= 1e3 else "float32"
 
 
 def additive_configs(

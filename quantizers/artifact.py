@@ -27,7 +27,7 @@ from torch import Tensor
 from quantizers.base import Quantizer, StorageCost
 from quantizers.embedding import CompressedEmbedding
 from quantizers.errors import ArtifactError, InputError
-from quantizers.registry import get, make_config, methods
+from quantizers.registry import get, list_methods, make_config
 from quantizers.table import decode_words, encode_words
 
 FORMAT_VERSION = 1
@@ -135,7 +135,7 @@ def read(path: str | Path) -> Artifact:
         raise ArtifactError(f"{path}: format {version} is newer than this program reads ({FORMAT_VERSION}).")
     if _digest(header, tensors) != digest:
         raise ArtifactError(f"{path}: the content does not match its digest: the file was altered or damaged.")
-    if method not in methods():
+    if method not in list_methods():
         raise ArtifactError(f"{path}: made by quantizer {method!r}, which is not installed here.")
     words_bytes = tensors.pop(_WORDS, None)
     try:

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import torch
 from torch import Tensor
 
+from quantizers.coding.bits import bits_for, row_bytes, unpack
 from quantizers.errors import NotFittedError
-from quantizers.packing import bits_for, row_bytes, unpack
 from quantizers.table import Table, TableStats, checked_weights
 from quantizers.values import Budget, FitStep, QuantizerConfig, Role, Skip, StorageCost
 
@@ -54,7 +54,7 @@ class Quantizer(ABC):
         uses_weights: whether ``fit`` makes use of row weights.
         iterative: whether the fit reports more than its end, so that a scheduler may stop it.
         linear_state: the tensors (..., D) that rows are linear in, where that makes a row; such a method can be fitted under
-            a metric, see :mod:`quantizers.metric`.
+            a metric, see :mod:`quantizers.fitting.distortion`.
         lookup: whether a row is rebuilt by look-up alone, so that it is the same bit for bit everywhere.
         uses_gpu: whether the fit has work for one; where False, a sweep keeps its GPUs for others.
     """

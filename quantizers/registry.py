@@ -1,4 +1,4 @@
-"""Finds every method: the modules of this package and the entry points ``embedding_frontier.quantizers``.
+"""Finds every method: the modules of :mod:`quantizers.methods` and the entry points ``embedding_frontier.quantizers``.
 
 A new method is one new file: nothing here, or anywhere else, lists the methods by name.
 """
@@ -107,12 +107,12 @@ def validated(model: type[M], parameters: Mapping[str, Any], what: str) -> M:
 
 @functools.cache
 def _registry() -> dict[str, type[Quantizer]]:
-    import quantizers
+    import quantizers.methods
 
-    return discover(quantizers, Quantizer, ENTRY_POINT_GROUP, "quantizer")  # type: ignore[type-abstract]
+    return discover(quantizers.methods, Quantizer, ENTRY_POINT_GROUP, "quantizer")  # type: ignore[type-abstract]
 
 
-def methods() -> dict[str, type[Quantizer]]:
+def list_methods() -> dict[str, type[Quantizer]]:
     """Every registered method by name, in alphabetical order."""
     return dict(_registry())
 

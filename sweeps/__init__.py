@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sweeps.config import SweepConfig
-    from sweeps.runner import Run
+    from sweeps.driver import Run
+    from sweeps.spec.config import SweepConfig
 
 __all__ = ["run"]
 
@@ -19,13 +19,13 @@ def run(config: SweepConfig | Mapping[str, Any] | str | Path, *, data_dir: str |
     Args:
         config: a sweep, its keys as a mapping, the path of a sweep file, or the name of a preset.
         data_dir: where relative table and task files are looked for.
-        options: ``address``, ``console``, ``command``: see :func:`sweeps.runner.run`.
+        options: ``address``, ``console``, ``command``: see :func:`sweeps.driver.run`.
 
     Raises:
         InputError: something is wrong with the sweep; nothing was written.
     """
-    from sweeps.config import build, load
-    from sweeps.runner import run as run_sweep
+    from sweeps.driver import run as run_sweep
+    from sweeps.spec.config import build, load
 
     if isinstance(config, str | Path):
         config = load(str(config))

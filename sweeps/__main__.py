@@ -1,5 +1,5 @@
 """``python -m sweeps`` is ``frontier``."""
 
-from sweeps.cli import main
+from sweeps.commands import main
 
 main()

@@ -88,7 +88,7 @@ def saver(tmp_path: Path) -> Callable[..., Any]:
 
     ``saver.Lost`` then ends the training as the loss of its process would.
     """
-    from sweeps.checkpoints import Checkpoints
+    from sweeps.record.checkpoints import Checkpoints
     from sweeps.storage import Folder
 
     class Counting(Checkpoints):

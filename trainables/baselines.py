@@ -8,7 +8,7 @@ from pathlib import Path
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
-from trainables.tasks.base import Baseline, Score
+from trainables.task import Baseline, Score
 
 
 def save_baseline(baseline: Baseline, path: Path) -> None:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from quantizers.errors import InputError
 from quantizers.table import Table
-from trainables.tasks.base import Metric
+from trainables.task import Metric
 
 METRICS = (
     Metric("mse", "min", description="mean squared error of a value"),

@@ -21,14 +21,14 @@ import torch
 from torch import Tensor
 
 from quantizers import Quantizer, Table
-from quantizers.checkpoint import Stopwatch
 from quantizers.embedding import CompressedEmbedding
 from quantizers.errors import InputError
+from quantizers.fitting.checkpoint import Stopwatch
+from quantizers.fitting.distortion import UnderMetric, under, unfold
 from quantizers.learned import LearnedEmbedding
-from quantizers.metric import UnderMetric, under, unfold
-from trainables.tasks.base import Baseline, DownstreamTask, Score
-from trainables.tasks.network import SequenceNetwork
-from trainables.tasks.trained import Report, TrainedTask, Vocabulary
+from trainables.networks.sequence import SequenceNetwork
+from trainables.networks.trained_task import Report, TrainedTask, Vocabulary
+from trainables.task import Baseline, DownstreamTask, Score
 
 
 def leading_task(tasks: Sequence[DownstreamTask], why: str) -> tuple[int, TrainedTask]:

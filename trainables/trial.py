@@ -17,20 +17,20 @@ from torch import Tensor
 
 import quantizers
 from quantizers import Artifact, Budget, FitStep, Quantizer, Table
-from quantizers.checkpoint import Stopwatch, told, within
+from quantizers.fitting.checkpoint import Stopwatch, told, within
 from trainables import reconstruction
 from trainables.baselines import load_baseline, save_baseline
 from trainables.memory import PeakMemory
+from trainables.networks.trained_task import TrainedTask, silent
 from trainables.records import TrialResult, TrialSpec, blank_row, content_key, trial_code_digest
 from trainables.regimes import Course
-from trainables.tasks.base import Baseline, DownstreamTask
-from trainables.tasks.trained import TrainedTask, silent
+from trainables.task import Baseline, DownstreamTask
 
 __all__ = ["Once", "TrialResult", "TrialSpec", "blank_row", "content_key", "run", "shared_baseline", "trial_code_digest"]
 
 
 class Once(Protocol):
-    """Makes a file once for all who ask for it, at the same time or later (``sweeps.ledger``)."""
+    """Makes a file once for all who ask for it, at the same time or later (``sweeps.record.ledger``)."""
 
     def __call__(self, kind: str, key: str, make: Callable[[Path], None]) -> Path:
         """The path of ``kind``/``key``, made by ``make`` if nobody has."""

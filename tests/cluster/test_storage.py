@@ -18,15 +18,16 @@ import yaml
 
 from analysis import store
 from quantizers.errors import InputError
-from sweeps import storage as module
-from sweeps.carried import brought, pack, unpack
-from sweeps.checkpoints import Checkpoints, delete_all
-from sweeps.config import build, load_run
-from sweeps.ledger import Ledger
-from sweeps.mirror import artifact, copy_of, run_folder
+from sweeps.record.checkpoints import Checkpoints, delete_all
+from sweeps.record.ledger import Ledger
+from sweeps.spec.config import build, load_run
 from sweeps.storage import Folder, Storage, join, open_storage, split
-from sweeps.storage_ray import Place, Places, ThroughDriver
-from trainables.tasks.registry import make_task
+from sweeps.storage import base as module
+from sweeps.storage.inputs import brought
+from sweeps.storage.mirror import artifact, copy_of, run_folder
+from sweeps.storage.through_driver import Place, Places, ThroughDriver
+from sweeps.tune.task_files import pack, unpack
+from trainables.registry import make_task
 
 pytestmark = [pytest.mark.xdist_group("storage"), pytest.mark.slow]
 
@@ -233,7 +234,7 @@ def test_a_table_from_s3(bucket: str) -> None:
     folder.write("t.words", b"a\nb")
     np.save(folder.local("t.npy"), np.eye(2, dtype=np.float32))
     folder.keep("t.npy")
-    from trainables.tables import read_table
+    from trainables.tables.formats import read_table
 
     table = read_table(brought(bucket.format("tables/t.npy")))
     assert (table.words, table.shape, table.name) == (["a", "b"], (2, 2), "t")

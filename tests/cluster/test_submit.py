@@ -9,11 +9,11 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-import sweeps.cli_submit  # noqa: F401 - adds the command
+import sweeps.commands.submit  # noqa: F401 - adds the command
 from quantizers.errors import InputError
-from sweeps import submit
-from sweeps.cli import app
-from sweeps.config import SweepConfig, build, load
+from sweeps.cluster import submit
+from sweeps.commands.app import app
+from sweeps.spec.config import SweepConfig, build, load
 
 
 def cluster_file(folder: Path, **frontier: Any) -> Path:

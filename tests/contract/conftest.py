@@ -128,7 +128,7 @@ APPLIES: dict[str, Callable[[type[Quantizer]], bool]] = {
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     for argument in APPLIES.keys() & set(metafunc.fixturenames):
         parameters = []
-        for cls in quantizers.methods().values():
+        for cls in quantizers.list_methods().values():
             for device in DEVICES if APPLIES[argument](cls) else []:
                 if argument.endswith("method"):
                     parameters.append(_parameter(Method(cls, device), _id(cls, device)))

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import quantizers
-from quantizers.checkpoint import saved_by
+from quantizers.fitting.checkpoint import saved_by
 
 GRADIENT = {"adacomp", "bin", "dccl", "dpq"}
 

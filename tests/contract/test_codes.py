@@ -2,7 +2,7 @@
 
 import torch
 
-from quantizers.packing import bits_for, row_bytes
+from quantizers.coding.bits import bits_for, row_bytes
 
 
 def test_codes(code_case, fitted, ids_of):

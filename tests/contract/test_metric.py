@@ -6,9 +6,9 @@ import torch
 import quantizers
 from quantizers import Budget, InputError, Skip, Table, TableStats
 from quantizers.base import generator
-from quantizers.metric import UnderMetric, root, under, unfold
+from quantizers.fitting.distortion import UnderMetric, root, under, unfold
 
-METHODS = [name for name, method in quantizers.methods().items() if method.linear_state]
+METHODS = [name for name, method in quantizers.list_methods().items() if method.linear_state]
 
 
 def made(seed: int = 0) -> tuple[Table, torch.Tensor]:

@@ -12,12 +12,12 @@ from typing import Literal
 from pydantic import Field
 from seqeval.metrics import f1_score
 
-from trainables.tasks.base import Metric
-from trainables.tasks.trained import TrainedSettings, TrainedTask
+from trainables.networks.trained_task import TrainedSettings, TrainedTask
+from trainables.task import Metric
 
 
 class ChunkingSettings(TrainedSettings):
-    """Settings of chunking; see :class:`~trainables.tasks.trained.TrainedSettings`."""
+    """Settings of chunking; see :class:`~trainables.networks.trained_task.TrainedSettings`."""
 
     dataset: Literal["conll2000"] = "conll2000"
     bidirectional: bool = True

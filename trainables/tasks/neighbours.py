@@ -19,7 +19,7 @@ from torch import Tensor
 
 from quantizers.base import Skip
 from quantizers.table import Table
-from trainables.tasks.base import Baseline, DownstreamTask, Metric, Score, TaskSettings
+from trainables.task import Baseline, DownstreamTask, Metric, Score, TaskSettings
 
 _CHUNK_ROWS = 1 << 12
 _MAX_ROWS = 1 << 28  # what float64 leaves exact below a cosine of 24 bits

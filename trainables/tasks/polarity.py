@@ -21,7 +21,7 @@ from torch import Tensor
 
 from quantizers.base import Skip
 from quantizers.table import Table
-from trainables.tasks.base import Baseline, DownstreamTask, Metric, Score
+from trainables.task import Baseline, DownstreamTask, Metric, Score
 
 _FOLDS = 5
 

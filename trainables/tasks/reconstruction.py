@@ -9,7 +9,7 @@ from torch import Tensor
 
 from quantizers.table import Table
 from trainables.reconstruction import METRICS, measure
-from trainables.tasks.base import Baseline, DownstreamTask, Score
+from trainables.task import Baseline, DownstreamTask, Score
 
 
 class Reconstruction(DownstreamTask):

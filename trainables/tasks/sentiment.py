@@ -11,12 +11,12 @@ from typing import Literal
 
 from sklearn.metrics import accuracy_score
 
-from trainables.tasks.base import Metric
-from trainables.tasks.trained import TrainedSettings, TrainedTask
+from trainables.networks.trained_task import TrainedSettings, TrainedTask
+from trainables.task import Metric
 
 
 class SentimentSettings(TrainedSettings):
-    """Settings of sentiment; see :class:`~trainables.tasks.trained.TrainedSettings`."""
+    """Settings of sentiment; see :class:`~trainables.networks.trained_task.TrainedSettings`."""
 
     dataset: Literal["sst5", "sst2", "imdb"] = "sst5"
     hidden_size: int = 450

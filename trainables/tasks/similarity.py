@@ -24,7 +24,7 @@ from torch import Tensor
 from quantizers.base import Skip
 from quantizers.errors import InputError, unknown_name
 from quantizers.table import Table
-from trainables.tasks.base import Baseline, DownstreamTask, Metric, Score, TaskSettings, word_rows
+from trainables.task import Baseline, DownstreamTask, Metric, Score, TaskSettings, word_rows
 from trainables.tasks.neighbours import unit_rows
 
 DATASETS: Mapping[str, str] = {

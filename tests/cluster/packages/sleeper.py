@@ -8,7 +8,7 @@ import torch
 from pydantic import Field
 
 from quantizers import FitStep, Quantizer, QuantizerConfig, StorageCost
-from quantizers.packing import pack, unpack
+from quantizers.coding.bits import pack, unpack
 
 
 class SleeperConfig(QuantizerConfig):

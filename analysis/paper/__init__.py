@@ -1,0 +1,1 @@
+"""AdaComp's Table 2 and figures, from runs."""

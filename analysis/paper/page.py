@@ -1,0 +1,250 @@
+"""The AdaComp paper's tables and figures from our own runs, its numbers beside ours, as HTML or Markdown.
+
+Paper: Kim, Kim & Lee, "Adaptive Compression of Word Embeddings" (ACL 2020), sections 4 and 5. What was not run is said to be
+not run; nothing is left out for being worse than the paper's.
+"""
+
+from __future__ import annotations
+
+import base64
+import collections
+import dataclasses
+import datetime
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+import yaml
+
+from analysis import store, text
+from analysis.paper.figures import Drawn, figures, in_figures
+from analysis.paper.numbers import COLUMNS, DIM, ROWS, Column
+from analysis.paper.trials import Interval, Measured, Trial, labelled, measured, read_trials, unfinished
+from quantizers.errors import InputError
+
+NOT_RUN = "not run"
+_SUFFIXES = (".html", ".htm", ".md")
+
+
+@dataclasses.dataclass(frozen=True)
+class Block:
+    """A part of the report: a heading, what is to say, a table, and a picture's file name."""
+
+    title: str
+    notes: Sequence[str]
+    header: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    image: str = ""
+
+
+def write_paper(run_dirs: Sequence[str | Path], out: str | Path) -> list[Path]:
+    """Write the report, and ``figure2.png``, ``figure3a.png``, ``figure3b.png`` and ``figure4.png`` beside it.
+
+    Args:
+        run_dirs: directories of runs; what they have of the paper's protocol is taken from all of them.
+        out: where the report goes: ``.html`` has everything in it, ``.md`` is Markdown.
+
+    Returns:
+        The files that were written, the report first. Each is written atomically.
+
+    Raises:
+        InputError: a file of a run is missing or damaged, no trial is of the paper's protocol, or a file cannot be written.
+    """
+    path = Path(out)
+    if path.suffix.lower() not in _SUFFIXES:
+        raise InputError(f"{path}: paper tables are written as .html or .md.")
+    trials = read_trials(run_dirs)
+    relevant = [trial for trial in trials if any(trial.row["task_scope"] == column.task for column in COLUMNS)]
+    if not relevant:
+        raise InputError(
+            f"{', '.join(map(str, run_dirs))}: no trial on the words of a task of the paper (regimes finetuned and "
+            "end_to_end). `frontier run adacomp-table2 --data DIR` makes them."
+        )
+    drawn = figures(relevant)
+    pictures = {f"{figure.name}.png": figure.png for figure in drawn if figure.png is not None}
+    blocks = [
+        _table1(relevant),
+        *_table2(relevant),
+        *_more(relevant),
+        *(_figure_block(figure) for figure in drawn),
+        _what_was_run(run_dirs),
+        _configurations(relevant),
+    ]
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("analysis.paper"),
+        autoescape=path.suffix.lower() != ".md",
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["cell"] = lambda value: str(value).replace("|", "\\|").replace("\n", " ")
+    template = environment.get_template("paper.md.j2" if path.suffix.lower() == ".md" else "paper.html.j2")
+    page = template.render(
+        blocks=blocks,
+        pictures={name: base64.b64encode(png).decode() for name, png in pictures.items()},
+        written=datetime.datetime.now(datetime.UTC),
+    )
+    written = [path]
+    for name, png in pictures.items():
+        store.replace_bytes(path.with_name(name), png)
+        written.append(path.with_name(name))
+    store.replace_bytes(path, page.encode("utf-8", "surrogateescape"))
+    return written
+
+
+def _sections(trials: Iterable[Trial]) -> dict[tuple[str, int], list[Trial]]:
+    """Trials by the table that they started from."""
+    found: dict[tuple[str, int], list[Trial]] = collections.defaultdict(list)
+    for trial in trials:
+        found[trial.table].append(trial)
+    return found
+
+
+def _table1(trials: Sequence[Trial]) -> Block:
+    header = ["task", "words, paper", "MB, paper", "table", "words, ours", "without a vector", "MB, ours"]
+    rows = []
+    for column in COLUMNS:
+        paper = [column.name, f"{column.vocabulary:,}", f"{column.dense_bytes / 1e6:.1f}"]
+        mine = [trial for trial in trials if trial.row["task_scope"] == column.task and trial.ok]
+        for (name, dim), some in _sections(mine).items():
+            row = some[0].row
+            size = 4 * row["num_embeddings"] * dim / 1e6
+            ours = [f"{name}, {dim} columns", f"{row['num_embeddings']:,}", f"{row['oov_words'] or 0:,}", f"{size:.1f}"]
+            rows.append([*paper, *ours])
+        if not mine:
+            rows.append([*paper, NOT_RUN, "", "", ""])
+    notes = ["Words without a vector share one row, which is counted in ours."]
+    return Block("Table 1: words and memory of the uncompressed vectors", notes, header, rows)
+
+
+def _table2(trials: Sequence[Trial]) -> list[Block]:
+    blocks = []
+    for column in COLUMNS:
+        mine = _sections(trial for trial in trials if trial.row["task_scope"] == column.task and _row(trial) is not None)
+        for (name, dim), some in mine.items():
+            blocks.append(_column(column, f"{column.name}, {name} ({dim} columns)", some))
+        if not mine:
+            blocks.append(_column(column, f"{column.name} ({NOT_RUN})", []))
+    return blocks
+
+
+def _row(trial: Trial) -> int | None:
+    """Place in ROWS of what the trial is, if it is any of them."""
+    return next((place for place, row in enumerate(ROWS) if row.fits(trial.row)), None)
+
+
+_TABLE2_NOTES = (
+    "Ours: mean over seeds, in brackets the 95 % t interval; the difference is to the uncompressed baseline of the same"
+    " seed, paired.",
+    f"Bytes of the paper: words of Table 1 x {DIM} x 4 / its ratio. Ours: the payload of the file that was read back, which"
+    " is codes, code-books, and all else that rebuilds the vectors. Pruning: the payload counts where the kept values are;"
+    " the ratio without indices, as the paper counts it, stands beside it.",
+)
+
+
+def _column(column: Column, title: str, trials: Sequence[Trial]) -> Block:
+    unit = column.unit
+    header = ["method", f"paper: {unit}", "to its baseline", "ratio", "bytes"]
+    header += [f"ours: {unit}", "to our baseline", "ratio", "bytes", "seeds"]
+    rows = []
+    place = COLUMNS.index(column)
+    for number, row in enumerate(ROWS):
+        value, ratio = row.reported[place]
+        paper = [f"{value:.1f}", _signed(value - column.baseline), f"x{ratio:g}", f"{column.dense_bytes / ratio:,.0f}"]
+        if row.method == "identity":
+            paper[1] = ""
+        mine = [trial for trial in trials if _row(trial) == number]
+        for found in measured(mine, column):
+            name = f"{row.name}: {found.label}" if found.label else row.name
+            rows.append([name, *paper, *_ours(found, baseline=row.method == "identity")])
+        if not mine:
+            rows.append([row.name, *paper, NOT_RUN, "", "", "", "0"])
+    return Block(f"Table 2: {title}", _TABLE2_NOTES if trials else (), header, rows)
+
+
+def _ours(found: Measured, *, baseline: bool = False) -> list[str]:
+    seeds = f"{found.num_seeds}" + (f" ({found.problem})" if found.problem else "")
+    if not found.num_seeds:
+        return ["no result", "", "", "", seeds]
+    ratio = text.ratio(found.ratio).replace("×", "x")
+    if found.without_indices is not None:
+        ratio += f" (x{found.without_indices:.3g} without indices)"
+    difference = "" if baseline else _with_interval(found.difference, signed=True)
+    return [_with_interval(found.value), difference, ratio, f"{found.payload_bytes:,.0f}", seeds]
+
+
+def _signed(value: float) -> str:
+    return f"{value:+.1f}".replace("-", "−") if round(value, 1) else "0.0"
+
+
+def _with_interval(value: Interval, *, signed: bool = False) -> str:
+    mean, low, high = ((_signed(one) if signed else f"{one:.1f}") if np.isfinite(one) else "" for one in value)
+    return f"{mean} ({low} to {high})" if low else mean
+
+
+def _more(trials: Sequence[Trial]) -> list[Block]:
+    """What was measured on the paper's tasks beside its protocol."""
+    blocks = []
+    for column in COLUMNS:
+        rest = [trial for trial in trials if trial.row["task_scope"] == column.task and _row(trial) is None and trial.ok]
+        rest = [trial for trial in rest if trial.row["quantizer"] != "identity" and not in_figures(trial)]
+        for (name, dim), some in _sections(rest).items():
+            variants: dict[tuple[Any, ...], list[Trial]] = collections.defaultdict(list)
+            for trial in some:
+                variants[trial.variant].append(trial)
+            header = ["method", "parameters", "regime", f"{column.unit}", "to our baseline", "ratio", "bytes", "seeds"]
+            rows = []
+            labels = labelled([group[0] for group in variants.values()])
+            for group, label in zip(variants.values(), labels, strict=True):
+                row = group[0].row
+                (found,) = measured(group, column)
+                rows.append([row["quantizer"], label, _regime(row), *_ours(found)])
+            title = f"Beside the paper's protocol: {column.name}, {name} ({dim} columns)"
+            blocks.append(Block(title, ["The same tasks and baselines; what the paper has no number for."], header, rows))
+    return blocks
+
+
+def _regime(row: Any) -> str:
+    extras = [f"weights: {row['weights']}"] if (row["weights"] or "none") != "none" else []
+    extras += [f"metric: {row['fit_metric']}"] if (row["fit_metric"] or "none") != "none" else []
+    extras += ["retrained"] if row["retrain"] else []
+    return ", ".join([row["regime"], *extras])
+
+
+def _figure_block(figure: Drawn) -> Block:
+    number = figure.name.removeprefix("figure")
+    notes = list(figure.notes)
+    if figure.png is None:
+        notes.append("There is nothing to draw: `frontier run adacomp-figures --data DIR` makes what is missing.")
+    image = "" if figure.png is None else f"{figure.name}.png"
+    return Block(f"Figure {number}: {figure.title}", notes, figure.header, figure.rows, image)
+
+
+def _what_was_run(run_dirs: Sequence[str | Path]) -> Block:
+    header = ["run", "regime", "tasks", "seeds", "trials", "ended", "machine", "command"]
+    rows = []
+    for run_dir in map(Path, run_dirs):
+        run, trials = {}, "none yet: the run has not ended"
+        if not unfinished(run_dir):
+            run = store.read_run(run_dir)
+            counts = collections.Counter(store.read_trials(run_dir)["status"].to_pylist())
+            trials = ", ".join(f"{count} {status}" for status, count in sorted(counts.items()))
+        file = run_dir / "sweep.yaml"
+        sweep = yaml.safe_load(file.read_text(encoding="utf-8")) if file.is_file() else {}
+        tasks = "; ".join(text.inline(task) for task in sweep.get("tasks", ()))
+        machine = run.get("machine", {})
+        where = f"{machine['cpu']}, {machine['cores']} cores" if machine else ""
+        seeds = ", ".join(map(str, sweep.get("seeds", ())))
+        ended = str(run.get("finished_at", ""))[:16].replace("T", " ")
+        name = str(run.get("name", run_dir.name))
+        rows.append([name, sweep.get("regime", ""), tasks, seeds, trials, ended, where, str(run.get("command", ""))])
+    return Block("What was run", [], header, rows)
+
+
+def _configurations(trials: Sequence[Trial]) -> Block:
+    """Every configuration with all its parameters; what has no value is left out."""
+    found = dict.fromkeys((trial.row["quantizer"], trial.row["config_json"], _regime(trial.row)) for trial in trials)
+    rows = [[method, regime, text.config_label(config, given=True)] for method, config, regime in found if config]
+    return Block("Configurations", [], ["method", "regime", "parameters"], rows)

@@ -1,0 +1,1 @@
+"""From numbers to bytes and back: packed bits, entropy coders, types."""

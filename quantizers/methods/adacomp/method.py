@@ -1,0 +1,333 @@
+"""AdaComp: each row chooses one of several binary code-books of different lengths.
+
+Paper: Kim, Kim & Lee, "Adaptive Compression of Word Embeddings" (ACL 2020), equations 1 to 8 (in ``adacomp_module``).
+Stored: which code-book each row has (ceil(log2 C) bits a row), its bits in that code-book, one row after the other without
+gaps, and of each code-book the decoder W_k (n_k * D values) and b'_k (D float32). The selector's network and the encoders'
+biases b_k are not needed to rebuild a row and are not stored; a training module finds both again from the table.
+
+What the paper leaves open, and what is done here:
+
+- tau falls geometrically from 1 to 0.1 over the pretraining, and again over the training with a task; annealing the paper
+  does not mention, but the deployed selection is hard.
+- Pretraining "until it converges": 200 to 3,000 steps of 512 rows (by N) with a rate that falls to a twentieth, from a start
+  by least squares; ``batch_size=64, epochs=...`` is the paper's. Equation 8 is a sum over the batch, so that rule 4 does not
+  depend on the batch; lambda P is added in pretraining too.
+- Words without a vector are rows of the table like any other.
+- The size is whatever the selector makes it; without a task that is the longest code-book for nearly every row (figure 2 of
+  the paper: 80 %). With a budget or ``max_payload_bytes`` another rule takes the selector's place in pretraining: the
+  code-books that minimize error + mu * bits, with the mu that keeps the size, found anew 12 times, so that each code-book
+  learns the rows that it will hold. After a training with a task the selector decides, and where the size asks for it,
+  -log alpha + mu * bits. (10,000 rows of GloVe 50d, 64 bits a row on average: half squared error 2.36 with
+  (128, 64, 32, 16), and 2.78 with 64 bits for every row.)
+
+Shapes: N rows, D columns, B batch, C code-books, n_k bits of code-book k, T = sum of all n_k.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any, ClassVar, Self
+
+import torch
+from torch import Tensor
+
+from quantizers.base import Budget, FitStep, Quantizer, QuantizerConfig, Role, Skip, StorageCost, generator
+from quantizers.coding.bits import bits_for, pack, row_bytes, unpack
+from quantizers.coding.dtypes import DTYPES, codebook_dtype_for
+from quantizers.embedding import CompressedEmbedding
+from quantizers.errors import InputError
+from quantizers.fitting.checkpoint import Checkpoint, Notes
+from quantizers.fitting.minibatches import Minibatches, chunks
+from quantizers.methods.adacomp.finish import finish
+from quantizers.methods.adacomp.module import AdaCompEmbedding, AdaCompNetwork, unit
+from quantizers.methods.adacomp.storage import AdaCompConfig, decoder_bytes, fixed_bytes, pack_flat, selector_bytes
+from quantizers.methods.adacomp.training import Pretraining, allocate, by_error, learn_selector
+from quantizers.table import Table, TableStats
+
+_REPORTS = 20
+_ALLOCATIONS = 12
+_START_ROWS = 8192
+_MEAN_LENGTH = 0.8  # of the longest code-book's length, at a budget: see configs_for
+_MAX_BITS_A_COLUMN = 16
+_MAX_WORK = 2.5e12  # multiplications and additions of a whole pretraining: about two minutes on one core
+
+
+class AdaComp(Quantizer):
+    """State: ``books`` (packed, absent with one code-book), ``codes`` (packed), ``decoder`` (T, D), ``bias`` (C, D)."""
+
+    name = "adacomp"
+    Config = AdaCompConfig
+    reference = "Kim, Kim & Lee 2020, equations 1-8"
+    state_roles: ClassVar[dict[str, Role]] = {
+        "codes": "code",
+        "books": "side",
+        "decoder": "codebook",
+        "bias": "codebook",
+    }
+    uses_weights = True
+    linear_state = ("decoder", "bias")
+    iterative = True
+    lookup = False
+
+    def __init__(self, config: QuantizerConfig) -> None:
+        super().__init__(config)
+        self._index: tuple[Tensor, Tensor] | None = None
+
+    @classmethod
+    def configs_for(cls, budget: Budget, stats: TableStats) -> Sequence[AdaCompConfig] | Skip:
+        """Code-books of L, L/2 (and L/4, L/8) bits, L so that rows may have 0.8 L on average.
+
+        0.8 was the best of 0.5, 0.65, 0.8 on GloVe 50d and 100d at 8 to 32 times smaller. Four code-books are better than
+        two where their decoders are a small part of the budget (by 2 %), and worse where they are not (by 5 %). Codes of -1
+        and 1 came out 5 to 7 % better than those of 0 and 1; stored they are the same.
+        """
+        dtype = codebook_dtype_for(stats)
+        if budget.payload_bytes < 1:
+            return Skip("there is no code of no bytes")
+        for count in (4, 2):
+            config = cls._largest(count, dtype, budget.payload_bytes, stats.shape)
+            if config is not None and (
+                count == 2 or decoder_bytes(config, stats.embedding_dim) < 0.1 * budget.payload_bytes
+            ):
+                return [config]
+        return Skip(f"code-books of 2 bits and 1 bit take more than {budget.payload_bytes} bytes")
+
+    @classmethod
+    def _largest(cls, count: int, dtype: Any, payload_bytes: int, shape: tuple[int, int]) -> AdaCompConfig | None:
+        def make(longest: int) -> AdaCompConfig:
+            lengths = tuple(longest >> book for book in range(count))
+            return AdaCompConfig(
+                code_lengths=lengths, code_values="pm1", codebook_dtype=dtype, max_payload_bytes=payload_bytes
+            )
+
+        def fits(longest: int) -> bool:
+            config = make(longest)
+            mean = math.ceil(shape[0] * _MEAN_LENGTH * longest / 8)
+            return mean + fixed_bytes(config, shape) <= payload_bytes and cls.check(config, shape) is None
+
+        low, high = 1 << (count - 1), min(8192, _MAX_BITS_A_COLUMN * shape[1])
+        if high < low or not fits(low):
+            return None
+        while low < high:
+            middle = (low + high + 1) // 2
+            low, high = (middle, high) if fits(middle) else (low, middle - 1)
+        return make(low)
+
+    @classmethod
+    def storage(cls, config: Any, shape: tuple[int, int]) -> StorageCost:
+        """An upper bound: every row in the longest code-book, or ``max_payload_bytes``."""
+        codebook = decoder_bytes(config, shape[1])
+        side = selector_bytes(config, shape[0])
+        codes = row_bytes(shape[0] * max(config.code_lengths), 1)
+        if config.max_payload_bytes is not None:
+            least = row_bytes(shape[0] * min(config.code_lengths), 1)
+            codes = max(least, min(codes, config.max_payload_bytes - codebook - side))
+        return StorageCost(codes, codebook, side, exact=False)
+
+    @classmethod
+    def check(cls, config: Any, shape: tuple[int, int]) -> Skip | None:
+        """``max_payload_bytes`` must hold every row in the shortest code-book."""
+        least = row_bytes(shape[0] * min(config.code_lengths), 1) + fixed_bytes(config, shape)
+        if config.max_payload_bytes is not None and config.max_payload_bytes < least:
+            return Skip(f"max_payload_bytes {config.max_payload_bytes} is less than the {least} of the shortest codes")
+        return None
+
+    @classmethod
+    def examples(cls) -> Sequence[AdaCompConfig]:
+        """Four code-books whose lengths fill no bytes, one alone, signs, and a size that is kept."""
+        return [
+            AdaCompConfig(code_lengths=(48, 24, 12, 5)),
+            AdaCompConfig(code_lengths=(20,), codebook_dtype="float16"),
+            AdaCompConfig(code_lengths=(16, 16, 8), code_values="pm1"),
+            AdaCompConfig(code_lengths=(48, 24, 12), max_payload_bytes=8_000),
+            AdaCompConfig(code_lengths=(32, 16, 8), max_payload_bytes=7_000, finish=True),
+        ]
+
+    # Fitting -----------------------------------------------------------------------------------------------------
+
+    def _fit_steps(self, table: Table, *, seed: int, weights: Tensor | None, budget: Budget | None) -> Iterator[FitStep]:
+        config, vectors = self.config, table.vectors
+        max_bits = self._max_bits(budget)
+        random = generator(seed)
+        mean, scale = unit(vectors)
+        network = self._blank_network(vectors)
+        sample = next(Minibatches(len(vectors), _START_ROWS, 1, generator=random, weights=weights)).to(vectors.device)
+        steps = 0
+        if scale > 0:
+            network.start(vectors[sample] / scale, random)
+            steps = self._steps(table.num_embeddings)
+        else:  # all rows are the same: b' says it all
+            scale = 1.0
+            network.decoder_bias.data.copy_(mean.expand_as(network.decoder_bias))
+        training = Pretraining(network, config, steps)
+        batches = Minibatches(len(vectors), config.batch_size, steps, generator=random, weights=weights)
+        notes = Notes(books=None)
+        saved = Checkpoint("adacomp", network=network, optimizer=training.optimizer, batches=batches, notes=notes)
+        books: Tensor | None = None if notes.books is None else notes.books.to(vectors.device)
+        training.done = batches.done
+        for step, ids in enumerate(batches, batches.done):
+            if max_bits is not None and step % max(1, steps // _ALLOCATIONS) == 0:
+                books = notes.books = by_error(network, vectors, scale, weights, max_bits)
+            ids = ids.to(vectors.device)
+            loss = training.step(vectors[ids] / scale, None if books is None else books[ids], random)
+            if (step + 1) % max(1, steps // _REPORTS) == 0 and step + 1 < steps:
+                probe = sample[:2048]
+                chosen = network.costs(vectors[probe], scale).argmin(dim=1) if books is None else books[probe]
+                error = network.errors(vectors[probe], scale).gather(1, chosen[:, None]).mean()
+                metrics = {"train_loss": loss, **self._shares(chosen)}
+                yield FitStep("pretrain", (step + 1) / (steps + 1), 0.5 * float(error) * scale * scale, metrics)
+            saved.save()
+        begin = time.perf_counter()
+        if max_bits is None:
+            books = network.costs(vectors, scale).argmin(dim=1)
+        else:
+            books = by_error(network, vectors, scale, weights, max_bits)
+        self._store(network, vectors, scale, books)
+        self.encode_seconds = time.perf_counter() - begin
+        probe = sample[:2048]
+        error = network.errors(vectors[probe], scale).gather(1, books[probe][:, None]).mean()
+        yield FitStep("pretrain", 1.0, 0.5 * float(error) * scale * scale, self._shares(books))
+        if config.finish:
+            self._finish(network, vectors, scale, books, weights, max_bits, random)
+            error = (self.reconstruct(probe) - vectors[probe]).square().sum(dim=1).mean()
+            yield FitStep("finish", 1.0, 0.5 * float(error), self._shares(self.books()))
+
+    def _blank_network(self, vectors: Tensor) -> AdaCompNetwork:
+        signs = self.config.code_values == "pm1"
+        return AdaCompNetwork(self.config.code_lengths, vectors.shape[1], signs=signs).to(vectors.device)
+
+    def _max_bits(self, budget: Budget | None) -> int | None:
+        limits = [self.config.max_payload_bytes, None if budget is None else budget.payload_bytes]
+        given = [limit for limit in limits if limit is not None]
+        if not given:
+            return None
+        bits = int(8 * (min(given) - fixed_bytes(self.config, self.shape)))
+        if bits < self.num_embeddings * min(self.config.code_lengths):
+            raise InputError(
+                f"adacomp: {min(given)} bytes hold not even every row in the shortest of the code-books "
+                f"{self.config.code_lengths}; choose shorter ones."
+            )
+        return bits
+
+    def _steps(self, num_embeddings: int) -> int:
+        if self.config.epochs is not None:
+            return int(self.config.epochs * max(1, math.ceil(num_embeddings / self.config.batch_size)))
+        affordable = int(_MAX_WORK / (12 * self.config.batch_size * sum(self.config.code_lengths) * self.embedding_dim))
+        return max(200, min(3000, max(300, num_embeddings // 5), affordable))
+
+    def _shares(self, books: Tensor) -> dict[str, float]:
+        counts = torch.bincount(books, minlength=len(self.config.code_lengths)).tolist()
+        return {f"share_book_{book}": count / len(books) for book, count in enumerate(counts)}
+
+    @torch.no_grad()
+    def _finish(
+        self,
+        network: AdaCompNetwork,
+        vectors: Tensor,
+        scale: float,
+        books: Tensor,
+        weights: Tensor | None,
+        max_bits: int | None,
+        random: torch.Generator,
+    ) -> None:
+        lengths, dtype = self.config.code_lengths, DTYPES[self.config.codebook_dtype]
+        e = vectors / scale
+        codes = torch.cat([network.code(part) > 0 for _, part in chunks(e, 2 * sum(lengths))])
+        options: dict[str, Any] = {"weights": weights, "max_bits": max_bits, "generator": random}
+        books, codes, decoder, bias = finish(e, books, codes, lengths, **options)
+        largest = torch.finfo(dtype).max
+        self._write(books, codes, (decoder * scale).clamp(-largest, largest).to(dtype), bias * scale)
+
+    @torch.no_grad()
+    def _store(self, network: AdaCompNetwork, vectors: Tensor, scale: float, books: Tensor) -> None:
+        """Set the state: hard codes of every row in its code-book, with the decoder as it is stored."""
+        config, dtype = self.config, DTYPES[self.config.codebook_dtype]
+        lengths = list(config.code_lengths)
+        step = 1.0 - network.low  # what a bit adds
+        largest = torch.finfo(dtype).max
+        decoder = (network.weights * (step * scale)).clamp(-largest, largest).to(dtype)
+        # Codes of the decoder as it is stored: a training module, which has no other, then finds their thresholds.
+        encoder = decoder.to(torch.float32) / (step * scale)
+        bias = network.decoder_bias + network.low * torch.stack([part.sum(dim=0) for part in torch.split(encoder, lengths)])
+        parts = [part for _, part in chunks(vectors, sum(lengths))]
+        codes = torch.cat([torch.addmm(network.encoder_bias, part / scale, encoder.T) >= 0 for part in parts])
+        self._write(books.to(torch.int64), codes, decoder, bias * scale)
+
+    def _write(self, books: Tensor, codes: Tensor, decoder: Tensor, bias: Tensor) -> None:
+        """Set the state, of the bits (N, T) of every row in every code-book those of its own."""
+        lengths = list(self.config.code_lengths)
+        bits = torch.tensor(lengths, device=codes.device)[books]
+        offsets = bits.cumsum(0) - bits
+        flat = torch.zeros(int(bits.sum()), dtype=torch.bool, device=codes.device)
+        for book, code in enumerate(torch.split(codes, lengths, dim=1)):
+            members = (books == book).nonzero()[:, 0]
+            flat[offsets[members][:, None] + torch.arange(lengths[book], device=codes.device)] = code[members]
+        state = {"codes": pack_flat(flat), "decoder": decoder, "bias": bias}
+        if len(lengths) > 1:
+            state["books"] = pack(books[None], bits_for(len(lengths)))[0]
+        self._index = None
+        self._set_state(state)
+
+    # Use ---------------------------------------------------------------------------------------------------------
+
+    def books(self, ids: Tensor | None = None) -> Tensor:
+        """Which code-book rows ``ids`` (default: all) have: (B,) int64."""
+        chosen = self._row_index()[0]
+        return (chosen if ids is None else chosen[ids]).to(torch.int64)
+
+    def _row_index(self) -> tuple[Tensor, Tensor]:
+        """Code-book and first bit of every row: two (N,) tensors, worked out once."""
+        if self._index is None:
+            state, lengths = self.state(), self.config.code_lengths
+            books = torch.zeros(self.num_embeddings, dtype=torch.int64, device=self.device)
+            if "books" in state:
+                books = unpack(state["books"][None], self.num_embeddings, bits_for(len(lengths)))[0]
+            bits = torch.tensor(lengths, device=self.device)[books]
+            self._index = (books.to(torch.uint8), bits.cumsum(0) - bits)
+        return self._index
+
+    def row_bits(self, ids: Tensor, book: int) -> Tensor:
+        """The bits of rows ``ids``, all of code-book ``book``: (B, n_k) float32 of 0 and 1."""
+        places = self._row_index()[1][ids][:, None] + torch.arange(self.config.code_lengths[book], device=ids.device)
+        octets = self._state["codes"][places >> 3]
+        return ((octets >> (places & 7).to(torch.uint8)) & 1).to(torch.float32)
+
+    def reconstruct(self, ids: Tensor) -> Tensor:
+        """W_k code + b'_k of each row's own code-book."""
+        self._require_fitted()
+        lengths = list(self.config.code_lengths)
+        decoders = torch.split(self._state["decoder"].to(torch.float32), lengths)
+        parts = []
+        for _, some in chunks(ids, 4 * max(lengths)):
+            order = self.books(some).argsort(stable=True)
+            counts = torch.bincount(self.books(some), minlength=len(lengths)).tolist()
+            rows = [
+                torch.addmm(self._state["bias"][book], self.row_bits(members, book), decoders[book])
+                for book, members in enumerate(torch.split(some[order], counts))
+            ]
+            parts.append(torch.cat(rows)[order.argsort()])
+        return torch.cat(parts) if parts else self._state["bias"].new_zeros((0, self.embedding_dim))
+
+    def training_module(self, table: Table, *, seed: int = 0) -> CompressedEmbedding:
+        """See :class:`AdaCompEmbedding`; selector and encoders' biases are found again from ``table`` and the codes.
+
+        Bits that were searched for are no signs of anything: after ``finish`` they stay, and the decoders are trained.
+        """
+        if self.config.finish:
+            return super().training_module(table, seed=seed)
+        vectors, books, state = table.vectors, self.books(), self.state()
+        network = self._blank_network(vectors)
+        scale = network.restore(vectors, books, self.row_bits, state["decoder"].to(torch.float32), state["bias"])
+        learn_selector(network, vectors, scale, books, generator(seed, 1))
+        return AdaCompEmbedding(self, table, books, network, scale, type(self)._of_network, seed)
+
+    @classmethod
+    def _of_network(cls, config: Any, network: AdaCompNetwork, vectors: Tensor, scale: float, costs: Tensor) -> Self:
+        self = cls(config)
+        self._shape = (vectors.shape[0], vectors.shape[1])
+        max_bits = self._max_bits(None)
+        books = costs.argmin(dim=1) if max_bits is None else allocate(costs, config.code_lengths, max_bits)
+        self._store(network, vectors, scale, books)
+        return self

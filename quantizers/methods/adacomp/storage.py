@@ -1,0 +1,76 @@
+"""What AdaComp is asked for, and what it stores: parameters, bytes, bits without gaps.
+
+Shapes: N rows, D columns, C code-books, T bits.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from pydantic import Field, field_validator
+from torch import Tensor
+
+from quantizers.coding.bits import bits_for, pack, row_bytes
+from quantizers.coding.dtypes import DTYPES
+from quantizers.values import QuantizerConfig
+
+
+class AdaCompConfig(QuantizerConfig):
+    """Parameters of AdaComp.
+
+    Attributes:
+        code_lengths: bits of each code-book, 1 to 16 code-books.
+        tau, final_tau: temperature of the Gumbel-softmax at the start and at the end of a training.
+        epochs: passes over the table in pretraining; None for 200 to 3,000 steps by the size of table and codes.
+        batch_size: rows a step (the paper's is 64).
+        learning_rate: of Adam, for the table divided by its unit; the autoencoders' is in proportion to their weights.
+        orthogonality: lambda of equation 7.
+        code_values: codes are 0 and 1, or -1 and 1 (footnote 2).
+        codebook_dtype: what the decoders are stored in; b' is float32 always.
+        max_payload_bytes: what the result may take; None leaves the size to the selector.
+        finish: end with a search for better bits, and least squares: not the paper's, see
+            :mod:`quantizers.methods.adacomp.finish`.
+    """
+
+    code_lengths: tuple[int, ...] = (128, 64, 32, 16)
+    tau: float = Field(default=1.0, gt=0)
+    final_tau: float = Field(default=0.1, gt=0)
+    epochs: int | None = Field(default=None, ge=0)
+    batch_size: int = Field(default=512, ge=1)
+    learning_rate: float = Field(default=1e-3, gt=0)
+    orthogonality: float = Field(default=0.01, ge=0)
+    code_values: Literal["01", "pm1"] = "01"
+    codebook_dtype: Literal["float32", "float16"] = "float32"
+    max_payload_bytes: int | None = Field(default=None, ge=1)
+    finish: bool = False
+
+    @field_validator("code_lengths")
+    @classmethod
+    def _lengths(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        if not 1 <= len(value) <= 16 or not all(1 <= bits <= 8192 for bits in value):
+            raise ValueError("code_lengths must be 1 to 16 numbers of bits, each 1 to 8192")
+        return value
+
+
+def decoder_bytes(config: Any, embedding_dim: int) -> int:
+    """Decoders W_k and biases b'_k of all code-books."""
+    weights = sum(config.code_lengths) * DTYPES[config.codebook_dtype].itemsize
+    return embedding_dim * int(weights + 4 * len(config.code_lengths))
+
+
+def selector_bytes(config: Any, num_embeddings: int) -> int:
+    """The code-book of every row; nothing where there is only one."""
+    count = len(config.code_lengths)
+    return row_bytes(num_embeddings, bits_for(count)) if count > 1 else 0
+
+
+def fixed_bytes(config: Any, shape: tuple[int, int]) -> int:
+    """All but the codes."""
+    return decoder_bytes(config, shape[1]) + selector_bytes(config, shape[0])
+
+
+def pack_flat(bits: Tensor) -> Tensor:
+    """(T,) booleans as ceil(T / 8) bytes, without gaps."""
+    lines = torch.nn.functional.pad(bits, (0, -len(bits) % 4096)).view(-1, 4096)  # so that packing goes piece by piece
+    return pack(lines, 1).reshape(-1)[: row_bytes(len(bits), 1)]

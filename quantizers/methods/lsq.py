@@ -1,0 +1,131 @@
+"""Local search quantization: additive codes whose codebooks are fitted together and whose codes are searched for.
+
+Papers: Martinez et al., ECCV 2016 and 2018 (LSQ, LSQ++); Babenko & Lempitsky, CVPR 2014 (additive quantization); equation
+in :mod:`quantizers.additive`. From the codes of residual quantization on, least squares for all codebooks at once and a
+local search for the codes take turns (:func:`quantizers.fitting.local_search.refine`): iterated conditional modes from
+codes changed at random, whose result a row keeps where it is better.
+
+Left open there, chosen here: the start is residual quantization with a beam, not the paper's optimized product quantization
+(what it ends with is about as much better as what it starts with: on 20,000 rows of GloVe, 32 books of 16 words, starts of
+half MSE 2.58 / 2.23 / 2.11 end at 2.04 / 1.91 / 1.85); codebooks are solved for without the noise of LSQ++. Codes of new
+vectors are found by beam search and local search from there; those of the table's own rows may differ from the stored ones.
+
+Shapes: N rows, D columns, M num_codebooks, K codebook_size.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from quantizers.additive import AdditiveConfig, AdditiveQuantizer, additive_configs
+from quantizers.base import CHUNK_ROWS, Budget, FitStep, Skip, generator
+from quantizers.coding.bits import pack
+from quantizers.coding.dtypes import DTYPES
+from quantizers.fitting.kmeans import power_of_two
+from quantizers.fitting.local_search import half_mse, icm_encode, refine, search_encode
+from quantizers.methods.rq import RQ, RQConfig
+from quantizers.table import Table, TableStats
+
+_SIZES = (4, 8, 16, 32, 64, 128, 256)
+_MAX_BOOKS = 64
+_START = 0.5  # share of the time that the start takes, as reported
+
+
+class LSQConfig(AdditiveConfig):
+    """Parameters of local search quantization.
+
+    Attributes:
+        rounds: of least squares and local search.
+        sweeps: passes over the codes of a row in a round.
+        beam_size: of the residual quantization that it starts from.
+        iterations: k-means steps a codebook of the residual quantization.
+    """
+
+    rounds: int = Field(default=16, ge=0)
+    sweeps: int = Field(default=3, ge=1)
+    beam_size: int = Field(default=5, ge=1, le=256)
+    iterations: int = Field(default=20, ge=1)
+
+
+class LSQ(AdditiveQuantizer):
+    """Additive quantization by least squares and local search."""
+
+    name = "lsq"
+    Config = LSQConfig
+    reference = "Martinez et al., ECCV 2016 and ECCV 2018"
+    uses_weights = True
+    iterative = True
+
+    @classmethod
+    def configs_for(cls, budget: Budget, stats: TableStats) -> Sequence[LSQConfig] | Skip:
+        """See :func:`quantizers.additive.additive_configs`.
+
+        At most 64 codebooks, as the time of a search goes with their square, and a codeword for every two rows.
+        """
+        most = {"max_codebooks": _MAX_BOOKS, "max_codewords": stats.num_embeddings // 2}
+        return additive_configs(budget, stats, LSQConfig, sizes=_SIZES, **most)
+
+    @classmethod
+    def examples(cls) -> Sequence[LSQConfig]:
+        """A small one, and one with odd sizes and float16 codebooks."""
+        return [
+            LSQConfig(num_codebooks=4, codebook_size=8),
+            LSQConfig(num_codebooks=3, codebook_size=5, codebook_dtype="float16", rounds=2),
+        ]
+
+    def encode(self, vectors: Tensor) -> Tensor:
+        """Packed codes of new vectors, by search with the codebooks: (B, D) float32 -> (B, L) uint8."""
+        codebooks = self.codebooks
+        scale = power_of_two(codebooks)
+        length = self.code_bytes_per_row(self.config, self.embedding_dim)
+        out = torch.empty((len(vectors), length), dtype=torch.uint8, device=vectors.device)
+        for start in range(0, len(vectors), CHUNK_ROWS):
+            part = vectors[start : start + CHUNK_ROWS] / scale
+            out[start : start + CHUNK_ROWS] = pack(search_encode(part, codebooks / scale), self.code_bits(self.config))
+        return out
+
+    def _fit_steps(self, table: Table, *, seed: int, weights: Tensor | None, budget: Budget | None) -> Iterator[FitStep]:
+        config = self.config
+        scale = power_of_two(table.vectors)
+        start = RQ(
+            RQConfig(
+                num_codebooks=config.num_codebooks,
+                codebook_size=config.codebook_size,
+                beam_size=config.beam_size,
+                iterations=config.iterations,
+            )
+        )
+        for step in start.fit_steps(table, seed=seed, weights=weights):
+            yield FitStep("start", _START * step.fraction, step.value)
+        x = table.vectors / scale
+        mean = x.mean(dim=0)
+        x -= mean  # least squares works on what rows do not share
+        codes = start.codes().to(torch.int32)
+        del start
+        share = 0.99 * (1 - _START) / (config.rounds + 1)
+        found = refine(
+            x,
+            codes,
+            config.codebook_size,
+            rounds=config.rounds,
+            generator=generator(seed, 1 << 20),
+            sweeps=config.sweeps,
+            weights=weights,
+        )
+        for number, done in enumerate(found):
+            codes, books = done.codes, done.codebooks
+            yield FitStep("refine", _START + share * (number + 1), done.half_mse * scale**2)
+        dtype = DTYPES[config.codebook_dtype]
+        largest = torch.finfo(dtype).max
+        stored = ((books + mean / len(books)) * scale).clamp(-largest, largest).to(dtype)
+        begin = time.perf_counter()
+        rounded = stored.to(torch.float32) / scale - mean / len(books)
+        codes = icm_encode(x, codes, rounded)  # for the codebooks as they will be read back
+        self._set_codes(codes, stored)
+        self.encode_seconds = time.perf_counter() - begin
+        yield FitStep("codes", 1.0, half_mse(x, codes, rounded, weights) * scale**2)

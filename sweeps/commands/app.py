@@ -1,0 +1,78 @@
+"""What all commands share: the application, the consoles, common options, errors.
+
+Exit codes: 0 ok, 1 some trials failed, 2 the input is wrong. Libraries that are slow to import are imported where needed,
+so that ``--help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from quantizers.errors import InputError
+
+app = typer.Typer(
+    help="Find out, by measurement, how small an embedding table can be made.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+_WIDTH = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 140  # a log file has no width: keep rows on a line
+out = Console(highlight=False, width=_WIDTH)
+err = Console(stderr=True, highlight=False, width=_WIDTH)
+
+
+def run_folder(text: str) -> Path:
+    """The folder that an argument RUN_DIR means: runs on ``s3://`` are fetched."""
+    from sweeps.storage import mirror
+
+    try:
+        return mirror.run_folder(text)
+    except InputError as error:
+        raise typer.BadParameter(str(error)) from None
+
+
+DataOption = Annotated[
+    Path | None, typer.Option("--data", envvar="FRONTIER_DATA", help="Folder of tables and task data.", show_envvar=True)
+]
+RunDir = Annotated[
+    Path, typer.Argument(parser=run_folder, metavar="RUN_DIR", help="Folder of the run, or its s3:// address.")
+]
+SetOption = Annotated[list[str] | None, typer.Option("--set", help="Change a key: KEY=VALUE, repeatable.")]
+
+
+def checked(command: Callable[..., Any]) -> Callable[..., Any]:
+    """A command whose wrong input ends in one line and exit code 2."""
+
+    @functools.wraps(command)
+    def inner(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return command(*args, **kwargs)
+        except InputError as error:
+            err.print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True)
+            raise typer.Exit(2) from None
+
+    return inner
+
+
+def check_data(data: Path | None) -> None:
+    """Refuse a data folder that is not there."""
+    if data is not None and not data.is_dir():
+        raise InputError(f"--data {data}: no such folder.")
+
+
+def remembered_data(run_dir: Path) -> Path | None:
+    """The data folder that a run was started with."""
+    from sweeps.record.status import read_status
+
+    state = read_status(run_dir) or {}
+    return Path(state["data_dir"]) if state.get("data_dir") else None

@@ -1,0 +1,176 @@
+"""The command ``frontier``: choosing a point of a finished sweep, and taking its file along."""
+
+from __future__ import annotations
+
+import math
+import shutil
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+from rich.markup import escape
+from rich.table import Table as Grid
+
+from quantizers.errors import InputError
+from sweeps.commands.app import DataOption, RunDir, app, check_data, checked, out, remembered_data, run_folder
+from sweeps.storage import mirror
+
+MaxBytes = Annotated[str | None, typer.Option(help="Payload at the most, such as 2MB.")]
+MaxDrop = Annotated[str | None, typer.Option(help="Worse than uncompressed by this at the most: 1% or 0.01.")]
+Task = Annotated[str | None, typer.Option(help="A task, or task.metric; default: the sweep's objectives.")]
+
+
+def _limit(max_bytes: str | None) -> int | None:
+    from sweeps.spec.units import parse_bytes
+
+    try:
+        return None if max_bytes is None else int(parse_bytes(max_bytes))
+    except ValueError as error:
+        raise InputError(f"--max-bytes: {error}.") from None
+
+
+@app.command(epilog="Example:  frontier recommend runs/quick --max-bytes 200KB --task neighbours")
+@checked
+def recommend(
+    run_dir: RunDir,
+    max_bytes: MaxBytes = None,
+    max_drop: MaxDrop = None,
+    task: Task = None,
+) -> None:
+    """Say what to choose under a limit of size or of accuracy."""
+    from analysis import text
+    from analysis.recommend import recommend as advise
+
+    advice = advise(run_dir, max_bytes=_limit(max_bytes), max_drop=max_drop, task=task)
+    grid = Grid(box=None, header_style="bold", pad_edge=False)
+    for title in (
+        "metric",
+        "quantizer",
+        "parameters",
+        "payload",
+        "ratio",
+        "value",
+        "95 % interval",
+        "uncompressed",
+        "trial",
+    ):
+        grid.add_column(title, overflow="fold")
+    for one in advice.found:
+        parameters = ", ".join(f"{name}={value}" for name, value in one.config.items() if value is not None)
+        span = text.interval(one.value_low, one.value_high)
+        numbers = text.size(one.payload_bytes), text.ratio(one.compression_ratio), text.number(one.value), span
+        keys = one.trial_keys[0] if one.trial_keys else ""
+        grid.add_row(one.metric, one.quantizer, escape(parameters), *numbers, text.number(one.baseline), keys)
+    if advice.found:
+        out.print(grid)
+    for line in advice.unmet:
+        out.print(f"[yellow]{escape(line)}[/]")
+
+
+@app.command(
+    epilog="Examples:  frontier export runs/quick --max-bytes 200KB -o small.safetensors   |   "
+    "frontier export runs/quick --trial KEY --format codes -o small.codes"
+)
+@checked
+def export(
+    run_dir: Annotated[
+        Path,
+        typer.Argument(
+            parser=run_folder, metavar="RUN_DIR|FILE", help="Folder or s3:// address of the run, or one compressed file."
+        ),
+    ],
+    output: Annotated[Path, typer.Option("-o", "--output", help="Where the file goes.")],
+    trial: Annotated[str | None, typer.Option(help="Key of the trial (its beginning is enough).")] = None,
+    max_bytes: MaxBytes = None,
+    max_drop: MaxDrop = None,
+    task: Task = None,
+    kind: Annotated[
+        Literal["safetensors", "codes", "dense"],
+        typer.Option("--format", help="The compressed file; codes as text with codebooks as .npy; the rebuilt table."),
+    ] = "safetensors",
+    data: DataOption = None,
+) -> None:
+    """Take a trial's compressed file along, verified against what the sweep recorded."""
+    import quantizers
+
+    check_data(data)
+    if output.is_dir() or not output.absolute().parent.is_dir():
+        raise InputError(f"{output}: expected the path of a file in a folder that is there.")
+    if run_dir.is_file():
+        path, artifact, verified = run_dir, quantizers.read(run_dir), "digest as in its header"
+    else:
+        row = _chosen(run_dir, trial, _limit(max_bytes), max_drop, task)
+        path = mirror.artifact(run_dir, row["trial_key"])
+        if not path.is_file():
+            raise InputError(f"{path}: the compressed file was not kept (keep_artifacts); run the sweep again to make it.")
+        artifact = quantizers.read(path)
+        verified = f"trial {row['trial_key']}: {_verify(artifact, row, run_dir, data or remembered_data(run_dir))}"
+    method, payload = artifact.quantizer.name, artifact.storage.payload_bytes
+    if kind == "safetensors":
+        part = output.with_name(f".{output.name}.part")
+        shutil.copyfile(path, part)
+        part.replace(output)
+    elif kind == "dense":
+        from trainables.tables.formats import write_table
+
+        dense = quantizers.Table(artifact.quantizer.to_dense(), artifact.quantizer.words, name=output.stem)
+        write_table(dense, output)
+    else:
+        from quantizers.export import write_codebook, write_codes
+
+        if not isinstance(artifact.quantizer, quantizers.CodeQuantizer):
+            raise InputError(f"--format codes: {method} has no codes.")
+        write_codes(artifact.quantizer, output)
+        if hasattr(artifact.quantizer, "codebooks"):
+            write_codebook(artifact.quantizer, output.with_suffix(output.suffix + ".codebook.npy"))
+    out.print(f"{method}, {payload:,} bytes, {verified}", soft_wrap=True)
+    out.print(f"File: {output}", soft_wrap=True)
+
+
+def _chosen(
+    run_dir: Path, trial: str | None, max_bytes: int | None, max_drop: str | None, task: str | None
+) -> dict[str, Any]:
+    """The row of the trial that is meant."""
+    from analysis import store
+    from analysis.recommend import recommend as advise
+
+    rows = [row for row in store.read_trials(run_dir).to_pylist() if row["status"] == "ok"]
+    if trial is not None:
+        if max_bytes is not None or max_drop is not None:
+            raise InputError("Give --trial or limits, not both.")
+        found = [row for row in rows if row["trial_key"].startswith(trial)]
+        if len(found) != 1:
+            raise InputError(f"--trial {trial}: {len(found)} finished trials of {run_dir} have a key that begins so.")
+        return dict(found[0])
+    if max_bytes is None and max_drop is None:
+        raise InputError("Say which trial: --trial KEY, or a limit: --max-bytes or --max-drop.")
+    advice = advise(run_dir, max_bytes=max_bytes, max_drop=max_drop, task=task)
+    if not advice.found:
+        raise InputError(" ".join(advice.unmet) or f"{run_dir}: nothing keeps these limits.")
+    key = advice.found[0].trial_keys[0]
+    return dict(next(row for row in rows if row["trial_key"] == key))
+
+
+def _verify(artifact: Any, row: dict[str, Any], run_dir: Path, data: Path | None) -> str:
+    """Refuse a file that is not what was measured; says how far the check went."""
+    from sweeps.spec.config import load
+    from sweeps.storage.inputs import brought
+    from trainables import reconstruction
+    from trainables.tables.formats import read_table
+
+    for name, value in (("file_bytes", artifact.file_bytes), ("artifact_digest", artifact.digest)):
+        if value != row[name]:
+            raise InputError(
+                f"{run_dir}: the file of trial {row['trial_key']} has {name} {value}, {row[name]} was recorded."
+            )
+    config = load(str(run_dir / "sweep.yaml"))
+    try:
+        table = read_table(brought(config.table), data_dir=data, rows=config.rows)
+    except InputError:
+        return "digest as recorded (the table is not at hand, so the error was not measured again; see --data)"
+    if table.digest != row["table_digest"]:
+        return "digest as recorded (the table has changed since, so the error was not measured again)"
+    mse = reconstruction.measure(table, artifact.quantizer.to_dense())["mse"]
+    if mse is None or not math.isclose(mse, row["mse"], rel_tol=1e-6, abs_tol=1e-30):
+        raise InputError(f"{run_dir}: trial {row['trial_key']} rebuilds with mse {mse}, {row['mse']} was recorded.")
+    return "digest and error as recorded"

@@ -1,0 +1,111 @@
+"""What ``frontier`` prints about a sweep: the plan, and the frontier at the end."""
+
+from __future__ import annotations
+
+import collections
+import shlex
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from analysis import store
+from analysis.report.page import summary_rows
+from sweeps.driver import Run
+from sweeps.record.display import duration
+from sweeps.record.estimate import estimate
+from sweeps.record.finish import cores
+from sweeps.record.ledger import Ledger
+from sweeps.record.run_folder import check_run_dir
+from sweeps.spec.config import SweepConfig, default_tracking_uri
+from sweeps.spec.prepare import Prepared, prepare
+from sweeps.storage import open_storage
+
+
+def show_plan(config: SweepConfig, data_dir: Path | None, console: Console) -> None:
+    """Print the trials of a sweep with their predicted sizes, and what would be skipped."""
+    check_run_dir(config)
+    prepared = prepare(config, data_dir)
+    dense = prepared.stats.dense_bytes
+    table = Table(title=f"{config.name}: {_count(prepared)}", box=None, header_style="dim", title_justify="left")
+    for column in ("quantizer", "budget (bytes)", "predicted (bytes)", "ratio", "seed", "parameters"):
+        table.add_column(column, justify="left" if column in ("quantizer", "parameters") else "right")
+    for spec in prepared.plan.trials:
+        size = prepared.plan.predicted_bytes[spec.key]
+        budget = "" if spec.budget_bytes is None else f"{spec.budget_bytes:,}"
+        shown = ", ".join(f"{name}={value}" for name, value in spec.config.items() if value is not None)
+        table.add_row(spec.method, budget, f"{size:,}", f"x{dense / size:.1f}", str(spec.seed), escape(shown))
+    console.print(table)
+    for row in prepared.plan.skipped:
+        where = "" if row["budget_bytes"] is None else f" at {row['budget_bytes']:,} bytes"
+        console.print(f"{row['status']}: {row['quantizer']}{where}: {escape(str(row['reason']))}")
+    _show_estimate(config, prepared, console)
+
+
+def _count(prepared: Prepared) -> str:
+    plan, seeds = prepared.plan, len(prepared.config.seeds)
+    if plan.samples is None:
+        return f"{len(plan.trials)} trials"
+    chosen = f"{plan.samples * seeds} trials and the baseline, chosen by search: {prepared.config.search.kind}"
+    ranged = [entry.label for entry in plan.space.entries if entry.ranged]
+    return f"{chosen}, from these{' and the ranges of ' if ranged else ''}{', '.join(ranged)}"
+
+
+def _show_estimate(config: SweepConfig, prepared: Prepared, console: Console) -> None:
+    ledger = None if config.ledger_location is None else Ledger(open_storage(config.ledger_location))
+    left = estimate(ledger, prepared.plan.trials, prepared.table.shape)
+    at_once = max(1, int(cores() / config.trial_resources.cpu))
+    told = f"{left.known} of {len(prepared.plan.trials)} trials are in the ledger. "
+    if left.seconds:
+        told += f"The others: about {duration(left.seconds / at_once)} with {at_once} at a time, by what trials took before"
+        told += f", and {', '.join(left.unknown)}, which never ran." if left.unknown else "."
+    elif left.unknown:
+        told += f"How long the others take is not known: {', '.join(left.unknown)} never ran."
+    console.print(told, soft_wrap=True)
+
+
+def show_run(run: Run, config: SweepConfig, console: Console) -> None:
+    """Print the frontier, what failed, and where everything is."""
+    rows = summary_rows(store.read_frontier(run.run_dir), store.read_run(run.run_dir))
+    if rows:
+        metrics = list(rows[0]["metrics"])
+        table = Table(title=f"{config.name}: the frontier", header_style="bold", title_justify="left")
+        table.add_column("quantizer")
+        table.add_column("parameters", overflow="fold", max_width=60)
+        table.add_column("payload (bytes)", justify="right")
+        table.add_column("ratio", justify="right")
+        for metric in metrics:
+            table.add_column(metric, justify="right")
+        for row in rows:
+            values = []
+            for metric in metrics:
+                value, on_front = row["metrics"][metric]
+                text = "" if value is None else f"{value:.4g}"
+                values.append(f"[bold green]{text}[/]" if on_front else f"[dim]{text}[/]")
+            size = f"{row['payload_bytes']:,.0f}"
+            table.add_row(row["quantizer"], escape(row["config"]), size, f"x{row['ratio']:.1f}", *values)
+        console.print(table)
+        console.print("[dim]Green: nothing as small is better, nothing as good is smaller.[/]")
+    trials = store.read_trials(run.run_dir).select(["status", "quantizer", "budget_bytes", "reason"]).to_pylist()
+    for row in trials:
+        if row["status"] == "failed":
+            console.print(f"[red]failed[/]: {row['quantizer']}: {escape(str(row['reason']))}", soft_wrap=True)
+    reasons = collections.Counter((r["quantizer"], r["reason"]) for r in trials if r["status"] == "skipped")
+    for (quantizer, reason), count in reasons.items():
+        console.print(f"[dim]skipped: {quantizer}{f' ({count} budgets)' if count > 1 else ''}: {escape(str(reason))}[/]")
+    summary = ", ".join(f"{count} {status}" for status, count in sorted(run.counts.items()))
+    reused = f" ({run.reused} reused)" if run.reused else ""
+    console.print(f"Trials: {summary}{reused}")
+    console.print(f"Report: {run.run_dir / 'report.html'}", soft_wrap=True)
+    if run.tracking_problem is not None:
+        console.print(f"[yellow]MLflow: {escape(run.tracking_problem)}[/]", soft_wrap=True)
+        console.print(f"Send the records later with: frontier sync {run.run_dir}", soft_wrap=True)
+    elif config.tracking_uri is not None:
+        same = config.tracking_uri == default_tracking_uri()
+        command = "frontier ui" if same else f"frontier ui {shlex.quote(str(run.run_dir))}"
+        console.print(f"MLflow UI: {command}", soft_wrap=True)
+    if run.stop_reason is not None and not run.interrupted:
+        console.print(f"Ended before all trials ran: {escape(run.stop_reason)}", soft_wrap=True)
+    if run.interrupted:
+        console.print(f"Continue with: frontier resume {run.run_dir}", soft_wrap=True)

@@ -1,0 +1,62 @@
+"""The command ``frontier submit``: a sweep on a cluster, from a laptop."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from quantizers.errors import InputError
+from sweeps.commands.app import SetOption, app, checked, out
+
+
+@app.command(
+    epilog="Examples:  frontier submit cluster.yaml my-sweep.yaml   |   frontier submit http://127.0.0.1:8265 quick --out s3://b/runs"
+)
+@checked
+def submit(
+    cluster: Annotated[str, typer.Argument(metavar="CLUSTER", help="A cluster file, or a dashboard's http:// address.")],
+    sweep: Annotated[str, typer.Argument(help="A sweep file, or the name of a preset.")],
+    data: Annotated[str | None, typer.Option("--data", help="Folder of tables and task data, as the head sees it.")] = None,
+    output: Annotated[str | None, typer.Option("--out", help="Folder of runs on the cluster, or s3://...")] = None,
+    target: Annotated[Path, typer.Option("--fetch", help="Where the results go here: FETCH/<name>/.")] = Path("runs"),
+    changes: SetOption = None,
+    end: Annotated[bool, typer.Option("--stop", help="End the sweep that runs: what there is is reported.")] = False,
+) -> None:
+    """Run a sweep on a cluster, follow it, and fetch its results; a sweep that runs there already is followed."""
+    from sweeps.cluster import submit as jobs
+    from sweeps.spec.config import load
+
+    where = jobs.read_cluster(cluster)
+    config = jobs.on_cluster(load(sweep, changes or ()), where, output)
+    folder = target / config.name
+    jobs.check_target(folder, where)
+    again = shlex.join(["frontier", *(word for word in sys.argv[1:] if word != "--stop")])
+    with jobs.Connection(where) as connection:
+        job = jobs.find_job(connection, config.name)
+        if end:
+            if job is None:
+                raise InputError(f"{config.name}: no such sweep runs on {cluster}.")
+            jobs.stop(connection, job)
+            out.print(f"{config.name}: asked to end; its trials that run are finished first. Follow it with: {again}")
+            return
+        if job is None:
+            job = jobs.send(connection, config, data or where.settings.get("data"))
+            out.print(f"Job {job}: {config.name} on {cluster}; results in {config.output}/{config.name}", soft_wrap=True)
+        else:
+            out.print(f"Job {job}: {config.name} runs on {cluster} already", soft_wrap=True)
+        try:
+            code = jobs.follow(connection, job, lambda text: out.print(text, end="", markup=False, soft_wrap=True))
+        except KeyboardInterrupt:
+            out.print(f"\nThe sweep goes on at {cluster}. Follow it with: {again}", soft_wrap=True)
+            out.print(f"End it with: {again} --stop", soft_wrap=True)
+            raise typer.Exit(130) from None
+    if code != 2:
+        if jobs.fetch(config, where, folder):
+            out.print(f"Results here: {folder / 'report.html'}", soft_wrap=True)
+        else:
+            out.print(f"Results on the cluster: {config.output}/{config.name}", soft_wrap=True)
+    raise typer.Exit(code)

@@ -1,0 +1,186 @@
+"""The command ``frontier``: sweeps. What works on one table or file is in :mod:`sweeps.commands.tables`.
+
+Exit codes: 0 ok, 1 some trials failed, 2 the input is wrong. Libraries that are slow to import are imported where needed,
+so that ``--help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import itertools
+import shlex
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.markup import escape
+
+from quantizers.errors import InputError
+from sweeps.commands.app import DataOption, RunDir, SetOption, app, check_data, checked, out, remembered_data, run_folder
+
+
+@app.command(
+    epilog="Examples:  frontier run quick   |   frontier run search --out /nfs/runs   |   "
+    "frontier run glove100 --data DIR --set 'seeds=[0,1,2]'   |   frontier run adacomp-table2 --scale paper --data DIR"
+)
+@checked
+def run(
+    sweep: Annotated[str, typer.Argument(help="A sweep file, or the name of a preset (see: frontier presets).")],
+    data: DataOption = None,
+    output: Annotated[
+        str | None, typer.Option("--out", help="Folder of runs, or s3://bucket/path; this one goes to OUT/<name>/.")
+    ] = None,
+    address: Annotated[str | None, typer.Option(help="Ray cluster to use ('auto': this machine's); default: none.")] = None,
+    scale: Annotated[
+        str | None, typer.Option(help="Of a preset that has scales: small (the default) or paper. See: frontier presets.")
+    ] = None,
+    changes: SetOption = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the trials and their sizes; run nothing.")] = False,
+) -> None:
+    """Run a sweep, or the several of a file one after the other; a run that is there already is resumed."""
+    from sweeps.spec.config import load_all
+
+    check_data(data)
+    configs = load_all(sweep, changes or (), scale=scale, output=output)
+    if dry_run:
+        from sweeps.commands.show import show_plan
+
+        for config in configs:
+            show_plan(config, data, out)
+        return
+    _run(configs, data, address, command=shlex.join(["frontier", *sys.argv[1:]]))
+
+
+@app.command(epilog="Example:  frontier resume runs/quick")
+@checked
+def resume(
+    run_dir: RunDir,
+    data: DataOption = None,
+    address: Annotated[str | None, typer.Option(help="Ray cluster to use; default: none.")] = None,
+) -> None:
+    """Run what is left of a sweep; nothing that finished is run again."""
+    from sweeps.spec.config import load_run
+
+    check_data(data)
+    run_dir = run_dir.absolute()
+    config = load_run(run_dir)
+    _run([config], data or remembered_data(run_dir), address, command=shlex.join(["frontier", *sys.argv[1:]]))
+
+
+def _run(configs: Sequence[Any], data: Path | None, address: str | None, command: str) -> None:
+    from sweeps.commands.show import show_run
+    from sweeps.driver import run as run_sweep
+    from sweeps.record.run_folder import check_run_dir
+    from sweeps.spec.prepare import prepare
+
+    for config in configs if len(configs) > 1 else ():
+        check_run_dir(config)
+        prepare(config, data)  # a mistake in the last sweep should not show hours after the first has begun
+    worst = 0
+    for number, config in enumerate(configs, start=1):
+        try:
+            finished = run_sweep(config, data_dir=data, address=address, console=out, command=command)
+        except KeyboardInterrupt:
+            out.print(
+                f"Stopped at once. What was measured is kept; go on with: frontier resume {config.run_dir}", soft_wrap=True
+            )
+            raise typer.Exit(130) from None
+        show_run(finished, config, out)
+        if finished.interrupted:
+            left = ", ".join(other.name for other in configs[number:])
+            if left:
+                out.print(f"Not begun: {left}. The same command goes on with all of them.", soft_wrap=True)
+            raise typer.Exit(130)
+        worst = max(worst, finished.exit_code)
+    raise typer.Exit(worst)
+
+
+@app.command(epilog="Example:  frontier status runs/quick --watch")
+@checked
+def status(
+    run_dir: RunDir,
+    watch: Annotated[bool, typer.Option("--watch", help="Keep showing it until the sweep ends.")] = False,
+) -> None:
+    """Show how far a sweep is, and the best so far for each budget."""
+    from rich.live import Live
+
+    from sweeps.record.display import render
+    from sweeps.record.status import is_alive, read_status
+
+    state = read_status(run_dir)
+    if state is None:
+        raise InputError(f"{run_dir}: not a run (it has no status.json).")
+    if not watch:
+        out.print(render(state))
+        if state["phase"] not in ("finished", "interrupted") and not is_alive(state):
+            out.print(f"The sweep is no longer at work; continue with: frontier resume {run_dir}")
+        return
+    with Live(render(state), console=out, refresh_per_second=2) as live:
+        while is_alive(state):
+            time.sleep(0.5)
+            state = read_status(run_dir) or state
+            live.update(render(state))
+
+
+@app.command(
+    epilog="Examples:  frontier report runs/quick   |   frontier report runs/a runs/b -o both.html   |   "
+    "frontier report runs/adacomp-table2-* --paper-tables -o table2.md"
+)
+@checked
+def report(
+    run_dirs: Annotated[
+        list[Path],
+        typer.Argument(parser=run_folder, metavar="RUN_DIR...", help="Folders of runs, or their s3:// addresses."),
+    ],
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="Where the report goes.")] = None,
+    paper_tables: Annotated[
+        bool,
+        typer.Option(
+            "--paper-tables",
+            help="AdaComp's Table 2 and figures beside the paper's numbers instead; .html, or .md for Markdown.",
+        ),
+    ] = False,
+) -> None:
+    """Draw the frontier of one run or several: one HTML file that needs no network."""
+    if paper_tables:
+        from analysis.paper.page import write_paper
+
+        path, *pictures = write_paper(run_dirs, output or run_dirs[0] / "paper-tables.html")
+        for picture in pictures:
+            out.print(f"Figure: {picture}", soft_wrap=True)
+    else:
+        from analysis.report.page import write_report
+
+        path = write_report(run_dirs, output or run_dirs[0] / "report.html")
+    out.print(f"Report: {path}", soft_wrap=True)
+
+
+@app.command()
+@checked
+def presets(
+    names: Annotated[bool, typer.Option("--names", help="Bare names, one a line.")] = False,
+) -> None:
+    """List the sweeps that come with the program."""
+    from sweeps.spec.sweep_file import preset_names, preset_scales, preset_text
+
+    for name in preset_names():
+        if names:
+            out.print(name)
+            continue
+        head = itertools.takewhile(lambda line: line.startswith("#"), preset_text(name).splitlines())
+        comment = " ".join(line[1:].strip() for line in head)
+        scales = preset_scales(name)
+        more = f" Scales: {', '.join(scales)} (--scale)." if scales else ""
+        out.print(f"[bold]{name}[/]  {escape(comment + more)}")
+
+
+@app.command(epilog="Example:  frontier sync runs/quick")
+@checked
+def sync(run_dir: RunDir) -> None:
+    """Send the MLflow records that could not be sent while the sweep ran."""
+    from sweeps.record.finish import send_records
+
+    sent = send_records(run_dir.absolute())
+    out.print(f"{sent} records sent.")

@@ -1,0 +1,252 @@
+"""The command ``frontier``: what works on one table or one compressed file, without a sweep."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.markup import escape
+from rich.table import Table as Grid
+
+from quantizers.errors import InputError
+from sweeps.commands.app import DataOption, SetOption, app, check_data, checked, err, out
+
+_RATIOS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+
+
+@app.command(epilog="Example:  frontier methods --names")
+@checked
+def methods(names: Annotated[bool, typer.Option("--names", help="Bare names, one a line.")] = False) -> None:
+    """List the quantizers, with their papers and the compression ratios they reach."""
+    import quantizers
+    from quantizers import Budget, Skip, TableStats
+    from trainables.tables.formats import read_table
+
+    if names:
+        for name in quantizers.list_methods():
+            out.print(name)
+        return
+    stats = TableStats.of(read_table("builtin:glove-10k-50d"))
+    grid = Grid(box=None, header_style="bold", pad_edge=False)
+    grid.add_column("method", no_wrap=True)
+    grid.add_column("ratios", no_wrap=True)
+    grid.add_column("paper")
+    grid.add_column("parameters")
+    for name, cls in quantizers.list_methods().items():
+        reached = []
+        for ratio in _RATIOS:
+            proposed = cls.configs_for(Budget.from_ratio(ratio, stats.shape), stats)
+            if not isinstance(proposed, Skip):
+                sizes = [cls.storage(config, stats.shape).payload_bytes for config in proposed]
+                reached += [stats.dense_bytes / size for size in sizes]
+        span = f"x{min(reached):.0f} to x{max(reached):.0f}" if reached else "-"
+        grid.add_row(name, span, escape(cls.reference), escape(", ".join(cls.Config.model_fields)))
+    out.print(grid)
+    out.print(
+        f"[dim]Ratios: what each proposes for the built-in table of {stats.num_embeddings:,} x {stats.embedding_dim}.[/]"
+    )
+
+
+@app.command(epilog="Example:  frontier tasks --names")
+@checked
+def tasks(names: Annotated[bool, typer.Option("--names", help="Bare names, one a line.")] = False) -> None:
+    """List the tasks, with what they measure."""
+    from trainables.registry import tasks as registered
+
+    for name, cls in registered().items():
+        if names:
+            out.print(name)
+            continue
+        summary = (cls.__doc__ or "").strip().splitlines()[0]
+        shown = ", ".join(f"{metric.name} ({'higher' if metric.direction == 'max' else 'lower'})" for metric in cls.metrics)
+        settings = ", ".join(cls.Settings.model_fields)
+        out.print(f"[bold]{name}[/]  {escape(summary)}\n    better: {escape(shown)}")
+        if settings:
+            out.print(f"    settings: {escape(settings)}")
+
+
+@app.command(
+    epilog="Examples:  frontier compress glove.txt --method rq --ratio 32 -o small.safetensors   |   "
+    "frontier compress T.npy --method dccl --set num_codebooks=32 --set codebook_size=16 -o F"
+)
+@checked
+def compress(
+    table: Annotated[str, typer.Argument(help="A table: text, .npy, .bin, .safetensors#name, or builtin:NAME.")],
+    method: Annotated[str, typer.Option("--method", help="Quantizer (see: frontier methods).")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="Where the compressed file goes.")],
+    ratio: Annotated[float | None, typer.Option(help="Compression ratio: at least this much smaller.")] = None,
+    max_bytes: Annotated[str | None, typer.Option(help="Payload at the most, such as 1MB.")] = None,
+    changes: SetOption = None,
+    weights: Annotated[str, typer.Option(help="Row weights: none, counts, sqrt_counts, or a file.")] = "none",
+    rows: Annotated[int | None, typer.Option(min=1, help="The first rows only.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of the fit.")] = 0,
+    data: DataOption = None,
+) -> None:
+    """Compress one table into one file, without a sweep."""
+    import torch
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    import quantizers
+    from quantizers import TableStats
+    from sweeps.spec.prepare import read_weights
+    from trainables import reconstruction
+    from trainables.tables.formats import read_table
+
+    check_data(data)
+    if weights == "fisher":
+        raise InputError("--weights fisher are made by a task: a sweep has one, this command has not.")
+    cls = quantizers.get(method)
+    if output.is_dir() or not output.absolute().parent.is_dir():
+        raise InputError(f"{output}: expected the path of a file in a folder that is there.")
+    source = read_table(table, data_dir=data, rows=rows)
+    row_weights = read_weights(weights, source, data)
+    budget, config = _choose(cls, TableStats.of(source), ratio, max_bytes, changes or [])
+    shown = Progress(TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), console=err, transient=True)
+    tensor = None if row_weights is None else torch.from_numpy(row_weights)
+    quantizer = cls(config)
+    with shown:
+        bar = shown.add_task(f"{method}: fit", total=1.0)
+        for step in quantizer.fit_steps(source, seed=seed, weights=tensor, budget=budget):
+            shown.update(bar, completed=step.fraction, description=f"{method}: {step.phase}")
+    quantizer.save(output)
+    artifact = quantizers.read(output)  # what is printed is what a reader of the file gets
+    measured = reconstruction.measure(source, artifact.quantizer.to_dense(), tensor)
+    _print_sizes(artifact)
+    for name, value in measured.items():
+        if value is not None:
+            out.print(f"{name}: {value:.6g}")
+    out.print(f"File: {output}", soft_wrap=True)
+
+
+def _choose(cls: Any, stats: Any, ratio: float | None, max_bytes: str | None, changes: list[str]) -> tuple[Any, Any]:
+    """Budget and configuration from the options of ``compress``."""
+    from quantizers import Budget, Skip, make_config
+    from sweeps.spec.config import parse_parameters
+    from sweeps.spec.units import parse_bytes
+
+    parameters = parse_parameters(changes)
+    if ratio is not None and max_bytes is not None:
+        raise InputError("Give --ratio or --max-bytes, not both.")
+    budget = None
+    if ratio is not None:
+        budget = Budget.from_ratio(ratio, stats.shape)
+    elif max_bytes is not None:
+        try:
+            budget = Budget(int(parse_bytes(max_bytes)))
+        except ValueError as error:
+            raise InputError(f"--max-bytes: {error}.") from None
+    if budget is None:
+        config = make_config(cls.name, parameters)
+    else:
+        make_config(cls.name, parameters)  # refuses unknown names before anything else is said
+        proposed = cls.configs_for(budget, stats)
+        if isinstance(proposed, Skip):
+            raise InputError(f"{cls.name} has no configuration for {budget.payload_bytes:,} bytes: {proposed.reason}.")
+        config = make_config(cls.name, {**proposed[0].model_dump(), **parameters})
+    skip = cls.check(config, stats.shape)
+    if skip is not None:
+        raise InputError(f"{cls.name}: {skip.reason}.")
+    predicted = cls.storage(config, stats.shape).payload_bytes
+    if budget is not None and predicted > budget.payload_bytes:
+        raise InputError(
+            f"{cls.name}: these parameters take {predicted:,} bytes, {budget.payload_bytes:,} are allowed "
+            f"(x{budget.ratio(stats.shape):.4g})."
+        )
+    return budget, config
+
+
+def _print_sizes(artifact: Any) -> None:
+    quantizer, storage = artifact.quantizer, artifact.storage
+    dense = 4 * quantizer.num_embeddings * quantizer.embedding_dim
+    parameters = ", ".join(f"{k}={v}" for k, v in quantizer.config.model_dump(mode="json").items() if v is not None)
+    out.print(f"[bold]{quantizer.name}[/] ({escape(parameters)}), {quantizer.num_embeddings:,} x {quantizer.embedding_dim}")
+    parts = f"codes {storage.code_bytes:,}, codebooks {storage.codebook_bytes:,}, side {storage.side_bytes:,}"
+    out.print(f"payload: {storage.payload_bytes:,} bytes ({parts}), x{dense / storage.payload_bytes:.2f} smaller")
+    out.print(f"file: {artifact.file_bytes:,} bytes, of them words {artifact.vocab_bytes:,}")
+
+
+@app.command(epilog="Example:  frontier inspect small.safetensors dog cat --neighbours --table glove.txt")
+@checked
+def inspect(
+    file: Annotated[Path, typer.Argument(help="A compressed file.")],
+    words: Annotated[list[str] | None, typer.Argument(help="Words to look at.")] = None,
+    neighbours: Annotated[bool, typer.Option("--neighbours", help="Show each word's nearest words.")] = False,
+    table: Annotated[str | None, typer.Option(help="The uncompressed table, to show neighbours before and after.")] = None,
+    data: DataOption = None,
+) -> None:
+    """Show what is in a compressed file: sizes, and the codes and neighbours of words."""
+    import quantizers
+    from quantizers import CodeQuantizer
+
+    check_data(data)
+    artifact = quantizers.read(file)
+    quantizer = artifact.quantizer
+    _print_sizes(artifact)
+    out.print(f"digest: {artifact.digest}")
+    if not words:
+        return
+    if quantizer.words is None:
+        raise InputError(f"{file}: holds no words; look rows up by number from Python instead.")
+    index = {word: row for row, word in reversed(list(enumerate(quantizer.words)))}
+    for word in words:
+        if word not in index:
+            raise unknown_word(word, index, file)
+    rows = [index[word] for word in words]
+    if isinstance(quantizer, CodeQuantizer):
+        import torch
+
+        codes = quantizer.codes(torch.tensor(rows))
+        for word, code in zip(words, codes.tolist(), strict=True):
+            out.print(f"{word}\t{' '.join(map(str, code))}", soft_wrap=True)
+        for number, word in enumerate(words[1:], 1):
+            same = int((codes[0] == codes[number]).sum())
+            out.print(f"{words[0]} and {word} share {same} of {codes.shape[1]} codes")
+    if neighbours:
+        _print_neighbours(artifact, words, rows, table, data)
+
+
+def unknown_word(word: str, known: Any, file: Path) -> InputError:
+    """The error for a word that is not in the file, with the nearest that is."""
+    import difflib
+
+    near = difflib.get_close_matches(word, [one for one in known if one[:1] == word[:1]], n=1, cutoff=0.6)
+    return InputError(f"{file}: the word {word!r} is not in it.{f' Did you mean {near[0]!r}?' if near else ''}")
+
+
+def _print_neighbours(artifact: Any, words: list[str], rows: list[int], table: str | None, data: Path | None) -> None:
+    import torch
+
+    from trainables.tables.formats import read_table
+
+    quantizer = artifact.quantizer
+    sides = {"after": quantizer.to_dense()}
+    if table is not None:
+        original = read_table(table, data_dir=data, rows=quantizer.num_embeddings)
+        if original.shape != quantizer.shape:
+            raise InputError(f"{table}: is {original.shape}, the compressed file {quantizer.shape}.")
+        sides = {"before": original.vectors, **sides}
+    for side, vectors in sides.items():
+        unit = torch.nn.functional.normalize(vectors, dim=1)
+        similar = unit[rows] @ unit.T
+        similar[range(len(rows)), rows] = -2.0  # a word is not its own neighbour
+        nearest = similar.topk(min(10, len(unit) - 1)).indices
+        for word, found in zip(words, nearest.tolist(), strict=True):
+            out.print(f"{word} {side}: {' '.join(quantizer.words[row] for row in found)}", soft_wrap=True)
+
+
+@app.command(epilog="Example:  frontier convert glove.6B.100d.txt -o glove.npy")
+@checked
+def convert(
+    table: Annotated[str, typer.Argument(help="A table: text, .npy, .bin, .safetensors#name, or builtin:NAME.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="Where it goes; the ending says the format.")],
+    rows: Annotated[int | None, typer.Option(min=1, help="The first rows only.")] = None,
+    data: DataOption = None,
+) -> None:
+    """Convert a table from one format to another (.npy with .words beside it, .txt, .bin, .safetensors)."""
+    from trainables.tables.formats import read_table, write_table
+
+    check_data(data)
+    source = read_table(table, data_dir=data, rows=rows)
+    write_table(source, output)
+    out.print(f"{output}: {source.num_embeddings:,} x {source.embedding_dim}", soft_wrap=True)

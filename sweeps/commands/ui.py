@@ -1,0 +1,59 @@
+"""The command ``frontier ui``."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from quantizers.errors import InputError
+from sweeps.commands.app import app, checked, out, run_folder
+
+
+@app.command(
+    epilog="Examples:  frontier ui   |   frontier ui runs/my-table   |   frontier ui --tracking http://127.0.0.1:5000"
+)
+@checked
+def ui(
+    run_dir: Annotated[
+        Path | None,
+        typer.Argument(parser=run_folder, metavar="RUN_DIR", help="A run, or its s3:// address; default: all in runs/."),
+    ] = None,
+    tracking: Annotated[str | None, typer.Option(help="An MLflow database or server, whatever is in it.")] = None,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port on this machine.")] = 5000,
+) -> None:
+    """Open the MLflow UI, where a sweep's runs stand side by side; of a server that runs, say the pages' addresses."""
+    from sweeps.spec.config import default_tracking_uri, load_run
+
+    uri, only = tracking or default_tracking_uri(), None
+    if run_dir is not None:
+        if tracking is not None:
+            raise InputError(f"RUN_DIR says where its records are: either {run_dir} or --tracking.")
+        config = load_run(run_dir)
+        if config.tracking_uri is None:
+            raise InputError(f"{run_dir}: ran without MLflow records (tracking: false).")
+        uri, only = config.tracking_uri, config.name
+    database = Path(uri.removeprefix("sqlite:///"))
+    if uri.startswith("sqlite:///") and not database.is_file():
+        raise InputError(f"{database}: no MLflow database there; a sweep makes it, or name a run: frontier ui RUN_DIR.")
+    from sweeps.record.tracking import page_addresses
+
+    runs_already = uri.startswith(("http://", "https://"))
+    server = uri.rstrip("/") if runs_already else f"http://127.0.0.1:{port}"
+    for name, address in page_addresses(uri, server):
+        if only in (None, name):
+            out.print(f"{name}: {address}", soft_wrap=True)
+    if runs_already:
+        return
+    environment = {**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri, "--host", "127.0.0.1"]
+    out.print(f"MLflow UI: {server} (Ctrl-C ends it)")
+    try:
+        code = subprocess.run([*command, "--port", str(port), "--workers", "1"], env=environment, check=False).returncode
+    except KeyboardInterrupt:
+        code = 0
+    raise typer.Exit(code)

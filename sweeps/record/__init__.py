@@ -1,0 +1,1 @@
+"""What came of trials: the ledger, the status, MLflow, the files at the end."""

@@ -1,0 +1,178 @@
+"""The end of a sweep: every trial a row, the frontier, the plot, the report, the summary run."""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import datetime
+import os
+import platform
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from analysis import store
+from analysis.pareto import build_frontier
+from analysis.report.page import write_report
+from analysis.report.plots import frontier_png
+from analysis.schema import SCHEMA_VERSION
+from quantizers.errors import InputError
+from sweeps.record import checkpoints
+from sweeps.record.ledger import Ledger
+from sweeps.record.tracking import Tracker
+from sweeps.spec.config import load_run
+from sweeps.spec.prepare import Prepared
+from sweeps.storage import mirror, open_storage
+from trainables.provenance import versions
+from trainables.trial import TrialResult, blank_row
+
+INTERRUPTED = "interrupted"  # the reason where a person has ended the sweep
+
+
+def finish(
+    prepared: Prepared,
+    results: Mapping[str, TrialResult],
+    tracker: Tracker | None,
+    *,
+    started: datetime.datetime,
+    command: str | None,
+    stop_reason: str | None,
+) -> dict[str, int]:
+    """Write the run directory's files from what there is.
+
+    ``stop_reason`` says why not all trials ran, if so.
+
+    Returns:
+        Trials by status.
+    """
+    config, run_dir = prepared.config, prepared.config.run_dir
+    interrupted = stop_reason == INTERRUPTED
+    shape = (prepared.table.name, *prepared.table.shape)
+    rows: list[dict[str, Any]] = []
+    scores: list[dict[str, Any]] = []
+    run_ids = tracker.run_ids if tracker is not None else {}
+    for spec in prepared.plan.trials:
+        result = results.get(spec.key)
+        if result is None:
+            rows.append(blank_row(spec, shape, status="stopped", reason=stop_reason or "the sweep ended before it ran"))
+        else:
+            rows.append(result.row)
+            scores.extend(result.scores)
+        rows[-1]["predicted_payload_bytes"] = prepared.plan.predicted_bytes[spec.key]
+        rows[-1]["mlflow_run_id"] = run_ids.get(spec.key)
+    for row in prepared.plan.skipped:
+        table = {"table": shape[0], "table_digest": prepared.table.digest, "task_scope": prepared.plan.trials[0].task_scope}
+        rows.append({**row, **table, "num_embeddings": shape[1], "embedding_dim": shape[2]})
+    for row in rows:
+        row["sweep"], row["schema_version"] = config.name, SCHEMA_VERSION
+        if isinstance(row.get("started_at"), str):
+            row["started_at"] = datetime.datetime.fromisoformat(row["started_at"])
+    run = {
+        "name": config.name,
+        "command": command or f"frontier run {run_dir / 'sweep.yaml'}",
+        "started_at": started.isoformat(),
+        "trial_seconds": sum(result.seconds or 0.0 for result in results.values()),
+        "finished_at": datetime.datetime.now(datetime.UTC).isoformat(),
+        "table": {
+            "name": prepared.table.name,
+            "digest": prepared.table.digest,
+            "num_embeddings": shape[1],
+            "embedding_dim": shape[2],
+            "eigenvalues": prepared.stats.eigenvalues.tolist(),
+        },
+        "machine": machine(),
+        "versions": versions(),
+        "metrics": prepared.directions,
+        "objectives": list(prepared.objectives),
+        "interrupted": interrupted,
+        "stop_reason": stop_reason,
+    }
+    store.write_run(run_dir, run)
+    trials_path = store.write(run_dir, "trials", rows)
+    scores_path = store.write(run_dir, "scores", scores)
+    frontier = build_frontier(store.read_trials(run_dir), store.read_scores(run_dir), run)
+    frontier_path = store.write(run_dir, "frontier", frontier)
+    _drop_artifacts(prepared, rows, frontier)
+    plot = frontier_png(run_dir, run_dir / "frontier.png")
+    report = write_report([run_dir], run_dir / "report.html")
+    if not interrupted:  # else a lost trial still has its second chance
+        checkpoints.delete_all(open_storage(config.run_location))
+        with contextlib.suppress(OSError):
+            (run_dir / checkpoints.FOLDER).rmdir()
+    counts = collections.Counter(str(row["status"]) for row in rows)
+    if tracker is not None:
+        files = [run_dir / "sweep.yaml", trials_path, scores_path, frontier_path, plot, report]
+        tracker.summarize(files, {f"trials.{status}": count for status, count in counts.items()}, finished=not interrupted)
+    return dict(counts)
+
+
+def _drop_artifacts(prepared: Prepared, rows: list[dict[str, Any]], frontier: Any) -> None:
+    """Delete the compressed files that the sweep does not keep."""
+    keep = prepared.config.keep_artifacts
+    if keep == "all":
+        return
+    storage = open_storage(prepared.config.run_location)
+    on_front: set[tuple[str, str]] = set()
+    if keep == "frontier":
+        columns = frontier.select(["quantizer", "config_json", "on_frontier"]).to_pylist()
+        on_front = {(row["quantizer"], row["config_json"]) for row in columns if row["on_frontier"]}
+    for row in rows:
+        if (row["quantizer"], row["config_json"]) not in on_front:
+            storage.delete(f"artifacts/{row['trial_key']}.safetensors")
+
+
+def cores() -> int:
+    """Processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def machine() -> dict[str, Any]:
+    """What the numbers were measured on."""
+    cpu = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        names = [line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
+        cpu = names[0] if names else cpu
+    return {
+        "cpu": cpu,
+        "cores": cores(),
+        "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        "gpus": [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())],
+        "platform": platform.platform(),
+    }
+
+
+def send_records(run_dir: Path) -> int:
+    """Send the MLflow records of a run that are missing.
+
+    Returns:
+        How many trials were sent.
+
+    Raises:
+        InputError: ``run_dir`` is not a run, tracks nothing, or the server still does not answer.
+    """
+    config = load_run(run_dir)
+    if config.tracking_uri is None:
+        raise InputError(f"{run_dir}: this sweep has tracking off.")
+    trials = store.read_trials(run_dir)
+    rows = trials.to_pylist()
+    scores: dict[str, list[dict[str, Any]]] = {}
+    for score in store.read_scores(run_dir).to_pylist():
+        scores.setdefault(score["trial_key"], []).append(score)
+    ledger = None if config.ledger_location is None else Ledger(open_storage(config.ledger_location))
+    missing = [row for row in rows if row["status"] in ("ok", "failed") and row["mlflow_run_id"] is None]
+    tracker = Tracker(config.tracking_uri, config.name, store.read_run(run_dir)["objectives"])
+    for row in missing:
+        known = None if ledger is None else ledger.get(row["trial_key"])
+        curves = known.curves if known is not None else []
+        tracker.log(TrialResult({**row, "reused": False}, scores.get(row["trial_key"], []), curves))
+    tracker.close()
+    if tracker.problem is not None:
+        raise InputError(f"MLflow at {config.tracking_uri}: {tracker.problem}")
+    for row in rows:
+        row["mlflow_run_id"] = tracker.run_ids.get(row["trial_key"])
+    store.write(run_dir, "trials", rows)
+    mirror.push(config)
+    return len(missing)

@@ -1,0 +1,200 @@
+"""A sweep under way: how far it is, the best so far for each budget, and when it will end.
+
+The state is kept in ``status.json`` in the run directory, so that ``frontier status`` can show it from another terminal.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console
+from rich.live import Live
+
+from analysis.store import replace_bytes
+from sweeps.record.display import one_line, render
+from sweeps.record.processes import is_gone, is_here, note
+from trainables.trial import TrialResult
+
+STATUS_FILE = "status.json"
+_WRITE_SECONDS = 1.0
+_LINE_SECONDS = 15.0
+_SILENT_SECONDS = 30.0  # a sweep on another machine that wrote nothing for so long may have ended
+_POINTS_SHOWN = 12
+_FAILURES_SHOWN = 3
+
+
+class Progress:
+    """Counts trials, shows them live on a terminal (one line now and then elsewhere), and writes ``status.json``.
+
+    Args:
+        console: where to show it; None shows nothing.
+        run_dir: where ``status.json`` goes.
+        name: of the sweep.
+        total: trials of the sweep, reused ones included, skipped ones not.
+        skipped: configurations that are not run.
+        objective: (task.metric, direction) by which "best" is judged.
+        data_dir: where the sweep's data is, for ``frontier resume``.
+        sweep: the sweep file, resolved: a later edit of it is compared with what was run.
+    """
+
+    def __init__(
+        self,
+        console: Console | None,
+        run_dir: Path,
+        *,
+        name: str,
+        total: int,
+        skipped: int,
+        objective: tuple[str, str],
+        data_dir: Path | None = None,
+        sweep: Mapping[str, Any] | None = None,
+    ) -> None:
+        self._console = console
+        self._path = run_dir / STATUS_FILE
+        self._objective = objective
+        self._slots = 1
+        self._started = time.time()
+        self._last_write = self._last_line = 0.0
+        self._seconds: list[float] = []
+        self._live: Live | None = None
+        self.state: dict[str, Any] = {
+            "name": name,
+            "phase": "starting",
+            "pid": os.getpid(),
+            "process": note(),
+            "data_dir": None if data_dir is None else str(data_dir.absolute()),
+            "started_at": self._started,
+            "updated_at": self._started,
+            "total": total,
+            "done": 0,
+            "failed": 0,
+            "reused": 0,
+            "skipped": skipped,
+            "running": {},
+            "objective": objective[0],
+            "best": {},
+            "frontier": [],
+            "failures": [],
+            "seconds_left": None,
+            "sweep": sweep,
+        }
+
+    def __enter__(self) -> Progress:
+        self._write()
+        if self._console is not None and self._console.is_terminal:
+            self._live = Live(console=self._console, get_renderable=lambda: render(self.state), refresh_per_second=4)
+            self._live.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._live is not None:
+            self._live.stop()
+        if kind is not None:
+            self.phase("interrupted")
+
+    def phase(self, phase: str) -> None:
+        """What the sweep is doing now, in one word."""
+        self.state["phase"] = phase
+        self._write()
+
+    def set_slots(self, slots: int) -> None:
+        """How many trials run at the same time, at the most; for the time that is left."""
+        self._slots = max(1, slots)
+
+    def started(self, key: str, label: str) -> None:
+        """A trial has started."""
+        if self.state["phase"] == "starting":
+            self.state["phase"] = "running"
+        self.state["running"][key] = {"label": label, "fraction": 0.0, "started_at": time.time()}
+        self._changed()
+
+    def set_aside(self, key: str) -> None:
+        """A trial was lost; it will start again later."""
+        self.state["running"].pop(key, None)
+        self._changed()
+
+    def ending(self) -> None:
+        """A person wants the sweep to end: what runs goes on to its end."""
+        self.phase("ending")
+        if self._console is not None:
+            count = len(self.state["running"])
+            self._console.print(
+                f"Ending: {count} trials run to their end, then comes the report. Ctrl-C again stops at once."
+            )
+
+    def step(self, key: str, fraction: float) -> None:
+        """A trial is this far."""
+        if key in self.state["running"]:
+            self.state["running"][key]["fraction"] = fraction
+            self._changed()
+
+    def finished(self, result: TrialResult) -> None:
+        """A trial has ended, or was found in the ledger."""
+        row = result.row
+        running = self.state["running"].pop(row["trial_key"], None)
+        if running is not None:
+            self._seconds.append(time.time() - running["started_at"])
+        self.state["failed" if row["status"] == "failed" else "done"] += 1
+        self.state["reused"] += bool(row.get("reused"))
+        if row["status"] == "failed":
+            self.state["failures"] = [*self.state["failures"], f"{row['quantizer']}: {row['reason']}"][-_FAILURES_SHOWN:]
+        self._note_best(result)
+        self._changed()
+
+    def _note_best(self, result: TrialResult) -> None:
+        row, metric = result.row, self._objective[0]
+        value = next((s["value"] for s in result.scores if f"{s['task']}.{s['metric']}" == metric), None)
+        if value is None or row["status"] != "ok":
+            return
+        sign = 1 if self._objective[1] == "min" else -1
+        dense = 4 * row["num_embeddings"] * row["embedding_dim"]
+        entry = {"value": value, "quantizer": row["quantizer"], "payload_bytes": row["payload_bytes"]}
+        point = {**entry, "ratio": dense / row["payload_bytes"]}
+        front = self.state["frontier"]
+        size = point["payload_bytes"]
+        if not any(one["payload_bytes"] <= size and sign * one["value"] <= sign * value for one in front):
+            kept = [one for one in front if one["payload_bytes"] < size or sign * one["value"] < sign * value]
+            self.state["frontier"] = sorted([*kept, point], key=lambda one: -one["payload_bytes"])
+        budget = row["budget_bytes"]
+        best = None if budget is None else self.state["best"].get(str(budget))
+        if budget is not None and (best is None or sign * value < sign * best["value"]):
+            self.state["best"][str(budget)] = {**entry, "ratio": dense / budget}
+
+    def _changed(self) -> None:
+        now = time.time()
+        left = self.state["total"] - self.state["done"] - self.state["failed"]
+        if self._seconds:
+            mean = sum(self._seconds) / len(self._seconds)
+            self.state["seconds_left"] = max(0.0, mean * left / min(self._slots, max(1, left)))
+        if now - self._last_write >= _WRITE_SECONDS or left == 0:
+            self._write()
+        if self._console is not None and self._live is None and (now - self._last_line >= _LINE_SECONDS or left == 0):
+            self._last_line = now
+            self._console.print(one_line(self.state), highlight=False)
+
+    def _write(self) -> None:
+        self._last_write = self.state["updated_at"] = time.time()
+        replace_bytes(self._path, json.dumps(self.state).encode())
+
+
+def read_status(run_dir: Path) -> dict[str, Any] | None:
+    """The state that a sweep last wrote into ``run_dir``, or None."""
+    try:
+        state: dict[str, Any] = json.loads((run_dir / STATUS_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return state
+
+
+def is_alive(state: Mapping[str, Any]) -> bool:
+    """Whether the sweep that wrote ``state`` is still at work (on this machine), or wrote lately (on another)."""
+    process = state.get("process", "")
+    if state["phase"] in ("finished", "interrupted") or is_gone(process):
+        return False
+    return is_here(process) or time.time() - float(state["updated_at"]) < _SILENT_SECONDS

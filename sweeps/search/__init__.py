@@ -1,0 +1,1 @@
+"""What to run next, and what to stop early; knows no Ray."""

@@ -1,0 +1,143 @@
+"""Before a sweep: reads the table, makes the tasks and the plan, and checks the run's folder. Nothing is written here."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from quantizers import Table, TableStats
+from quantizers.errors import InputError
+from sweeps.spec.config import SweepConfig
+from sweeps.spec.constraints import Constraint, parse_constraints
+from sweeps.spec.plan import Plan, check_objectives, check_search, make_plan
+from sweeps.storage.inputs import brought
+from trainables.networks.trained_task import TrainedTask
+from trainables.provenance import code_digest
+from trainables.records import WHOLE_TABLE, content_key
+from trainables.regimes import leading_task
+from trainables.registry import make_task
+from trainables.tables.formats import read_table
+from trainables.task import DownstreamTask
+
+
+@dataclasses.dataclass(frozen=True)
+class Prepared:
+    """A sweep that is ready to run."""
+
+    config: SweepConfig
+    data_dir: Path | None
+    table: Table
+    stats: TableStats
+    weights: np.ndarray | None
+    task_entries: tuple[Any, ...]
+    tasks: tuple[DownstreamTask, ...]
+    plan: Plan
+    objectives: tuple[str, ...]
+    directions: Mapping[str, Mapping[str, str]]
+    constraints: tuple[Constraint, ...] = ()
+
+
+def prepare(config: SweepConfig, data_dir: Path | None) -> Prepared:
+    """Read and check everything that a sweep needs.
+
+    Raises:
+        InputError: the table, a task, a method, an objective or the run's folder is not what the sweep needs.
+    """
+    entries = _with_reconstruction(config.tasks)
+    tasks = tuple(make_task(entry, data_dir) for entry in entries)
+    labels = [task.label for task in tasks]
+    for label in labels:
+        if labels.count(label) > 1:
+            raise InputError(f"tasks: {label} is there twice.")
+    directions = {
+        f"{task.label}.{metric.name}": {
+            "direction": metric.direction,
+            "unit": metric.unit,
+            "description": metric.description,
+        }
+        for task in tasks
+        for metric in task.measured()
+    }
+    objectives = config.objectives or ("payload_bytes", *(f"{task.label}.{task.measured()[0].name}" for task in tasks))
+    check_objectives(objectives, directions)
+    check_search(config, objectives)
+    constraints = parse_constraints(config.constraints, directions)
+    table = read_table(brought(config.table), data_dir=data_dir, rows=config.rows)
+    lead = None
+    if config.of_task or "fisher" in (config.weights, config.metric):
+        why = "weights: fisher" if config.weights == "fisher" else "metric: fisher"
+        why = "vocabulary: task" if config.vocabulary else why
+        why = why if config.regime == "pretrained" else f"regime: {config.regime}"
+        lead, leading = leading_task(tasks, why)
+    for task in tasks:
+        nothing = task.check(table)
+        if nothing is not None:
+            raise InputError(f"tasks: {task.label} cannot measure {config.table}: {nothing.reason}.")
+    if config.of_task and lead is not None:
+        table = leading.task_table(table)
+    weights = read_weights(config.weights, table, data_dir)
+    stats = TableStats.of(table)
+    plan = make_plan(
+        config,
+        stats,
+        table_digest=table.digest,
+        weights_digest=_weights_digest(config.weights, weights),
+        task_keys=[task_key(task) for task in tasks],
+        lead=lead,
+        task_scope=leading.label if config.of_task and lead is not None else WHOLE_TABLE,
+        trained=any(isinstance(task, TrainedTask) for task in tasks),
+        constraints=constraints,
+    )
+    return Prepared(config, data_dir, table, stats, weights, entries, tasks, plan, objectives, directions, constraints)
+
+
+def _weights_digest(spec: str, weights: np.ndarray | None) -> str:
+    if weights is None:
+        return "" if spec == "none" else spec
+    return hashlib.blake2b(weights.tobytes(), digest_size=8).hexdigest()
+
+
+def _with_reconstruction(entries: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Reconstruction costs next to nothing and every table and plot can use it: it is always measured."""
+    names = [entry if isinstance(entry, str) else entry.get("task") for entry in entries]
+    return entries if "reconstruction" in names else ("reconstruction", *entries)
+
+
+def task_key(task: DownstreamTask) -> str:
+    """Content key of a task: its name, version, settings, data and code."""
+    return content_key("task", task.identity(), code_digest((type(task).__module__,)))
+
+
+def read_weights(spec: str, table: Table, data_dir: Path | None) -> np.ndarray | None:
+    """Row weights (N,): ``none``, ``counts``, ``sqrt_counts``, or a file (``.npy``, or text with one number a line).
+
+    ``fisher`` gives None here: those weights are made of the task's baseline, in every trial with its own seed's.
+
+    Raises:
+        InputError: the table has no counts, or the file is missing or does not fit the table.
+    """
+    if spec in ("none", "fisher"):
+        return None
+    if spec in ("counts", "sqrt_counts"):
+        if table.counts is None:
+            raise InputError(f"weights: {spec}: the table {table.name} has no counts (word frequencies) beside it.")
+        counts = table.counts.numpy()
+        return np.asarray(counts if spec == "counts" else np.sqrt(counts), dtype=np.float32)
+    spec = brought(spec)
+    candidates = [Path(spec)] + ([data_dir / spec] if data_dir is not None else [])
+    path = next((one for one in candidates if one.is_file()), None)
+    if path is None:
+        raise InputError(f"weights: {spec!r} is neither none, counts, sqrt_counts, fisher nor a file.")
+    try:
+        values = np.load(path, allow_pickle=False) if path.suffix == ".npy" else np.loadtxt(path, dtype=np.float32)
+    except ValueError as error:
+        raise InputError(f"{path}: not weights: {error}.") from None
+    values = np.asarray(values, dtype=np.float32).reshape(-1)[: table.num_embeddings]
+    if len(values) != table.num_embeddings or not np.isfinite(values).all() or values.min() < 0 or not values.any():
+        raise InputError(f"{path}: expected {table.num_embeddings} finite weights, none negative, not all zero.")
+    return values

@@ -1,0 +1,108 @@
+"""Sweep files and presets as they are written: several sweeps in one file, presets of several scales, changes to keys."""
+
+from __future__ import annotations
+
+import difflib
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from quantizers.errors import InputError, unknown_name
+
+SCALES = ("small", "paper")  # the first is what runs where none is asked for
+
+
+def _preset_files() -> dict[str, dict[str, str]]:
+    """File names of every preset by scale; the scale of a preset that has none is empty."""
+    found: dict[str, dict[str, str]] = {}
+    for file in resources.files("sweeps.spec").joinpath("presets").iterdir():
+        if file.name.endswith(".yaml"):
+            name, dot, scale = file.name[:-5].rpartition(".")
+            known = bool(dot) and scale in SCALES
+            found.setdefault(name if known else file.name[:-5], {})[scale if known else ""] = file.name
+    return found
+
+
+def preset_names() -> list[str]:
+    """Names of the presets: what comes with the program."""
+    return sorted(_preset_files())
+
+
+def preset_scales(name: str) -> list[str]:
+    """The scales of preset ``name``, the default first; empty where it has none."""
+    return [scale for scale in SCALES if scale in _preset_files()[name]]
+
+
+def preset_text(name: str, scale: str | None = None) -> str:
+    """The YAML of preset ``name``, of its first scale unless another is named.
+
+    Raises:
+        InputError: it has no such scale.
+    """
+    files, scales = _preset_files()[name], preset_scales(name)
+    if scale is not None and scale not in scales:
+        have = f"it has {' and '.join(scales)}" if scales else "it has no scales"
+        near = difflib.get_close_matches(scale, scales, n=1)
+        raise InputError(f"--scale {scale}: not of preset {name}: {have}.{f' Did you mean {near[0]!r}?' if near else ''}")
+    file = files[scale or (scales[0] if scales else "")]
+    return resources.files("sweeps.spec").joinpath("presets", file).read_text(encoding="utf-8")
+
+
+def read_documents(source: str, scale: str | None = None) -> list[tuple[str, dict[str, Any]]]:
+    """The sweeps of a file or preset: where each stands, and its keys.
+
+    Args:
+        source: path of a YAML file, or the name of a preset.
+        scale: of a preset that has scales; None for its first.
+
+    Raises:
+        InputError: no such preset, file or scale, or not the YAML of sweeps.
+    """
+    names = preset_names()
+    if source in names:
+        text, where = preset_text(source, scale), f"preset {source}"
+    elif scale is not None and Path(source).is_file():
+        raise InputError(f"--scale {scale}: {source} is a file; scales are of presets. See: frontier presets")
+    elif Path(source).is_file():
+        text, where = Path(source).read_text(encoding="utf-8"), source
+    elif "/" in source or source.endswith((".yaml", ".yml")):
+        raise InputError(f"{source}: no such sweep file. Presets: {', '.join(names)}.")
+    else:
+        raise unknown_name("preset", source, names)
+    try:
+        documents = [data for data in yaml.safe_load_all(text) if data is not None]
+    except yaml.YAMLError as error:
+        raise InputError(f"{where}: not valid YAML: {' '.join(str(error).split())}.") from None
+    found = []
+    for number, data in enumerate(documents or [None], start=1):
+        here = f"{where}, sweep {number}" if len(documents) > 1 else where
+        if not isinstance(data, dict):
+            raise InputError(f"{here}: a sweep is a mapping of keys to values (name, table, quantizers, ...).")
+        found.append((here, data))
+    return found
+
+
+def change(data: dict[str, Any], text: str) -> None:
+    """Set the key of ``key=value`` in ``data``, the key dotted, the value YAML.
+
+    Raises:
+        InputError: it is not of that form.
+    """
+    key, equals, value = text.partition("=")
+    if not equals or not key.strip():
+        raise InputError(f"--set {text}: expected key=value, such as --set seeds=[0,1,2].")
+    parts = key.strip().split(".")
+    place = data
+    for part in parts[:-1]:
+        inner = place.get(part)
+        place[part] = dict(inner) if isinstance(inner, dict) else {}
+        place = place[part]
+    try:
+        parsed = yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise InputError(f"--set {text}: the value is not valid YAML.") from None
+    if parts[0] == "budgets" and len(parts) == 2:
+        place.clear()  # the two kinds of budget exclude each other: the last one given counts
+    place[parts[-1]] = parsed

@@ -1,0 +1,90 @@
+"""Runs on ``s3://``: the driver works on a copy of the run's folder and sends its files there.
+
+The copy holds what a person looks at (tables, report, state); compressed files and the ledger go straight to the bucket.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import yaml
+
+from quantizers.errors import InputError
+from sweeps.storage import is_remote, join, open_storage
+
+if TYPE_CHECKING:
+    from sweeps.spec.config import SweepConfig
+
+FILES = (
+    "sweep.yaml",
+    "status.json",
+    "run.json",
+    "trials.parquet",
+    "scores.parquet",
+    "frontier.parquet",
+    "report.html",
+    "frontier.png",
+)
+
+
+def copy_of(location: str) -> Path:
+    """The folder on this machine that stands for the run at ``location`` (``s3://...``)."""
+    path = location.partition("?")[0].rstrip("/")
+    digest = hashlib.blake2b(location.encode(), digest_size=6).hexdigest()
+    return Path.home() / ".cache" / "embedding-frontier" / "runs" / digest / path.rpartition("/")[2]
+
+
+def pull(location: str) -> Path:
+    """Bring this machine's copy of a run up to date; returns the copy."""
+    storage, folder = open_storage(location), copy_of(location)
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in FILES:
+        content = storage.read(name)
+        if content is None:
+            (folder / name).unlink(missing_ok=True)
+        else:
+            (folder / name).write_bytes(content)
+    return folder
+
+
+def push(config: SweepConfig) -> None:
+    """Send the files of a run to where it is kept."""
+    if is_remote(config.run_location):
+        storage = open_storage(config.run_location)
+        for name in FILES:
+            with contextlib.suppress(FileNotFoundError):
+                storage.write(name, (config.run_dir / name).read_bytes())
+
+
+def run_folder(text: str) -> Path:
+    """The folder of a run that a person named: a path, or a fresh copy of a run on ``s3://``.
+
+    Raises:
+        InputError: there is no run at that ``s3://`` address.
+    """
+    if not is_remote(text):
+        return Path(text)
+    folder = pull(text)
+    if not (folder / "sweep.yaml").is_file():
+        raise InputError(f"{text}: not a run (it has no sweep.yaml).")
+    return folder
+
+
+def origin(run_dir: Path) -> str | None:
+    """Where the run in ``run_dir`` is kept, if ``run_dir`` is a copy of one on ``s3://``."""
+    try:
+        sweep = yaml.safe_load((run_dir / "sweep.yaml").read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError):
+        return None
+    location = join(str(sweep["output"]), str(sweep["name"]))
+    return location if is_remote(location) and copy_of(location) == run_dir.absolute() else None
+
+
+def artifact(run_dir: Path, key: str) -> Path:
+    """The compressed file of trial ``key``; fetched where the run is on ``s3://``. It need not be there."""
+    name = f"artifacts/{key}.safetensors"
+    location = origin(run_dir)
+    return (open_storage(location).fetch(name) if location else None) or run_dir / name

@@ -1,0 +1,119 @@
+"""Intervals and differences worked out by hand, text of numbers, the Gaussian reference curve."""
+
+import numpy as np
+import pytest
+
+from analysis import text
+from analysis.report.panels import gaussian_rate, metric_axis, round_ticks, styles
+from analysis.statistics import bootstrap_indices, grouped, paired_difference, t_interval
+
+
+def test_t_interval_by_hand() -> None:
+    # 1, 2, 3: mean 2, s = 1, standard error 1 / sqrt(3), t(0.975, 2) = 4.30265.
+    mean, low, high = t_interval([1, 2, 3])
+    assert mean == 2
+    assert (low, high) == pytest.approx((2 - 4.30265 / np.sqrt(3), 2 + 4.30265 / np.sqrt(3)), rel=1e-5)
+    mean, low, high = t_interval([5.0])
+    assert mean == 5
+    assert np.isnan([low, high]).all()
+    assert np.isnan(t_interval([])).all()
+
+
+def test_pairs_take_out_what_seeds_have_in_common() -> None:
+    # The seeds differ by 10, the two methods by exactly 1 at each.
+    assert paired_difference([11, 21, 31], [10, 20, 30]) == (1, 1, 1)
+    with pytest.raises(ValueError, match="one length"):
+        paired_difference([1, 2], [1])
+
+
+def test_groups_are_kept_apart() -> None:
+    estimate = grouped([1, 10, 3, np.inf, np.nan, 7], [0, 1, 0, 2, 3, 3], 5)
+    assert estimate.mean[:3].tolist() == [2, 10, np.inf]
+    assert np.isnan(estimate.mean[3:]).all()
+    assert estimate.count.tolist() == [2, 1, 1, 2, 0]
+    assert estimate.high[0] == pytest.approx(2 + 12.7062, rel=1e-5)
+    assert np.isnan(estimate.high[1:]).all()
+
+
+def test_resamples_stay_within_their_group() -> None:
+    groups = np.array([1, 0, 1, 1, 0])
+    drawn = np.stack(list(bootstrap_indices(groups, 2, repeats=500, seed=3)))
+    assert (groups[drawn] == [0, 0, 1, 1, 1]).all()
+    shares = np.bincount(drawn[:, 2:].ravel(), minlength=5)[[0, 2, 3]] / 1500
+    assert shares == pytest.approx(np.full(3, 1 / 3), abs=0.05)
+
+
+def test_reference_curve_by_hand() -> None:
+    # Eigenvalues 4 and 1. At water level 1: 1 bit for the first, 0 for the second, error 1 + 1.
+    bits, error = gaussian_rate(np.array([4.0, 1.0, 0.0]), levels=100_001)
+    assert np.interp(2.0, error, bits) == pytest.approx(1.0, abs=1e-3)
+    # At level 1/4: 2 + 1 bits, error 1/2. At level 4: nothing is sent, and all of the variance is lost.
+    assert np.interp(0.5, error, bits) == pytest.approx(3.0, abs=1e-3)
+    assert (bits[-1], error[-1]) == pytest.approx((0, 5))
+    assert all(len(part) == 0 for part in gaussian_rate(np.zeros(3)))
+
+
+def test_numbers_as_people_read_them() -> None:
+    assert [text.size(n) for n in (0, 999, 1000, 62_500, 999_900, 1_250_000, 3e9)] == [
+        *("0 B", "999 B", "1.00 KB", "62.5 KB", "1.00 MB", "1.25 MB", "3.00 GB"),
+    ]
+    assert text.size(500_000, short=True) == "500 KB"
+    assert text.ratio(8, short=True) == "×8"
+    assert text.ratio(31.94) == "×31.9"
+    assert [text.number(v) for v in (0.0, 0.85, 1234.5678, 1.5e-7, float("inf"), None)] == [
+        *("0", "0.8500", "1,235", "1.5e-7", "∞", ""),
+    ]
+    assert text.duration(3.2) == "3.2 s"
+    assert text.duration(600) == "10 min"
+
+
+def test_short_text_says_what_varies() -> None:
+    configs = [("rq", '{"m": 8, "k": 256}'), ("rq", '{"m": 16, "k": 256}'), ("rq", None), ("pq", '{"m": 4}')]
+    assert list(text.short_configs(configs).values()) == ["m=8", "m=16", "", ""]
+
+
+def test_ticks_are_round_and_few() -> None:
+    assert round_ticks(60_000, 1_100_000) == [100_000, 200_000, 500_000, 1_000_000]
+    assert round_ticks(0.04, 1.2) == pytest.approx([0.05, 0.1, 0.2, 0.5, 1])
+    assert len(round_ticks(1, 1e8)) <= 9
+
+
+def test_twenty_methods_look_different() -> None:
+    looks = styles([f"m{n}" for n in range(20)] + ["identity"])
+    assert len({(look.colour, look.plotly) for look in looks.values()}) == 21
+    assert len({(look.colour, look.matplotlib) for look in looks.values()}) == 21
+
+
+def test_nearly_exact_values_do_not_flatten_an_axis() -> None:
+    values = np.array([1.0, 0.5, 0.1, 0.01, 1e-8, 0.0])
+    axis = metric_axis(values, values, "min")
+    assert axis.log
+    assert axis.view[0] > 1e-3
+    assert axis.edge is not None
+    assert axis.view[0] < axis.edge < 0.01
+    assert [axis.place(value) for value in (0.5, 1e-8, 0.0)] == [0.5, axis.edge, axis.edge]
+    assert axis.edge_text == "0 to 1e-8 (off the scale)"
+    assert min(axis.ticks) > axis.edge
+
+
+def test_one_bad_value_does_not_push_the_frontier_off_an_axis() -> None:
+    front = np.array([0.5, 0.1, 0.02])
+    axis = metric_axis(front, np.append(front, 1e9), "min")
+    assert axis.view[1] < 1000
+    assert [axis.place(value) for value in front] == list(front)
+    assert axis.edge is None
+
+
+def test_axis_of_scores_is_linear_and_shows_infinity() -> None:
+    values = np.array([10.0, 20.0, np.inf])
+    axis = metric_axis(values, values, "max")
+    assert not axis.log
+    assert axis.edge is not None
+    assert 20 < axis.edge < axis.view[1]
+    assert axis.place(np.inf) == axis.edge
+    assert axis.place(-np.inf) is None
+    assert axis.place(float("nan")) is None
+    assert axis.place(None) is None
+    # All values alike still have an axis around them.
+    low, high = metric_axis(np.array([3.0]), np.array([3.0, 3.0]), "max").view
+    assert low < 3 < high

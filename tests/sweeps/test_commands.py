@@ -1,0 +1,212 @@
+"""The command line on one table or file, and what it says of wrong input."""
+
+import socket
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from typer.testing import CliRunner, Result
+
+import quantizers
+import sweeps.commands.choose
+import sweeps.commands.tables  # noqa: F401 - both add their commands
+from sweeps.commands.app import app
+from sweeps.driver import Run
+from sweeps.spec.config import SweepConfig
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> Path:
+    vectors = np.random.default_rng(0).standard_normal((300, 8)).astype(np.float32)
+    np.save(tmp_path / "t.npy", vectors)
+    (tmp_path / "t.words").write_text("".join(f"w{number}\n" for number in range(300)))
+    return tmp_path / "t.npy"
+
+
+def frontier(*words: object) -> Result:
+    return CliRunner().invoke(app, [str(word) for word in words], env={"COLUMNS": "200"})
+
+
+def test_compress_inspect_convert(table: Path, tmp_path: Path) -> None:
+    file = tmp_path / "small.safetensors"
+    done = frontier("compress", table, "--method", "pq", "--ratio", 8, "-o", file)
+    assert done.exit_code == 0, done.output
+    artifact = quantizers.read(file)
+    assert artifact.storage.payload_bytes <= 4 * 300 * 8 / 8
+    assert f"{artifact.storage.payload_bytes:,}" in done.stdout
+    shown = frontier("inspect", file, "w1", "w2", "--neighbours", "--table", table)
+    assert shown.exit_code == 0, shown.output
+    assert "w1 before:" in shown.stdout and "w2 after:" in shown.stdout and "share" in shown.stdout
+    codes = frontier("export", file, "--format", "codes", "-o", tmp_path / "t.codes")
+    assert codes.exit_code == 0, codes.output
+    first = (tmp_path / "t.codes").read_text().splitlines()[0].split()
+    assert first == ["w0", *map(str, quantizers.read(file).quantizer.codes()[0].tolist())]
+    wrong = frontier("inspect", file, "w1x")
+    assert wrong.exit_code == 2 and "Did you mean" in wrong.stderr
+    text = tmp_path / "t.txt"
+    assert frontier("convert", table, "-o", text).exit_code == 0
+    assert text.read_text().startswith("w0 ")
+
+
+def test_neighbours_of_two_words_may_be_each_other(tmp_path: Path) -> None:
+    np.save(tmp_path / "t.npy", np.array([[1, 0], [1, 0.1], [0, 1], [-1, 0]], dtype=np.float32))
+    (tmp_path / "t.words").write_text("a\nb\nc\nd\n")
+    assert frontier("compress", tmp_path / "t.npy", "--method", "identity", "-o", tmp_path / "f").exit_code == 0
+    shown = frontier("inspect", tmp_path / "f", "a", "b", "--neighbours").stdout
+    assert "a after: b c d" in shown and "b after: a c d" in shown
+
+
+def test_compress_with_parameters(table: Path, tmp_path: Path) -> None:
+    file = tmp_path / "f"
+    words = ["compress", table, "--method", "pq", "--set", "num_codebooks=4", "--set", "codebook_size=16"]
+    assert frontier(*words, "-o", file).exit_code == 0
+    config = quantizers.load(file).config
+    assert (config.num_codebooks, config.codebook_size) == (4, 16)
+    weights = tmp_path / "weights.txt"
+    weights.write_text("1\n" * 300)
+    assert frontier(*words, "--weights", weights, "-o", file).exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--method", "pk", "--ratio", "8"], "Did you mean 'pq'"),
+        (["--method", "pq", "--ratio", "100000"], "has no configuration for"),
+        (["--method", "pq", "--ratio", "-1"], "above 0"),
+        (["--method", "pq", "--ratio", "8", "--max-bytes", "1KB"], "not both"),
+        (["--method", "pq", "--max-bytes", "1 parsec"], "not a size"),
+        (["--method", "pq", "--set", "codebooksize=3"], "Did you mean 'codebook_size'"),
+        (["--method", "pq", "--set", "codebook_size=1"], "codebook_size"),
+        (["--method", "pq", "--set", "num_codebooks=4", "--set", "codebook_size=1024"], "more than the table's 300 rows"),
+        (["--method", "pq", "--ratio", "8", "--set", "codebook_size=256"], "are allowed"),
+        (["--method", "pq", "--ratio", "8", "--weights", "sqrt_counts"], "has no counts"),
+        (["--method", "pq", "--ratio", "8", "--weights", "nowhere.txt"], "nor a file"),
+    ],
+)
+def test_wrong_input_to_compress(table: Path, tmp_path: Path, words: list[str], message: str) -> None:
+    done = frontier("compress", table, *words, "-o", tmp_path / "f")
+    assert done.exit_code == 2, done.output
+    assert message in " ".join(done.stderr.split())
+    assert not (tmp_path / "f").exists()
+
+
+def test_lists(table: Path) -> None:
+    assert {"identity", "cast", "pq", "rq", "scalar", "dccl"} <= set(frontier("methods", "--names").stdout.split())
+    assert {"reconstruction", "neighbours", "polarity"} <= set(frontier("tasks", "--names").stdout.split())
+    assert {"quick", "glove100"} <= set(frontier("presets", "--names").stdout.split())
+    shown = frontier("methods").stdout
+    assert all(name in shown for name in quantizers.list_methods())
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["run", "quik"], "Did you mean 'quick'"),
+        (["run", "nowhere.yaml"], "no such sweep file"),
+        (["run", "quick", "--data", "/nowhere"], "no such folder"),
+        (["run", "quick", "--set", "quantizers=[pqq]"], "Did you mean 'pq'"),
+        (["run", "quick", "--set", "tasks=[neighbors]"], "Did you mean 'neighbours'"),
+        (["run", "quick", "--set", "table=missing.txt"], "missing.txt"),
+        (["run", "quick", "--set", "budget=3"], "Did you mean 'budgets'"),
+        (["run", "quick", "--set", "objectives=[payload_bytes,polarity.acuracy]"], "Did you mean 'polarity.accuracy'"),
+        (["run", "quick", "--set", "weights=counts"], "has no counts"),
+        (["resume", "."], "not a run"),
+        (["status", "."], "not a run"),
+        (["report", "nowhere"], "nowhere"),
+        (["recommend", "nowhere", "--max-bytes", "1MB"], "nowhere"),
+        (["export", "nowhere", "--trial", "a", "-o", "x"], "nowhere"),
+    ],
+)
+def test_wrong_input_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], message: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = frontier(*words)
+    assert done.exit_code == 2, done.output
+    assert message in " ".join(done.stderr.split())
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_table_with_nan_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    vectors = np.zeros((5, 2), dtype=np.float32)
+    vectors[3, 1] = np.nan
+    np.save(tmp_path / "bad.npy", vectors)
+    done = frontier("run", "quick", "--set", f"table={tmp_path / 'bad.npy'}", "--out", tmp_path / "runs")
+    assert done.exit_code == 2 and "row 3" in done.stderr
+    assert not (tmp_path / "runs").exists()
+
+
+def test_dry_run_shows_sizes_and_skips_and_writes_nothing(tmp_path: Path) -> None:
+    done = frontier("run", "quick", "--out", tmp_path / "runs", "--dry-run", "--set", "quantizers=[cast,pq]")
+    assert done.exit_code == 0, done.output
+    assert "pq" in done.stdout and "skipped: cast" in done.stdout
+    assert not (tmp_path / "runs").exists()
+
+
+def three_sweeps(folder: Path) -> Path:
+    keys = {"table": "builtin:glove-10k-50d", "quantizers": [{"method": "pq", "num_codebooks": 2}], "rows": 300}
+    file = folder / "three.yaml"
+    file.write_text(yaml.safe_dump_all([{"name": name, **keys} for name in ("first", "second", "third")]))
+    return file
+
+
+def test_a_file_of_several_sweeps_is_shown_whole(tmp_path: Path) -> None:
+    done = frontier("run", three_sweeps(tmp_path), "--out", tmp_path / "runs", "--dry-run", "--set", "seeds=[0,1]")
+    assert done.exit_code == 0, done.output
+    assert [f"{name}: 3 trials" in done.stdout for name in ("first", "second", "third")] == [True] * 3
+    wrong = frontier("run", three_sweeps(tmp_path), "--out", tmp_path / "runs", "--set", "table=nowhere.txt")
+    assert wrong.exit_code == 2 and not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("ends", "code", "begun"),
+    [
+        ({"second": {"failed": 1, "ok": 2}}, 1, ["first", "second", "third"]),
+        ({}, 0, ["first", "second", "third"]),
+        ({"second": None}, 130, ["first", "second"]),
+    ],
+)
+def test_several_sweeps_run_one_after_the_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ends: dict[str, dict[str, int] | None], code: int, begun: list[str]
+) -> None:
+    seen: list[str] = []
+
+    def run(config: SweepConfig, **options: object) -> Run:
+        seen.append(config.name)
+        counts = ends.get(config.name, {"ok": 3})
+        return Run(config.run_dir, counts or {}, 0, "interrupted" if counts is None else None)
+
+    monkeypatch.setattr("sweeps.driver.run", run)
+    monkeypatch.setattr("sweeps.commands.show.show_run", lambda *about: None)
+    done = frontier("run", three_sweeps(tmp_path), "--out", tmp_path / "runs")
+    assert (done.exit_code, seen) == (code, begun), done.output
+    assert ("Not begun: third" in done.stdout) == (code == 130)
+
+
+@pytest.mark.parametrize("command", ["run", "resume", "status", "report", "compress", "inspect", "convert", "ui", "export"])
+def test_help_has_an_example(command: str) -> None:
+    done = frontier(command, "--help")
+    assert done.exit_code == 0 and "Example" in done.stdout
+
+
+def test_the_ui_wants_records_that_are_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    run_dir = tmp_path / "n"
+    run_dir.mkdir()
+    sweep = {"name": "n", "table": "builtin:glove-10k-50d", "quantizers": ["cast"], "output": str(tmp_path)}
+    file = run_dir / "sweep.yaml"
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # nothing listens
+        nobody = f"http://127.0.0.1:{taken.getsockname()[1]}"
+        for words, tracking, expected in [
+            ([run_dir], None, "not a run"),
+            ([run_dir, "--tracking", "sqlite:///x.db"], {}, "either"),
+            ([run_dir], {"tracking": False}, "without MLflow records"),
+            ([run_dir], {}, "no MLflow database there"),
+            ([run_dir], {"tracking": nobody}, "no MLflow records there"),
+            (["--tracking", nobody], {}, "no MLflow records there"),
+        ]:
+            if tracking is not None:
+                file.write_text(yaml.safe_dump(sweep | tracking))
+            done = frontier("ui", *words)
+            assert (done.exit_code, expected in done.stderr) == (2, True), done.output

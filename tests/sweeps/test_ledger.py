@@ -1,0 +1,80 @@
+"""The ledger: results that are kept, and files that are made once however many ask."""
+
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from sweeps.record import ledger as module
+from sweeps.record.ledger import Ledger
+from trainables.trial import TrialResult
+
+
+def test_results_are_kept_and_damage_is_a_miss(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path)
+    assert ledger.get("k") is None
+    result = TrialResult({"trial_key": "k", "mse": 0.1, "sqnr_db": float("inf")}, [{"value": 1.5}], [{"phase": "fit"}])
+    ledger.put("k", result)
+    assert ledger.get("k") == result
+    file = tmp_path / "results" / "k.json"
+    file.write_text(file.read_text()[:-5])
+    assert ledger.get("k") is None
+    assert Ledger(tmp_path / "off", remember_results=False).get("k") is None
+
+
+def test_a_failed_maker_leaves_nothing_and_the_next_one_makes_it(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path)
+
+    def fail(path: Path) -> None:
+        path.write_text("half")
+        raise RuntimeError("no")
+
+    with pytest.raises(RuntimeError):
+        ledger.once("fits", "a", fail)
+    assert list((tmp_path / "fits").iterdir()) == []
+    assert ledger.once("fits", "a", lambda path: path.write_text("whole") and None).read_text() == "whole"
+
+
+def test_a_claim_whose_maker_died_is_taken_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "fits"
+    folder.mkdir()
+    claim = folder / "a.claim"
+    claim.write_text("1 another-machine pid:[1] x")
+    monkeypatch.setattr(module, "_STALE_SECONDS", 0.5)
+    began = time.monotonic()
+    assert Ledger(tmp_path).once("fits", "a", lambda path: path.write_text("whole") and None).read_text() == "whole"
+    assert not claim.exists()
+    assert time.monotonic() - began > 0.5
+
+
+def test_a_claim_of_a_killed_process_is_taken_over_at_once(tmp_path: Path) -> None:
+    code = "import sys; from sweeps.record.ledger import _Claim; from sweeps.storage import Folder;"
+    code += "assert _Claim(Folder(sys.argv[1]), 'fits/a.claim').take()"
+    (tmp_path / "fits").mkdir()
+    subprocess.run([sys.executable, "-c", code, tmp_path], check=True)
+    assert (tmp_path / "fits" / "a.claim").is_file()
+    began = time.monotonic()
+    Ledger(tmp_path).once("fits", "a", lambda path: path.write_text("whole") and None)
+    assert time.monotonic() - began < 0.5 * module._STALE_SECONDS
+    assert [path.name for path in (tmp_path / "fits").iterdir()] == ["a.safetensors"]
+
+
+def test_a_claim_is_kept_fresh_while_its_maker_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_FRESH_SECONDS", 0.05)
+    monkeypatch.setattr(module, "_STALE_SECONDS", 0.5)
+    ledger, calls = Ledger(tmp_path), []
+
+    def make(path: Path) -> None:
+        calls.append(1)
+        time.sleep(1.5)
+        path.write_text("whole")
+
+    other = threading.Thread(target=lambda: ledger.once("fits", "a", make))
+    other.start()
+    time.sleep(0.1)
+    ledger.once("fits", "a", make)
+    other.join()
+    assert calls == [1]

@@ -1,0 +1,111 @@
+"""What trials take: shares of GPUs by measured memory, none for methods without work for one, never more than there is."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from quantizers.errors import InputError
+from sweeps.spec.config import Resources
+from sweeps.tune.queue import Feed
+from sweeps.tune.resources import CONTEXT_BYTES, MARGIN, Policy, check_fits
+from trainables.trial import TrialSpec
+
+GB = 10**9
+
+
+def spec(method: str, seed: int = 0, **config: Any) -> TrialSpec:
+    return TrialSpec(method, config, None, seed, "pretrained", "none", "table", "", (), "code")
+
+
+def test_a_method_is_measured_before_its_trials_share_a_gpu() -> None:
+    policy = Policy(Resources(), gpus=2, gpu_bytes=80 * GB)
+    assert policy.share(spec("pq")).gpu == 1 and policy.share(spec("pq")).gpu_bytes == 80 * GB
+    assert not policy.may_start(spec("pq"), ["pq"]) and policy.may_start(spec("rq"), ["pq"])
+    policy.learn("pq", 10 * GB)
+    policy.learn("pq", 4 * GB)
+    share = policy.share(spec("pq"))
+    assert share.gpu == 0.2  # floor(80 / (1.5 * 10 + 0.6)) = 5
+    assert share.gpu_bytes == 16 * GB >= MARGIN * 10 * GB + CONTEXT_BYTES
+    assert policy.may_start(spec("pq"), ["pq"])
+    assert policy.share(spec("pq"), alone=True).gpu == 1
+    assert policy.share(spec("rq")).gpu == 1
+
+
+@pytest.mark.parametrize("peak", [1, 10**8, GB, 3 * GB, 7 * GB, 20 * GB, 79 * GB, 200 * GB])
+def test_shares_of_a_gpu_never_hold_more_than_it(peak: int) -> None:
+    policy = Policy(Resources(), gpus=1, gpu_bytes=80 * GB)
+    policy.learn("pq", peak)
+    gpu = policy.share(spec("pq")).gpu
+    together = int(1 / gpu + 1e-9)
+    assert 0 < gpu <= 1 and together <= 16 and together * gpu <= 1
+    assert together == 1 or together * (MARGIN * peak + CONTEXT_BYTES) <= 80 * GB
+
+
+def test_methods_without_work_for_a_gpu_take_none() -> None:
+    for resources in (Resources(), Resources(gpu=0.5)):
+        assert Policy(resources, gpus=2, gpu_bytes=80 * GB).share(spec("identity")).gpu == 0
+        assert Policy(resources, gpus=2, gpu_bytes=80 * GB, tasks_use_gpu=True).share(spec("identity")).gpu > 0
+    assert Policy(Resources(), gpus=0, gpu_bytes=None).share(spec("pq")).gpu == 0
+    assert Policy(Resources(gpu=0.25), gpus=2, gpu_bytes=80 * GB).share(spec("pq")).gpu_bytes == 20 * GB
+
+
+def suggested(feed: Feed, trial: str) -> Any:
+    found = feed.suggest(trial)
+    if not isinstance(found, Mapping):
+        return found
+    return found["spec"]["method"], found["spec"]["seed"], found["share"]["gpu"]
+
+
+def test_the_feed_passes_over_a_method_that_is_being_measured() -> None:
+    todo = iter([spec("pq", 0), spec("pq", 1), spec("rq", 0), spec("rq", 1), spec("cast", 0)])
+    policy = Policy(Resources(), gpus=2, gpu_bytes=80 * GB)
+    feed = Feed(lambda: next(todo, None), policy)
+    assert suggested(feed, "a") == ("pq", 0, 1)
+    assert suggested(feed, "b") == ("rq", 0, 1)
+    assert suggested(feed, "c") == ("cast", 0, 0)
+    assert feed.suggest("d") is None
+    policy.learn("pq", 20 * GB)
+    feed.on_trial_complete("a")
+    assert suggested(feed, "d") == ("pq", 1, 0.5)
+    assert feed.suggest("e") is None
+
+
+def test_few_trials_are_chosen_ahead_of_what_is_measured() -> None:
+    asked = []
+
+    def choose() -> TrialSpec:
+        asked.append(spec("pq", len(asked)))
+        return asked[-1]
+
+    feed = Feed(choose, Policy(Resources(), gpus=2, gpu_bytes=80 * GB), look_ahead=2)
+    assert suggested(feed, "a") == ("pq", 0, 1)
+    for name in "bcd":
+        assert feed.suggest(name) is None
+    assert len(asked) == 3
+
+
+def test_a_lost_trial_runs_alone_when_all_others_have_ended() -> None:
+    todo = iter([spec("pq", 0), spec("pq", 1)])
+    policy = Policy(Resources(gpu=0.5), gpus=2, gpu_bytes=80 * GB)
+    feed = Feed(lambda: next(todo, None), policy)
+    assert suggested(feed, "a") == ("pq", 0, 0.5) and suggested(feed, "b") == ("pq", 1, 0.5)
+    feed.on_trial_complete("a", error=True)
+    feed.run_again(spec("pq", 0))
+    assert feed.suggest("c") is None
+    feed.on_trial_complete("b")
+    assert suggested(feed, "c") == ("pq", 0, 0.5) and feed.suggest("d") is None
+    feed.on_trial_complete("c")
+    assert feed.suggest("d") == "FINISHED"
+    stopped = Feed(lambda: spec("pq"), policy)
+    stopped.stop("enough")
+    stopped.stop("again")
+    assert stopped.suggest("a") == "FINISHED" and stopped.stop_reason == "enough"
+
+
+def test_what_no_machine_has_is_refused() -> None:
+    nodes = [{"CPU": 2.0, "memory": 8e9}, {"CPU": 4.0, "GPU": 1.0, "memory": 4e9}]
+    check_fits(Resources(cpu=4, gpu=1, memory="8GB"), nodes)
+    for resources, key in ((Resources(cpu=5), "cpu"), (Resources(gpu=2), "gpu"), (Resources(memory="9GB"), "memory")):
+        with pytest.raises(InputError, match=f"resources.{key}"):
+            check_fits(resources, nodes)

@@ -1,0 +1,70 @@
+"""``frontier train``: a network on a table, scored again with a compressed file."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+import quantizers
+import sweeps.commands.train
+from sweeps.commands.app import app
+from trainables.tables.formats import read_table
+
+assert sweeps.commands.train
+QUICK = ["hidden_size=8", "epochs=2", "batch_size=16", "learning_rate=0.01"]
+
+
+def frontier(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(app, ["train", *map(str, arguments)])
+
+
+def scores(folder: Path) -> float:
+    return float(json.loads((folder / "scores.json").read_text())["scores"]["accuracy"]["value"])
+
+
+def test_train_then_evaluate_a_compressed_file(corpora: Path, tmp_path: Path) -> None:
+    trained, again, small = tmp_path / "trained", tmp_path / "again", tmp_path / "small"
+    (tmp_path / "settings.yaml").write_text("epochs: 50\nhidden_size: 8\n")
+    sets = [option for one in QUICK[1:] for option in ("--set", one)]
+    table = "builtin:glove-10k-50d"
+    settings = ("--config", tmp_path / "settings.yaml", *sets)
+    result = frontier("sentiment", "--embedding", table, "--data", corpora, *settings, "-o", trained)
+    assert result.exit_code == 0, result.output
+    assert result.output.count("development") == 2  # --set is on top of --config
+    result = frontier("sentiment", "--evaluate", trained, "--embedding", table, "--data", corpora, "-o", again)
+    assert result.exit_code == 0, result.output
+    assert scores(again) == scores(trained)
+    assert f"sentiment.accuracy: {scores(again):.4f} (40 examples" in result.output
+    file = tmp_path / "rq.safetensors"
+    quantizers.create("rq", num_codebooks=1, codebook_size=2).fit(read_table(table)).save(file)
+    result = frontier("sentiment", "--evaluate", trained, "--embedding", file, "--data", corpora, "-o", small)
+    assert result.exit_code == 0, result.output
+    assert 0 <= scores(small) <= 1
+
+
+def test_mistakes_end_in_one_line_and_leave_nothing(corpora: Path, tmp_path: Path) -> None:
+    out, file = tmp_path / "out", tmp_path / "rq.safetensors"
+    quantizers.create("rq", num_codebooks=1, codebook_size=2).fit(read_table("builtin:glove-10k-50d")).save(file)
+    table = ("--embedding", "builtin:glove-10k-50d", "--data", corpora, "-o", out)
+    for arguments, message in (
+        (("sentimen", *table), "Did you mean 'sentiment'"),
+        (("polarity", *table), "task that trains a network"),
+        (("sentiment", *table, "--set", "hiden_size=3"), "hidden_size"),
+        (("sentiment", *table, "--evaluate", tmp_path), "expected a folder that frontier train wrote"),
+        (("sentiment", *table, "--config", tmp_path / "no.yaml"), "cannot be read"),
+        (("sentiment", "--embedding", file, "--data", corpora, "-o", out, "--finetune"), "a sweep with 'retrain'"),
+        (("sentiment", "--embedding", "builtin:synthetic-20x4", "--data", corpora, "-o", out), "has no word of its texts"),
+    ):
+        result = frontier(*arguments)
+        assert result.exit_code == 2, (arguments, result.output)
+        assert message in " ".join(result.output.split()), result.output
+        assert not out.exists()
+
+
+@pytest.mark.parametrize("option", ["--help", "-h"])
+def test_help_has_examples(option: str) -> None:
+    result = frontier(option)
+    assert result.exit_code == 0 and "Examples" in result.output

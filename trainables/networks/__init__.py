@@ -1,0 +1,1 @@
+"""Networks that downstream tasks train, and how they are trained."""

@@ -1,0 +1,314 @@
+"""Tasks that train a network on texts: what they share.
+
+Reference: the protocol of Kim, Kim & Lee 2020, section 4; regimes as in :mod:`trainables.regimes`.
+
+Shapes: N rows of the table that is given, V rows of the task (its words, and one row for all words without a vector),
+D columns.
+
+The task's vocabulary is every word of its corpus that the table has, as it stands or in lower case, in the table's order.
+Words without a vector share one row: the table's ``<unk>`` where it has one, else the mean of the task's rows, which costs
+no bytes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from abc import abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from quantizers.base import FitStep, Skip, generator
+from quantizers.fitting.checkpoint import Stopwatch
+from quantizers.fitting.distortion import root
+from quantizers.table import Table
+from trainables.corpora import CORPORA, Examples, Splits
+from trainables.networks.batches import Encoded, encode
+from trainables.networks.sequence import SequenceNetwork
+from trainables.networks.training import Trained, predict, sensitivity, train
+from trainables.task import Baseline, DownstreamTask, Score, TaskSettings, word_rows
+
+UNKNOWN = "<unk>"
+_METRIC_FLOOR = 1e-4
+Report = Callable[[FitStep], None]
+
+
+def _frozen(rows: Tensor) -> nn.Embedding:
+    return nn.Embedding(rows.shape[0], rows.shape[1], _weight=rows, _freeze=True)
+
+
+def silent(step: FitStep) -> None:
+    """A report that nobody reads."""
+
+
+class TrainedSettings(TaskSettings):
+    """Network and training of a task.
+
+    Attributes:
+        hidden_size: units of an LSTM layer, for each direction.
+        num_layers: LSTM layers.
+        bidirectional: whether layers read in both directions.
+        dropout: on the vectors, between the layers and in front of the output.
+        epochs: the most epochs.
+        patience: epochs without a better development score after which training ends.
+        batch_size: texts a step.
+        learning_rate: of Adam.
+        decay: factor on the learning rate after every epoch.
+        average: of the weights' moving average, which is what is scored; 0 scores the weights themselves.
+        clip_norm: largest norm of a gradient.
+        precision: of the network's products in training; bfloat16 is faster where the processor has it. Weights, their
+            steps and all scoring are float32.
+        longest_text: tokens of a text that are read.
+        train_texts: only the first texts of the training set; None for all.
+    """
+
+    hidden_size: int = Field(default=300, ge=1)
+    num_layers: int = Field(default=2, ge=1)
+    bidirectional: bool = False
+    dropout: float = Field(default=0.5, ge=0, lt=1)
+    epochs: int = Field(default=10, ge=1)
+    patience: int = Field(default=2, ge=1)
+    batch_size: int = Field(default=64, ge=1)
+    learning_rate: float = Field(default=1e-3, gt=0)
+    decay: float = Field(default=1.0, gt=0, le=1)
+    average: float = Field(default=0.99, ge=0, lt=1)
+    clip_norm: float = Field(default=5.0, gt=0)
+    precision: Literal["float32", "bfloat16"] = "float32"
+    longest_text: int = Field(default=400, ge=1)
+    train_texts: int | None = Field(default=None, ge=1)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Vocabulary:
+    """The task's rows in a table.
+
+    Attributes:
+        rows: (V or V - 1,) int64 rows of the table, rising.
+        unknown: place of the row for words without a vector; V - 1 and not in ``rows`` where the mean stands in.
+        texts: the splits as places in the vocabulary.
+        oov_words: distinct words without a vector.
+    """
+
+    rows: Tensor
+    unknown: int
+    texts: Mapping[str, Encoded]
+    oov_words: int
+
+    def take(self, dense: Tensor) -> Tensor:
+        """The task's rows (V, D) of a table (N, D)."""
+        rows = dense[self.rows.to(dense.device)]
+        return torch.cat([rows, rows.mean(dim=0, keepdim=True)]) if self.unknown == len(rows) else rows
+
+
+@functools.lru_cache(maxsize=2)
+def _read(dataset: str, data_dir: Path | None, train_texts: int | None) -> Splits:
+    """A corpus, its training set cut; a worker reads it once for all its trials."""
+    found = CORPORA[dataset].read(data_dir)
+    train = found.train
+    cut = {
+        part.name: value[:train_texts]
+        for part in dataclasses.fields(train)
+        if (value := getattr(train, part.name)) is not None
+    }
+    return dataclasses.replace(found, train=Examples(**cut))
+
+
+@functools.lru_cache(maxsize=4)
+def _vocabulary(
+    dataset: str, data_dir: Path | None, train_texts: int | None, longest_text: int, words: tuple[str, ...]
+) -> Vocabulary:
+    """The task's rows among ``words``, and its texts as places among them; made once for tables of the same words."""
+    splits = _read(dataset, data_dir, train_texts)
+    examples = {"train": splits.train, "dev": splits.dev, "test": splits.test}
+    find = word_rows(words)
+    tokens = dict.fromkeys(token for one in examples.values() for text in one.tokens for token in text)
+    row_of = {token: row for token in tokens if (row := find(token)) is not None}
+    stand_in = find(UNKNOWN)
+    rows = sorted({*row_of.values(), *([] if stand_in is None else [stand_in])})
+    place = {row: index for index, row in enumerate(rows)}
+    unknown = len(rows) if stand_in is None else place[stand_in]
+    place_of = {token: place[row] for token, row in row_of.items()}
+    number = {name: index for index, name in enumerate(splits.classes)}
+    texts = {
+        split: encode(
+            one.tokens,
+            one.labels or () if one.tags is None else [[number[tag] for tag in tags] for tags in one.tags],
+            lambda token: place_of.get(token, unknown),
+            longest_text,
+        )
+        for split, one in examples.items()
+    }
+    return Vocabulary(torch.tensor(rows, dtype=torch.int64), unknown, texts, len(tokens) - len(row_of))
+
+
+class TrainedTask(DownstreamTask):
+    """A task with a network. A subclass names its data sets, its output and its metric.
+
+    Attributes:
+        per_token: whether every token is classified.
+        main_metric: what the development set is scored by.
+    """
+
+    Settings: ClassVar[type[TrainedSettings]]
+    per_token: ClassVar[bool]
+    main_metric: ClassVar[str]
+
+    @abstractmethod
+    def measure(self, truth: Sequence[Any], predicted: Sequence[Any], classes: Sequence[str]) -> float:
+        """The main metric: of classes (int), or of sequences of classes, one a text."""
+
+    def data_files(self) -> Sequence[Path]:
+        """The corpus's files."""
+        return CORPORA[self.settings.dataset].files(self.data_dir)
+
+    def check(self, table: Table) -> Skip | None:
+        """The table must have words, and some of the task's."""
+        self.data_files()
+        if table.words is None:
+            return Skip("the table has no words")
+        return Skip("the table has no word of its texts") if not len(self.vocabulary(table).rows) else None
+
+    def splits(self) -> Splits:
+        """The corpus, its training set cut to ``train_texts``."""
+        return _read(self.settings.dataset, self.data_dir, self.settings.train_texts)
+
+    # The task's words ------------------------------------------------------------------------------------------------
+
+    def vocabulary(self, table: Table) -> Vocabulary:
+        """The task's rows in ``table``, and its texts as places among them."""
+        settings = self.settings
+        words = tuple(table.words or ())
+        return _vocabulary(settings.dataset, self.data_dir, settings.train_texts, settings.longest_text, words)
+
+    def task_table(self, table: Table) -> Table:
+        """The table that a network of this task has: V rows, and how often each is read in the training texts."""
+        found = self.vocabulary(table)
+        words = [table.words[row] for row in found.rows.tolist()] if table.words is not None else []
+        if found.unknown == len(words):
+            words.append(UNKNOWN)
+        counts = np.bincount(found.texts["train"].ids, minlength=len(words))
+        name = f"{table.name} ({self.label})"
+        return Table(found.take(table.vectors), words, torch.from_numpy(counts), name)
+
+    # Training --------------------------------------------------------------------------------------------------------
+
+    def network(self, embedding_dim: int, seed: int) -> SequenceNetwork:
+        """A network at its start."""
+        settings = self.settings
+        return SequenceNetwork(
+            embedding_dim,
+            settings.hidden_size,
+            settings.num_layers,
+            len(self.splits().classes),
+            dropout=settings.dropout,
+            bidirectional=settings.bidirectional,
+            per_token=self.per_token,
+            generator=generator(seed),
+        )
+
+    def fit(
+        self,
+        embedding: nn.Module,
+        network: SequenceNetwork,
+        vocabulary: Vocabulary,
+        *,
+        seed: int,
+        report: Report,
+        phase: str = "task",
+        **options: Any,
+    ) -> Trained:
+        """Train; see :func:`trainables.networks.training.train` for the options.
+
+        ``embedding`` takes places in the vocabulary.
+        """
+
+        def measure_dev() -> float:
+            return self._scored(embedding, network, vocabulary.texts["dev"]).value
+
+        texts = vocabulary.texts["train"]
+        return train(embedding, network, texts, measure_dev, self.settings, seed=seed, report=report, phase=phase, **options)
+
+    def test(self, rows: Tensor, network: SequenceNetwork, vocabulary: Vocabulary) -> dict[str, Score]:
+        """The test set's scores with vectors ``rows`` (V, D)."""
+        embedding = _frozen(rows.to(network.device))
+        return {self.main_metric: self._scored(embedding, network, vocabulary.texts["test"])}
+
+    def _scored(self, embedding: nn.Module, network: SequenceNetwork, data: Encoded) -> Score:
+        truth: list[Any] = []
+        predicted: list[Any] = []
+        for batch, classes in predict(embedding, network, data):
+            if self.per_token:
+                for length, own, guess in zip(batch.lengths.tolist(), batch.targets.tolist(), classes.tolist(), strict=True):
+                    truth.append(own[:length])
+                    predicted.append(guess[:length])
+            else:
+                truth += batch.targets.tolist()
+                predicted += classes.tolist()
+        return Score(self.measure(truth, predicted, self.splits().classes), len(truth))
+
+    def baseline(self, table: Table, *, seed: int, finetune: bool = False, report: Report = silent) -> Baseline:
+        """Train with the uncompressed table, frozen or fine-tuned, and score the test set once.
+
+        Arrays: ``network.*``, the network; ``table`` (V, D), the vectors it was trained with; ``felt`` (V,) and ``moment``
+        (D, D), see :func:`~trainables.networks.training.sensitivity`; ``seconds`` and ``epochs`` of the training.
+        """
+        watch = Stopwatch()
+        vocabulary = self.vocabulary(table)
+        embedding = _frozen(vocabulary.take(table.vectors).clone()).requires_grad_(finetune)
+        network = self.network(table.embedding_dim, seed)
+        trained = self.fit(embedding, network, vocabulary, seed=seed, report=report, phase="baseline")
+        rows = embedding.weight.detach()
+        arrays = {f"network.{name}": tensor.numpy() for name, tensor in network.state_dict().items()}
+        arrays["table"] = rows.numpy()
+        felt, moment = sensitivity(rows, network, vocabulary.texts["train"])
+        arrays["felt"], arrays["moment"] = felt.numpy(), moment.numpy()
+        arrays["seconds"] = np.array(watch.seconds())
+        arrays["epochs"] = np.array(trained.epochs)
+        return Baseline(self.test(rows, network, vocabulary), arrays)
+
+    def trained_network(self, baseline: Baseline) -> SequenceNetwork:
+        """The baseline's network."""
+        network = self.network(baseline.arrays["table"].shape[1], 0)
+        prefix = "network."
+        state = {key[len(prefix) :]: value for key, value in baseline.arrays.items() if key.startswith(prefix)}
+        network.load_state_dict({name: torch.tensor(value) for name, value in state.items()})
+        return network
+
+    def row_weights(self, table: Table, baseline: Baseline) -> Tensor:
+        """How much each row of ``table`` matters to the task: (N,), its Fisher information.
+
+        Every word of the task counts as if it were read once more than it is, as an average occurrence: words that only
+        unseen texts hold are then not free to be anything. Rows that are no words of the task get the least of these.
+        """
+        vocabulary = self.vocabulary(table)
+        felt = torch.tensor(baseline.arrays["felt"])
+        felt = felt + felt.sum() / len(vocabulary.texts["train"].ids)
+        weights = torch.full((table.num_embeddings,), float(felt.min()))
+        weights[vocabulary.rows] = felt[: len(vocabulary.rows)]
+        return weights
+
+    def metric(self, baseline: Baseline) -> Tensor:
+        """What an error in each direction matters to the task: (D, D); see :func:`quantizers.fitting.distortion.root`."""
+        return root(torch.tensor(baseline.arrays["moment"]), _METRIC_FLOOR)
+
+    def score(
+        self, dense: Tensor, table: Table, baseline: Baseline, *, seed: int, report: Report = silent
+    ) -> dict[str, Score]:
+        """Train a network on the frozen reconstruction, with the baseline's seed, and score the test set once.
+
+        A reconstruction that is exact is the baseline itself, which is not trained again.
+        """
+        vocabulary = self.vocabulary(table)
+        rows = vocabulary.take(dense)
+        if np.array_equal(rows.numpy(), baseline.arrays["table"]):
+            return dict(baseline.scores)
+        embedding = _frozen(rows)
+        network = self.network(table.embedding_dim, seed)
+        self.fit(embedding, network, vocabulary, seed=seed, report=report)
+        return self.test(rows, network, vocabulary)

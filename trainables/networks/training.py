@@ -1,0 +1,263 @@
+"""Training a task's network, with the embedding that feeds it or beside it.
+
+Reference: Adam (Kingma & Ba 2015); averaged weights (Polyak & Juditsky 1992), here as an exponential moving average.
+
+Shapes: N rows, D columns, S texts.
+
+After every epoch the averaged weights are scored on the development set, the embedding on hard codes. Those of the best
+epoch are kept; training ends when ``patience`` epochs brought nothing better, and the test set is never looked at here.
+A training that was lost goes on from its last checkpoint, in the middle of an epoch too.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import itertools
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from quantizers.base import FitStep, generator
+from quantizers.embedding import CompressedEmbedding
+from quantizers.fitting.checkpoint import Checkpoint, Notes
+from quantizers.learned import LearnedEmbedding
+from trainables.networks.batches import Batch, Encoded, batches
+from trainables.networks.sequence import SequenceNetwork
+
+_SCORING_BATCH = 256
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+    """The end of a training; embedding and network hold the weights of the best epoch.
+
+    Attributes:
+        dev: what the development set gave for them.
+        epochs: how many were run.
+        stopped: whether somebody ended it early.
+    """
+
+    dev: float
+    epochs: int
+    stopped: bool
+
+
+def train(
+    embedding: nn.Module,
+    network: SequenceNetwork,
+    data: Encoded,
+    measure_dev: Callable[[], float],
+    settings: Any,
+    *,
+    seed: int,
+    report: Callable[[FitStep], None],
+    phase: str,
+    epochs: int | None = None,
+    learning_rate: float | None = None,
+    patience: int | None = None,
+    train_network: bool = True,
+    keep_start: bool = False,
+) -> Trained:
+    """Train until the development set says enough.
+
+    Args:
+        embedding: gives rows for ids, on the network's device; its parameters are trained too (a frozen one has none that
+            want a gradient).
+        network: what stands behind it.
+        data: the training texts.
+        measure_dev: scores embedding and network on the development set, higher is better.
+        settings: epochs, patience, batch_size, learning_rate, decay, average, clip_norm, precision.
+        seed: of order and dropout.
+        report: called after every epoch; a KeyboardInterrupt, from it or from a person, ends the training and
+            keeps what is best so far.
+        phase: name of the reports' phase.
+        epochs: in place of the settings'.
+        learning_rate: in place of the settings'.
+        patience: in place of the settings'.
+        train_network: False trains the embedding alone.
+        keep_start: whether the weights at the start are an answer too (where a training goes on from trained ones): they are
+            kept unless an epoch is better.
+    """
+    for parameter in network.parameters():
+        parameter.requires_grad_(train_network)
+    parameters = [
+        parameter for module in (embedding, network) for parameter in module.parameters() if parameter.requires_grad
+    ]
+    modules = nn.ModuleList([embedding, network])
+    rate = learning_rate or settings.learning_rate
+    total = epochs or settings.epochs
+    optimizer = torch.optim.Adam(parameters, lr=rate)
+    order = generator(seed, 1)
+    averaged = [parameter.detach().clone() for parameter in parameters]
+    modules.eval()
+    moving, devices = _Moving(modules), _cuda_of(parameters)
+    # Where it stands: the epoch, how many batches of it are done, what its order was drawn from, and its loss so far.
+    at = Notes(epoch=1, batches=0, order=order.get_state(), loss_sum=0.0, steps=0, since=0)
+    at.best, at.best_dev = copy.deepcopy(moving.state_dict()), float(measure_dev()) if keep_start else None
+    epoch, stopped = 0, False
+    per_epoch = -(-len(data) // settings.batch_size)
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(seed)
+        random = _Random(devices)
+        saved = Checkpoint(phase, modules=moving, averaged=averaged, optimizer=optimizer, random=random, at=at)
+        order.set_state(at.order)
+        for epoch in range(at.epoch, total + 1):
+            modules.train()
+            for group in optimizer.param_groups:
+                group["lr"] = rate * settings.decay ** (epoch - 1)
+            try:
+                all_batches = batches(data, settings.batch_size, generator=order, per_token=network.per_token)
+                for batch in itertools.islice(all_batches, at.batches, None):
+                    if isinstance(embedding, CompressedEmbedding):
+                        embedding.set_progress(at.steps / (per_epoch * total))
+                    at.loss_sum += _step(embedding, network, batch.to(network.device), optimizer, settings)
+                    at.steps += 1
+                    at.batches += 1
+                    # Short at first: the start is soon forgotten.
+                    keep = min(settings.average, (1 + at.steps) / (10 + at.steps))
+                    torch._foreach_lerp_(averaged, [parameter.detach() for parameter in parameters], 1 - keep)
+                    saved.save()
+                with _swapped(parameters, averaged):
+                    modules.eval()
+                    dev = float(measure_dev())  # NumPy's floats are no plain numbers, which is all that a checkpoint holds
+                    if at.best_dev is None or dev > at.best_dev:
+                        at.best, at.best_dev, at.since = copy.deepcopy(moving.state_dict()), dev, 0
+                    else:
+                        at.since += 1
+                    own = embedding.curves() if isinstance(embedding, CompressedEmbedding) else {}
+                metrics = {"dev": dev, "train_loss": at.loss_sum / per_epoch, **own}
+                report(FitStep(phase, epoch / total, 1.0 - dev, metrics))
+            except KeyboardInterrupt:
+                stopped = True
+            if stopped or at.since >= (patience or settings.patience):
+                break
+            at.epoch, at.batches, at.order, at.loss_sum = epoch + 1, 0, order.get_state(), 0.0
+    moving.load_state_dict(at.best)
+    modules.eval()
+    if at.best_dev is None:  # stopped before the first epoch was over
+        at.best_dev = measure_dev()
+    return Trained(at.best_dev, epoch, stopped)
+
+
+class _Moving:
+    """What a training changes of its modules: all but the parameters that are held, and how often noise was drawn."""
+
+    def __init__(self, modules: nn.Module) -> None:
+        self._modules = modules
+        self._held = {name for name, parameter in modules.named_parameters() if not parameter.requires_grad}
+        self._learned = [module for module in modules.modules() if isinstance(module, LearnedEmbedding)]
+
+    def state_dict(self) -> dict[str, Any]:
+        state = {name: value for name, value in self._modules.state_dict().items() if name not in self._held}
+        return {"state": state, "draws": [module.draws for module in self._learned]}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        self._modules.load_state_dict(state_dict["state"], strict=False)
+        for module, draws in zip(self._learned, state_dict["draws"], strict=True):
+            module.draws = draws
+
+
+class _Random:
+    """The global generators, which dropout draws from."""
+
+    def __init__(self, devices: list[int]) -> None:
+        self._devices = devices
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"cpu": torch.get_rng_state(), "cuda": [torch.cuda.get_rng_state(device) for device in self._devices]}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        torch.set_rng_state(state_dict["cpu"])
+        for device, state in zip(self._devices, state_dict["cuda"], strict=True):
+            torch.cuda.set_rng_state(state, device)
+
+
+def _step(
+    embedding: nn.Module,
+    network: SequenceNetwork,
+    batch: Batch,
+    optimizer: torch.optim.Optimizer,
+    settings: Any,
+) -> float:
+    vectors = embedding(batch.ids)
+    with torch.autocast(vectors.device.type, dtype=torch.bfloat16, enabled=settings.precision == "bfloat16"):
+        logits = network(vectors, batch.lengths)
+    loss = task_loss(logits.float(), batch.targets)
+    total = loss + embedding.regularizer() if isinstance(embedding, CompressedEmbedding) else loss
+    optimizer.zero_grad()
+    torch.autograd.backward(total)
+    nn.utils.clip_grad_norm_(optimizer.param_groups[0]["params"], settings.clip_norm)
+    optimizer.step()
+    return float(loss.detach())
+
+
+def task_loss(logits: Tensor, targets: Tensor) -> Tensor:
+    """Cross-entropy: logits (..., C), targets (...) with -100 where there is none."""
+    return functional.cross_entropy(logits.flatten(0, -2), targets.flatten(), ignore_index=-100)
+
+
+class _swapped:
+    """The parameters hold the averaged values inside, their own again after."""
+
+    def __init__(self, parameters: list[nn.Parameter], averaged: list[Tensor]) -> None:
+        self._parameters, self._averaged = parameters, averaged
+
+    def _swap(self) -> None:
+        with torch.no_grad():
+            for parameter, average in zip(self._parameters, self._averaged, strict=True):
+                own = parameter.detach().clone()
+                parameter.copy_(average)
+                average.copy_(own)
+
+    def __enter__(self) -> None:
+        self._swap()
+
+    def __exit__(self, *_: object) -> None:
+        self._swap()
+
+
+def _cuda_of(parameters: list[nn.Parameter]) -> list[int]:
+    return sorted({parameter.device.index or 0 for parameter in parameters if parameter.device.type == "cuda"})
+
+
+@torch.no_grad()
+def predict(embedding: nn.Module, network: SequenceNetwork, data: Encoded) -> Iterator[tuple[Batch, Tensor]]:
+    """Every batch of ``data`` with its predicted classes, (B,) or (B, T); both modules are put in evaluation mode."""
+    embedding.eval()
+    network.eval()
+    for batch in batches(data, _SCORING_BATCH, per_token=network.per_token):
+        there = batch.to(network.device)
+        yield batch, network(embedding(there.ids), there.lengths).argmax(dim=-1)
+
+
+def sensitivity(embedding: Tensor, network: SequenceNetwork, data: Encoded) -> tuple[Tensor, Tensor]:
+    """How much the task's loss feels each row, and each direction: the empirical Fisher information.
+
+    Args:
+        embedding: (N, D) the vectors that the network was trained with.
+        network: the trained network.
+        data: texts with targets (the training set's).
+
+    Returns:
+        (N,) sums over a row's occurrences of the squared gradient of its text's loss; (D, D) the second moment of the
+        gradients, summed over all tokens.
+    """
+    network.eval()
+    for parameter in network.parameters():
+        parameter.requires_grad_(False)
+    felt = embedding.new_zeros(embedding.shape[0])
+    moment = embedding.new_zeros(embedding.shape[1], embedding.shape[1])
+    for batch in batches(data, _SCORING_BATCH, per_token=network.per_token):
+        vectors = embedding[batch.ids].requires_grad_()
+        logits = network(vectors, batch.lengths)
+        # A sum, not a mean: a token's gradient is that of its own text's loss, whatever else is in the batch.
+        loss = functional.cross_entropy(logits.flatten(0, -2), batch.targets.flatten(), ignore_index=-100, reduction="sum")
+        (gradient,) = torch.autograd.grad(loss, vectors)
+        gradient = gradient.flatten(0, 1)
+        felt.index_add_(0, batch.ids.flatten(), gradient.square().sum(dim=1))
+        moment += gradient.T @ gradient
+    return felt, moment

@@ -1,0 +1,1 @@
+"""Published tables and texts: what there is, and how it is fetched."""

@@ -1,0 +1,1 @@
+"""Readers and writers of embedding tables, by format."""

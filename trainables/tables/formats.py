@@ -1,0 +1,200 @@
+"""Embedding tables in and out: from any file or the package, to any file, and between processes.
+
+The formats are in ``text_tables``, ``array_tables`` and ``builtin``; this module finds the file, opens what is compressed,
+and chooses by the name's ending.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import functools
+import gzip
+import lzma
+import os
+import warnings
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import torch
+
+from quantizers.errors import InputError, unknown_name
+from quantizers.table import Table, decode_words, encode_words
+from trainables.tables import arrays as array_tables
+from trainables.tables import builtin
+from trainables.tables import text as text_tables
+
+_WRITERS: Mapping[str, Callable[[IO[bytes], Table], None]] = {
+    ".npy": array_tables.write_npy,
+    ".safetensors": array_tables.write_safetensors,
+    ".txt": functools.partial(text_tables.write_text, header=False),
+    ".vec": functools.partial(text_tables.write_text, header=True),
+    ".bin": array_tables.write_word2vec_bin,
+}
+_WITH_WORDS = (".txt", ".vec", ".bin")
+_DAMAGED = (gzip.BadGzipFile, lzma.LZMAError, zipfile.BadZipFile, zlib.error, EOFError)
+
+
+def read_table(spec: str, *, data_dir: Path | None = None, rows: int | None = None) -> Table:
+    """Read an embedding table.
+
+    Args:
+        spec: ``builtin:NAME``, or a path: absolute, below the working directory, or below ``data_dir``.
+
+            - ``X.npy``: words in ``X.word``, ``X.words`` or ``X.words.txt``, counts in ``X.counts.npy``, where they are;
+            - ``X.safetensors``, or ``X.safetensors#tensor`` where it holds several tables;
+            - ``X.bin``: word2vec's binary format;
+            - anything else: GloVe's or word2vec's text format.
+
+            The last two also as ``.gz``, ``.xz``, or ``.zip`` (``X.zip#member`` where it holds several files).
+        data_dir: where tables are looked for too.
+        rows: read the first rows only (at most as many as there are).
+
+    Raises:
+        InputError: no such table, or it is not what it says it is; the message gives file and line.
+    """
+    if rows is not None and rows < 1:
+        raise InputError(f"rows must be at least 1, not {rows}.")
+    if spec.startswith("builtin:"):
+        return builtin.read(spec.removeprefix("builtin:"), rows=rows)
+    path, part = _find(spec, data_dir)
+    if path.suffix == ".npy":
+        return array_tables.read_npy(path, rows)
+    if path.suffix == ".safetensors":
+        return array_tables.read_safetensors(path, part, rows)
+    try:
+        with _open(path, part) as (stream, name):
+            read = array_tables.read_word2vec_bin if name.endswith(".bin") else text_tables.read_text
+            vectors, words = read(stream, str(path), rows)
+    except _DAMAGED as error:
+        raise InputError(f"{path}: damaged, or cut off ({error}).") from None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror or error}.") from None
+    return Table(torch.from_numpy(vectors), words, name=Path(name).stem)
+
+
+def write_table(table: Table, path: str | Path) -> None:
+    """Write a table, atomically, in the format of the name's ending.
+
+    ``.npy`` (words beside it in ``X.words``, counts in ``X.counts.npy``), ``.safetensors`` (``vectors``, ``words``,
+    ``counts``), ``.txt`` (GloVe), ``.vec`` (word2vec text), ``.bin`` (word2vec).
+
+    Raises:
+        InputError: another ending, a format that needs words for a table that has none, a word that the format cannot hold,
+            or a file that cannot be written.
+    """
+    path = Path(path)
+    if path.suffix not in _WRITERS:
+        raise unknown_name("ending of a table's file", path.suffix, _WRITERS)
+    if table.words is None and path.suffix in _WITH_WORDS:
+        raise InputError(f"{path}: a {path.suffix} table needs words, and {table.name} has none: use .npy or .safetensors.")
+    if path.suffix == ".npy":
+        _write_companions(table, path)
+    _replace(path, lambda stream: _WRITERS[path.suffix](stream, table))
+
+
+def to_shared(table: Table) -> dict[str, Any]:
+    """A table as NumPy arrays and text, which Ray's object store hands to every process of a node without a copy.
+
+    The digest goes along, so that nobody computes it again.
+    """
+    shared: dict[str, Any] = {"name": table.name, "digest": table.digest, "vectors": table.vectors.cpu().numpy()}
+    if table.words is not None:
+        shared["words"] = np.frombuffer(encode_words(table.words), dtype=np.uint8)
+    if table.counts is not None:
+        shared["counts"] = table.counts.cpu().numpy()
+    return shared
+
+
+def from_shared(shared: Mapping[str, Any]) -> Table:
+    """Undo :func:`to_shared`. The vectors are a view of the shared array: they must not be written to."""
+    words, counts = shared.get("words"), shared.get("counts")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The given NumPy array is not writable")
+        vectors = torch.from_numpy(shared["vectors"])
+    table = Table(
+        vectors,
+        None if words is None else decode_words(words.tobytes()),
+        None if counts is None else torch.from_numpy(counts.copy()),
+        shared["name"],
+    )
+    table.__dict__["digest"] = shared["digest"]  # where functools.cached_property looks
+    return table
+
+
+def _find(spec: str, data_dir: Path | None) -> tuple[Path, str | None]:
+    """The file, and what stands behind ``#`` (part of the name, where there is such a file)."""
+    name, _, part = spec.rpartition("#")
+    places = []
+    for text, inner in ((spec, None), (name, part)):
+        if not text:
+            continue
+        path = Path(text).expanduser()
+        here = [path] if data_dir is None or path.is_absolute() else [path, data_dir / path]
+        for place in here:
+            if place.is_file():
+                return place, inner
+        places = here
+    near = [difflib.get_close_matches(place.name, _listing(place.parent), n=1) for place in places]
+    hint = next((f" Did you mean {names[0]!r}?" for names in near if names), "")
+    raise InputError(f"No table {spec!r}.{hint} Looked for {' and '.join(str(place) for place in places)}.")
+
+
+def _listing(folder: Path) -> list[str]:
+    return [place.name for place in folder.iterdir()] if folder.is_dir() else []
+
+
+@contextlib.contextmanager
+def _open(path: Path, member: str | None) -> Iterator[tuple[IO[bytes], str]]:
+    """The bytes of a file, uncompressed, and its name without the compression's ending."""
+    if path.suffix == ".zip":
+        with zipfile.ZipFile(path) as archive:
+            members = [info.filename for info in archive.infolist() if not info.is_dir()]
+            if member is None and len(members) != 1:
+                raise InputError(f"{path}: {len(members)} files in it: {', '.join(members)}; name one: {path}#MEMBER.")
+            name = members[0] if member is None else member
+            if name not in members:
+                raise unknown_name(f"member of {path}", name, members)
+            with archive.open(name) as stream:
+                yield stream, name
+        return
+    unpack: Any = {".gz": gzip.open, ".xz": lzma.open}.get(path.suffix, open)
+    with unpack(path, "rb") as stream:
+        yield stream, path.stem if unpack is not open else path.name
+
+
+def _write_companions(table: Table, path: Path) -> None:
+    """Words and counts beside an ``.npy`` file; files of another table that would be taken for them are refused."""
+    words = path.with_suffix(".words") if table.words is not None else None
+    counts = path.with_suffix(array_tables.COUNTS_SUFFIX) if table.counts is not None else None
+    for suffix in (*array_tables.WORD_SUFFIXES, array_tables.COUNTS_SUFFIX):
+        place = path.with_suffix(suffix)
+        if place.exists() and place not in (words, counts):
+            raise InputError(f"{path}: {place.name} lies beside it and would be taken for its own; move it away first.")
+    if words is not None and table.words is not None:
+        text = encode_words(table.words)
+        if b"\r\n" in text + b"\n":
+            raise InputError(f"{path}: a word ends in a carriage return, which would be taken for a Windows line end.")
+        _replace(words, lambda stream: stream.write(text + b"\n"))
+    if counts is not None and table.counts is not None:
+        array = table.counts.cpu().numpy()
+        _replace(counts, lambda stream: np.save(stream, array))
+
+
+def _replace(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
+    """Write ``path`` under another name and rename it."""
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with part.open("wb") as stream:
+            write(stream)
+            stream.flush()
+            os.fsync(stream.fileno())
+        part.replace(path)
+    except OSError as error:
+        raise InputError(f"{path}: cannot write the table: {error.strerror or error}.") from error
+    finally:
+        part.unlink(missing_ok=True)
