@@ -13,10 +13,12 @@ import pyarrow.parquet as pq
 
 import quantizers
 from quantizers import FitStep, TableStats
-from sweeps.search.base import Outcome
-from sweeps.spec.config import load
-from sweeps.spec.plan import make_plan
-from sweeps.spec.space import Space
+from sweeps.record.intake import Intake
+from sweeps.search.adaptive import AdaptiveSearch
+from sweeps.spec.config import SweepConfig, load
+from sweeps.spec.plan import Plan, make_plan
+from sweeps.spec.space import Planned, Space
+from trainables.records import TrialResult, blank_row
 from trainables.tables.formats import read_table
 
 HERE = Path(__file__).parent
@@ -31,8 +33,14 @@ class Grid:
 
     name: str
     rows: list[dict[str, Any]]
-    space: Space
+    config: SweepConfig
+    plan: Plan
     dense_bytes: int
+
+    @property
+    def space(self) -> Space:
+        """What the rows are all of."""
+        return self.plan.space
 
     def __post_init__(self) -> None:
         self.planned = {(one.method, one.config): one for one in self.space.configurations()}
@@ -75,9 +83,10 @@ def read(path: Path, *, learned_only: bool = False) -> Grid:
             }
         )
     stats = TableStats.of(read_table(f"builtin:{about['name']}", rows=about["num_embeddings"]))
-    space = make_plan(config, stats, table_digest="", weights_digest="", task_keys=[]).space
+    plan = make_plan(config, stats, table_digest="", weights_digest="", task_keys=[])
+    plan = dataclasses.replace(plan, trials=(), samples=len(rows))  # no baseline: it is not searched for
     name = f"{about['name']}, {about['num_embeddings']} rows" + (", learned methods only" if learned_only else "")
-    return Grid(name, rows, space, stats.dense_bytes)
+    return Grid(name, rows, config, plan, stats.dense_bytes)
 
 
 @dataclasses.dataclass
@@ -93,26 +102,41 @@ class Replay:
         return next((at for at, share in zip(self.seconds, self.shares, strict=True) if share[plane] >= level), np.inf)
 
 
+class _Everything:
+    """What a sweep asks of a strategy beyond choosing; peers do without."""
+
+    def __init__(self, search: Any) -> None:
+        self.refused: list[Any] = []
+        self.ask, self.tell, self.judge = search.ask, search.tell, search.judge
+
+    def take(self, planned: Planned) -> None:
+        """Nothing was chosen before."""
+
+
 def replay(grid: Grid, search: Any) -> Replay:
-    """Run ``search`` until it has the highest level of both areas, or all."""
+    """Run ``search`` until it has the highest level of both areas, or all; driven as Ray Tune drives a sweep."""
+    source = AdaptiveSearch(grid.plan, (0,), ("reconstruction.nmse",), _Everything(search), dense_bytes=grid.dense_bytes)
+    intake = Intake(grid.config, ("recorded", 0, 0), judge=source.judge)
+    intake.draw_from(source)
     out, now, ended = Replay([], [], 0), 0.0, []
-    while (planned := search.ask()) is not None:
-        number = grid.number[planned.method, planned.config]
+    while (spec := intake.next_trial()) is not None:
+        number = grid.number[spec.method, quantizers.make_config(spec.method, spec.config)]
         row, stopped_at = grid.rows[number], None
         if row["iterative"]:
             curve = zip(*(row[f"curve_{name}"] for name in ("phase", "fraction", "value", "seconds")), strict=True)
             for phase, fraction, value, seconds in curve:
-                if fraction < 1 and search.judge(planned, FitStep(phase, fraction, value), seconds):
+                if fraction < 1 and intake.report(spec, FitStep(phase, fraction, value), seconds):
                     stopped_at = seconds
                     break
         now += row["seconds"] if stopped_at is None else stopped_at
         if stopped_at is None:
             ended.append(number)
-            outcome = Outcome((row["nmse"],), row["payload_bytes"], row["seconds"])
+            result = TrialResult(blank_row(spec, ("recorded", 0, 0), status="ok"), seconds=row["seconds"])
+            result.row["payload_bytes"] = row["payload_bytes"]
+            result.scores.append({"task": "reconstruction", "metric": "nmse", "value": row["nmse"]})
+            intake.take(spec, result)
         else:
-            outcome = Outcome((np.nan,), planned.predicted_bytes, stopped_at, stopped=True)
             out.stopped += 1
-        search.tell(planned, outcome)
         out.seconds.append(now)
         first, second = (grid.area(ended, plane) / grid.whole[plane] for plane in range(2))
         out.shares.append((first, second))

@@ -20,6 +20,7 @@ from analysis.report.plots import frontier_png
 from analysis.schema import SCHEMA_VERSION
 from quantizers.errors import InputError
 from sweeps.record import checkpoints
+from sweeps.record.intake import INTERRUPTED
 from sweeps.record.ledger import Ledger
 from sweeps.record.tracking import Tracker
 from sweeps.spec.config import load_run
@@ -27,8 +28,6 @@ from sweeps.spec.prepare import Prepared
 from sweeps.storage import mirror, open_storage
 from trainables.provenance import versions
 from trainables.trial import TrialResult, blank_row
-
-INTERRUPTED = "interrupted"  # the reason where a person has ended the sweep
 
 
 def finish(

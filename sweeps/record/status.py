@@ -17,9 +17,11 @@ from rich.console import Console
 from rich.live import Live
 
 from analysis.store import replace_bytes
+from quantizers import FitStep
 from sweeps.record.display import one_line, render
+from sweeps.record.intake import Observer
 from sweeps.record.processes import is_gone, is_here, note
-from trainables.trial import TrialResult
+from trainables.records import TrialResult, TrialSpec
 
 STATUS_FILE = "status.json"
 _WRITE_SECONDS = 1.0
@@ -29,7 +31,7 @@ _POINTS_SHOWN = 12
 _FAILURES_SHOWN = 3
 
 
-class Progress:
+class Progress(Observer):
     """Counts trials, shows them live on a terminal (one line now and then elsewhere), and writes ``status.json``.
 
     Args:
@@ -61,7 +63,7 @@ class Progress:
         self._slots = 1
         self._started = time.time()
         self._last_write = self._last_line = 0.0
-        self._seconds: list[float] = []
+        self._ran, self._ran_seconds = 0, 0.0
         self._live: Live | None = None
         self.state: dict[str, Any] = {
             "name": name,
@@ -107,16 +109,17 @@ class Progress:
         """How many trials run at the same time, at the most; for the time that is left."""
         self._slots = max(1, slots)
 
-    def started(self, key: str, label: str) -> None:
+    def started(self, spec: TrialSpec) -> None:
         """A trial has started."""
         if self.state["phase"] == "starting":
             self.state["phase"] = "running"
-        self.state["running"][key] = {"label": label, "fraction": 0.0, "started_at": time.time()}
+        label = f"{spec.method} seed {spec.seed}"
+        self.state["running"][spec.key] = {"label": label, "fraction": 0.0, "started_at": time.time()}
         self._changed()
 
-    def set_aside(self, key: str) -> None:
+    def set_aside(self, spec: TrialSpec) -> None:
         """A trial was lost; it will start again later."""
-        self.state["running"].pop(key, None)
+        self.state["running"].pop(spec.key, None)
         self._changed()
 
     def ending(self) -> None:
@@ -128,18 +131,20 @@ class Progress:
                 f"Ending: {count} trials run to their end, then comes the report. Ctrl-C again stops at once."
             )
 
-    def step(self, key: str, fraction: float) -> None:
+    def stepped(self, spec: TrialSpec, step: FitStep) -> None:
         """A trial is this far."""
-        if key in self.state["running"]:
-            self.state["running"][key]["fraction"] = fraction
+        running = self.state["running"].get(spec.key)
+        if running is not None:
+            running["fraction"] = step.fraction
             self._changed()
 
-    def finished(self, result: TrialResult) -> None:
+    def ended(self, result: TrialResult) -> None:
         """A trial has ended, or was found in the ledger."""
         row = result.row
         running = self.state["running"].pop(row["trial_key"], None)
         if running is not None:
-            self._seconds.append(time.time() - running["started_at"])
+            self._ran += 1
+            self._ran_seconds += time.time() - running["started_at"]
         self.state["failed" if row["status"] == "failed" else "done"] += 1
         self.state["reused"] += bool(row.get("reused"))
         if row["status"] == "failed":
@@ -169,8 +174,8 @@ class Progress:
     def _changed(self) -> None:
         now = time.time()
         left = self.state["total"] - self.state["done"] - self.state["failed"]
-        if self._seconds:
-            mean = sum(self._seconds) / len(self._seconds)
+        if self._ran:
+            mean = self._ran_seconds / self._ran
             self.state["seconds_left"] = max(0.0, mean * left / min(self._slots, max(1, left)))
         if now - self._last_write >= _WRITE_SECONDS or left == 0:
             self._write()

@@ -28,6 +28,7 @@ from mlflow.entities import Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 
 from quantizers.errors import InputError
+from sweeps.record.intake import Observer
 from trainables.trial import TrialResult
 
 _MEASURES = (
@@ -49,7 +50,7 @@ _MAX_PARAM = 6000
 _ENDS = {"ok": "FINISHED", "infeasible": "FINISHED", "stopped": "KILLED"}  # MLflow's words for how a run ended
 
 
-class Tracker:
+class Tracker(Observer):
     """Sends a sweep's records to MLflow from a thread of its own.
 
     Args:
@@ -72,6 +73,10 @@ class Tracker:
         self._queue: queue.Queue[TrialResult | None] = queue.Queue()
         self._thread = threading.Thread(target=self._work, daemon=True, name="mlflow")
         self._thread.start()
+
+    def ended(self, result: TrialResult) -> None:
+        """See :class:`~sweeps.record.intake.Observer`."""
+        self.log(result)
 
     def log(self, result: TrialResult) -> None:
         """Record a finished trial, some time soon."""

@@ -1,9 +1,8 @@
 """Adaptive searches: what to run next is chosen from what came of the trials so far.
 
 A *strategy* (:mod:`sweeps.search.optuna`, :mod:`sweeps.search.frontier`) names configurations; :class:`AdaptiveSearch` makes
-trials of them, one for each seed, looks each up in the ledger first, and tells the strategy what came of it. The
-configurations are written to ``search.jsonl`` in the run directory as they are chosen: a run that is resumed begins with
-those, in order, and then goes on.
+trials of them, one for each seed, and tells the strategy what came of them. The configurations are written to
+``search.jsonl`` in the run directory as they are chosen: a resumed run begins with those, in order, and then goes on.
 """
 
 from __future__ import annotations
@@ -12,25 +11,50 @@ import collections
 import dataclasses
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Sequence
 
 import quantizers
 from analysis.pareto import Direction
 from quantizers import FitStep
 from quantizers.errors import InputError
-from sweeps.search.base import Outcome, Strategy
-from sweeps.spec.constraints import violations
+from sweeps.search.base import Judge, Outcome, Strategy
+from sweeps.search.journal import Journal
+from sweeps.search.moasha import Rungs
+from sweeps.spec.constraints import Constraint, violations
 from sweeps.spec.plan import Plan
 from sweeps.spec.prepare import Prepared
-from sweeps.spec.space import Planned, not_run_row
+from sweeps.spec.space import Planned
 from sweeps.storage import Storage
 from trainables.records import TrialResult, TrialSpec
 
-JOURNAL = "search.jsonl"
+
+def make_search(prepared: Prepared, storage: Storage) -> AdaptiveSearch | None:
+    """The search that the sweep file names; None where all trials of the plan are run."""
+    if prepared.plan.samples is None:
+        return None
+    return AdaptiveSearch(
+        prepared.plan,
+        prepared.config.seeds,
+        _metrics(prepared),
+        _strategy(prepared),
+        constraints=prepared.constraints,
+        dense_bytes=prepared.stats.dense_bytes,
+        journal=Journal(storage),
+    )
 
 
-def make_strategy(prepared: Prepared) -> Strategy:
-    """The strategy that the sweep file names."""
+def make_judge(prepared: Prepared, search: AdaptiveSearch | None) -> Judge | None:
+    """What stops trials early, as the sweep file says; None: nothing does."""
+    options = prepared.config.scheduler
+    if options.kind == "none":
+        return None
+    if search is not None and options.kind == "frontier":
+        return search.judge
+    sizes = prepared.plan.predicted_bytes.__getitem__ if search is None else search.predicted_bytes
+    return Rungs(sizes, options.reduction_factor, options.grace, options.curves).step
+
+
+def _strategy(prepared: Prepared) -> Strategy:
     search, space = prepared.config.search, prepared.plan.space
     metrics = _metrics(prepared)
     directions: list[Direction] = ["max" if prepared.directions[name]["direction"] == "max" else "min" for name in metrics]
@@ -49,24 +73,36 @@ def _metrics(prepared: Prepared) -> list[str]:
 
 
 class AdaptiveSearch:
-    """Makes trials of what a strategy chooses.
+    """Makes trials of what a strategy chooses; a source of trials for :class:`sweeps.record.intake.Intake`.
 
     Args:
-        prepared: the sweep.
-        storage: the run's, for the journal of the configurations that were chosen.
-        adopt: whether a trial needs not run, since its result is known; by then it has been handed to :meth:`finished`.
+        plan: the sweep's; ``samples`` says how many configurations are run.
+        seeds: each configuration is run with every one.
+        metrics: ``task.metric`` names that the strategy is told, in order.
+        strategy: chooses.
+        constraints: limits that the strategy is told of.
+        dense_bytes: size of the uncompressed table.
+        journal: of what was chosen, by this run and by those before it; None keeps none.
     """
 
-    def __init__(self, prepared: Prepared, storage: Storage, adopt: Callable[[TrialSpec], bool]) -> None:
-        assert prepared.plan.samples is not None
-        self._prepared = prepared
-        self._storage = storage
-        self._journal: list[str] = []
-        self._adopt = adopt
-        self._configurations_left = prepared.plan.samples
-        self._metrics = _metrics(prepared)
-        self.strategy = make_strategy(prepared)
-        self._baselines = [spec for spec in prepared.plan.trials if spec.method == "identity"]
+    def __init__(
+        self,
+        plan: Plan,
+        seeds: Sequence[int],
+        metrics: Sequence[str],
+        strategy: Strategy,
+        *,
+        constraints: Sequence[Constraint] = (),
+        dense_bytes: int,
+        journal: Journal | None = None,
+    ) -> None:
+        assert plan.samples is not None
+        self._plan, self._seeds, self._metrics = plan, tuple(seeds), tuple(metrics)
+        self._constraints, self._dense_bytes = tuple(constraints), dense_bytes
+        self._journal = journal
+        self._configurations_left = plan.samples
+        self.strategy = strategy
+        self._baselines = [spec for spec in plan.trials if spec.method == "identity"]
         self._queue = collections.deque(self._baselines)
         self._planned: dict[str, Planned] = {}  # by trial key
         self._asked: dict[str, TrialSpec] = {}
@@ -78,61 +114,64 @@ class AdaptiveSearch:
     @property
     def total(self) -> int:
         """How many trials there will be at the most, the baseline counted."""
-        plan = self._prepared.plan
-        assert plan.samples is not None
-        wanted = len(self._baselines) + plan.samples * len(self._prepared.config.seeds)
-        return wanted if plan.space.ranged else min(wanted, len(plan.trials))
+        assert self._plan.samples is not None
+        wanted = len(self._baselines) + self._plan.samples * len(self._seeds)
+        return wanted if self._plan.space.ranged else min(wanted, len(self._plan.trials))
 
     def next_trial(self) -> TrialSpec | None:
-        """The next trial that must run, or None: that is all. Those whose results are known are passed over."""
-        while True:
-            while not self._queue:
-                planned = self.strategy.ask() if self._configurations_left > 0 else None
-                if planned is None:
-                    return None
-                self._note(planned)
-                self._enqueue(planned)
-            spec = self._queue.popleft()
-            if not self._adopt(spec):
-                return spec
+        """The next trial, whether its result is known or not; None: that is all."""
+        while not self._queue:
+            planned = self.strategy.ask() if self._configurations_left > 0 else None
+            if planned is None:
+                return None
+            if self._journal is not None:
+                entry = {"quantizer": planned.method, "config": planned.config.model_dump(mode="json")}
+                self._journal.add(json.dumps({**entry, "budget_bytes": planned.budget_bytes}))
+            self._enqueue(planned)
+        return self._queue.popleft()
 
-    def finished(self, result: TrialResult) -> None:
+    def learn(self, result: TrialResult) -> None:
         """What came of a trial; with the last seed of a configuration the strategy learns of it."""
         key = result.row["trial_key"]
         planned = self._planned.get(key)
-        if planned is None:
+        if planned is None or planned not in self._waiting:
             return
         results = self._waiting[planned]
-        results[key] = result
+        results[key] = dataclasses.replace(result, curves=[])
         known = [one for one in results.values() if one is not None]
         if len(known) == len(results):
+            del self._waiting[planned]
             self.strategy.tell(planned, self._outcome(planned, known))
 
-    def step(self, key: str, step: FitStep, seconds: float) -> str | None:
-        """See :meth:`sweeps.search.moasha.Stopper.step`."""
+    def judge(self, key: str, step: FitStep, seconds: float) -> str | None:
+        """See :data:`sweeps.search.base.Judge`."""
         planned = self._planned.get(key)
         return None if planned is None else self.strategy.judge(planned, step, seconds)
 
     def plan(self) -> Plan:
         """The sweep's plan with the trials that were chosen, and rows for what was chosen and is not run."""
-        plan, config = self._prepared.plan, self._prepared.config
         sizes = {key: planned.predicted_bytes for key, planned in self._planned.items()}
-        refused = [not_run_row(config, one.method, one.config, None, *why) for one, *why in self.strategy.refused]
+        refused = [self._plan.not_run(one, *why) for one, *why in self.strategy.refused]
         return dataclasses.replace(
-            plan,
+            self._plan,
             trials=(*self._baselines, *self._asked.values()),
-            skipped=(*plan.skipped, *refused),
-            predicted_bytes={**plan.predicted_bytes, **sizes},
+            skipped=(*self._plan.skipped, *refused),
+            predicted_bytes={**self._plan.predicted_bytes, **sizes},
         )
+
+    def close(self) -> None:
+        """Write what the journal still holds."""
+        if self._journal is not None:
+            self._journal.flush()
 
     def predicted_bytes(self, key: str) -> int:
         """Predicted payload of the trial ``key``."""
         planned = self._planned.get(key)
-        return self._prepared.stats.dense_bytes if planned is None else planned.predicted_bytes
+        return self._dense_bytes if planned is None else planned.predicted_bytes
 
     def _enqueue(self, planned: Planned) -> None:
         self._configurations_left -= 1
-        specs = [self._prepared.plan.spec(planned, seed) for seed in self._prepared.config.seeds]
+        specs = [self._plan.spec(planned, seed) for seed in self._seeds]
         self._waiting[planned] = {spec.key: None for spec in specs}
         for spec in specs:
             self._planned[spec.key] = planned
@@ -143,7 +182,7 @@ class AdaptiveSearch:
         scores = [{f"{score['task']}.{score['metric']}": score["value"] for score in one.scores} for one in results]
         usable = all(one.row["status"] in ("ok", "infeasible") for one in results)
         values = [sum(score.get(name, math.nan) for score in scores) / len(scores) for name in self._metrics]
-        beyond = [violations(self._prepared.constraints, one) for one in results] if usable else []
+        beyond = [violations(self._constraints, one) for one in results] if usable else []
         return Outcome(
             values=tuple(values if usable else [math.nan] * len(values)),
             payload_bytes=max(one.row.get("payload_bytes") or planned.predicted_bytes for one in results),
@@ -152,22 +191,16 @@ class AdaptiveSearch:
             violations={name: max(one[name] for one in beyond) for name in beyond[0]} if beyond else {},
         )
 
-    def _note(self, planned: Planned) -> None:
-        entry = {"quantizer": planned.method, "config": planned.config.model_dump(mode="json")}
-        self._journal.append(json.dumps({**entry, "budget_bytes": planned.budget_bytes}))
-        self._storage.write(JOURNAL, ("\n".join(self._journal) + "\n").encode())
-
     def _journalled(self) -> list[Planned]:
         """What an earlier run chose, as far as it is still in the space."""
         found: dict[Planned, None] = {}
-        self._journal = (self._storage.read(JOURNAL) or b"").decode().splitlines()
-        for line in self._journal:
+        for line in [] if self._journal is None else self._journal.lines():
             try:
                 entry = json.loads(line)
                 config = quantizers.make_config(entry["quantizer"], entry["config"])
             except (ValueError, KeyError, InputError):
                 continue  # a method that is no longer there, or somebody's edit
-            planned = self._prepared.plan.space.planned(entry["quantizer"], config, entry["budget_bytes"])
-            if self._prepared.plan.space.refusal(planned.method, config) is None:
+            planned = self._plan.space.planned(entry["quantizer"], config, entry["budget_bytes"])
+            if self._plan.space.refusal(planned.method, config) is None:
                 found[planned] = None
         return list(found)

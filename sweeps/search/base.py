@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from quantizers import FitStep
 from sweeps.spec.space import Planned
+
+# (trial key, what its fit reports, seconds since the fit began) -> why the trial is stopped now, or None: it goes on.
+Judge = Callable[[str, FitStep, float], str | None]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,16 +52,3 @@ class Strategy(Protocol):
 
     def judge(self, planned: Planned, step: FitStep, seconds: float) -> str | None:
         """Why the trial of ``planned`` is stopped now, ``seconds`` after its fit began, or None: it goes on."""
-
-
-class Stopper(Protocol):
-    """Decides during a fit whether it goes on."""
-
-    def step(self, key: str, step: FitStep, seconds: float) -> str | None:
-        """Why the trial ``key`` is stopped now, or None: it goes on.
-
-        Args:
-            key: of the trial.
-            step: what its fit reports.
-            seconds: since the fit began.
-        """

@@ -1,4 +1,4 @@
-"""Multi-objective ASHA: trials that fall behind are stopped early, as a Ray Tune scheduler.
+"""Multi-objective ASHA: trials that fall behind are stopped early.
 
 Schmucker et al., "Multi-objective Asynchronous Successive Halving", 2021. A fit reports its error as it goes; at a few rungs
 of its progress (shares 1/eta, 1/eta^2, ... of the fit) a trial is compared with those that were there before it, by its
@@ -63,8 +63,12 @@ def places(points: ArrayLike, directions: Sequence[Direction]) -> NDArray[np.int
     ranks = front_rank(points, directions)
     ranks[ranks == 0] = len(points) + 1
     crowded = -crowding(np.nan_to_num(points, nan=0.0), ranks)
-    better = (ranks < ranks[:, None]) | ((ranks == ranks[:, None]) & (crowded < crowded[:, None]))
-    return np.asarray(1 + better.sum(axis=1), dtype=np.int64)
+    order = np.lexsort((crowded, ranks))
+    first = np.ones(len(points), dtype=bool)  # of those that share a place
+    first[1:] = (np.diff(ranks[order]) != 0) | (crowded[order][1:] != crowded[order][:-1])
+    found = np.empty(len(points), dtype=np.int64)
+    found[order] = 1 + np.maximum.accumulate(np.where(first, np.arange(len(points)), 0))
+    return found
 
 
 @dataclasses.dataclass
@@ -89,7 +93,7 @@ class Rungs:
         self._rungs: dict[tuple[str, float], dict[str, tuple[float, ...]]] = {}
 
     def step(self, key: str, step: FitStep, seconds: float) -> str | None:
-        """See :meth:`Stopper.step`. Only the first report at or beyond a rung counts for it."""
+        """See :data:`sweeps.search.base.Judge`. Only the first report at or beyond a rung counts for it."""
         values = [step.value if name == "value" else step.metrics.get(name) for name in self.curves]
         level = next((level for level in self.levels if step.fraction >= level - 1e-9), None)
         if level is None or step.fraction >= 1 or all(value is None for value in values):

@@ -29,6 +29,7 @@ class Plan:
         space: what the trials come from.
         samples: how many configurations an adaptive search runs; None where all trials are run.
         spec: makes the trial of a configuration and a seed.
+        not_run: makes the row of a configuration that is not run, from status and reason.
     """
 
     trials: tuple[TrialSpec, ...]
@@ -37,6 +38,7 @@ class Plan:
     space: Space
     samples: int | None
     spec: Callable[[Planned, int], TrialSpec]
+    not_run: Callable[[Planned, str, str], dict[str, Any]]
 
 
 def make_plan(
@@ -79,12 +81,15 @@ def make_plan(
             task_scope=task_scope,
         )
 
+    def not_run(planned: Planned, status: str, reason: str) -> dict[str, Any]:
+        return not_run_row(config, planned.method, planned.config, None, status, reason)
+
     space = make_space(config, stats, constraints)
     skipped = list(space.skipped)
     wanted, samples = space.configurations(), None
     if config.search.kind == "random":
         wanted, refused = drawn(space, config.search.samples or len(wanted), config.search.seed)
-        skipped += [not_run_row(config, one.method, one.config, None, *why) for one, *why in refused]
+        skipped += [not_run(one, *why) for one, *why in refused]
     elif config.search.kind != "grid":
         samples = config.search.samples or len(wanted)
         if space.ranged and config.search.samples is None:
@@ -100,7 +105,7 @@ def make_plan(
             one = spec(planned, seed, families.get(planned.config))
             trials.setdefault(one.key, one)
             predicted[one.key] = planned.predicted_bytes
-    return Plan(tuple(_ordered(trials.values())), tuple(skipped), predicted, space, samples, spec)
+    return Plan(tuple(_ordered(trials.values())), tuple(skipped), predicted, space, samples, spec, not_run)
 
 
 def _families(planned: Iterable[Planned]) -> dict[QuantizerConfig, Mapping[str, Any]]:

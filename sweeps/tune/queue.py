@@ -7,60 +7,57 @@ so that it can ask for what the trials before it measured, and a sweep can end w
 from __future__ import annotations
 
 import collections
-from collections.abc import Callable
 from typing import Any
 
 from ray import tune
 from ray.tune.search import Searcher
 
+from sweeps.record.intake import Intake
 from sweeps.tune.resources import Policy
-from trainables.trial import TrialSpec
+from trainables.records import TrialSpec
 
 
-class Feed(Searcher):  # type: ignore[misc]
-    """Hands trials to Tune, one at a time.
+class Queue(Searcher):  # type: ignore[misc]
+    """Hands the intake's trials to Tune, one at a time.
 
     Args:
-        next_trial: the next trial to run, or None: that was the last.
+        intake: where trials come from.
         policy: what each takes.
         look_ahead: so many trials may be passed over for one that can start now; few where each is chosen by what came of
             those before it.
-
-    Attributes:
-        stop_reason: why no more trials start, or None.
     """
 
-    def __init__(self, next_trial: Callable[[], TrialSpec | None], policy: Policy, look_ahead: int = 100) -> None:
+    def __init__(self, intake: Intake, policy: Policy, look_ahead: int = 100) -> None:
         super().__init__()
-        self._look_ahead = look_ahead
-        self._next_trial = next_trial
+        self._intake, self._policy, self._look_ahead = intake, policy, look_ahead
         self._waiting: list[TrialSpec] = []
         self._again: collections.deque[TrialSpec] = collections.deque()
-        self._policy = policy
+        self._again_alone: collections.deque[TrialSpec] = collections.deque()
         self._running: dict[str, TrialSpec] = {}
-        self.stop_reason: str | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         return {}  # Tune pickles it for a restore, which is never made: the ledger is what resumes
 
-    def stop(self, reason: str) -> None:
-        """Start no more trials; those that run go on to their end."""
-        self.stop_reason = self.stop_reason or reason
+    def run_again(self, spec: TrialSpec, *, alone: bool) -> None:
+        """Run ``spec`` once more.
 
-    def run_again(self, spec: TrialSpec) -> None:
-        """Run ``spec`` once more when all others have ended, alone."""
-        self._again.append(spec)
+        Args:
+            spec: a trial that was lost.
+            alone: when all others have ended, with the machine to itself: for want of memory. A trial that was lost with its
+                node runs as soon as there is room, beside the others.
+        """
+        (self._again_alone if alone else self._again).append(spec)
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         """The next trial; None: none now; ``Searcher.FINISHED``: none any more."""
-        if self.stop_reason is not None:
+        if self._intake.stop_reason is not None:
             return str(Searcher.FINISHED)
         alone = False
         spec = self._first_that_may_start()
         if spec is None and not self._waiting and not self._running:  # while any runs, it may have to run again
-            if not self._again:
+            if not self._again_alone:
                 return str(Searcher.FINISHED)
-            alone, spec = True, self._again.popleft()
+            alone, spec = True, self._again_alone.popleft()
         if spec is None:
             return None
         self._running[trial_id] = spec
@@ -68,11 +65,13 @@ class Feed(Searcher):  # type: ignore[misc]
 
     def _first_that_may_start(self) -> TrialSpec | None:
         running = [spec.method for spec in self._running.values()]
+        while self._again:
+            self._waiting.insert(0, self._again.pop())
         for place, passed in enumerate(self._waiting):
             if self._policy.may_start(passed, running):
                 return self._waiting.pop(place)
         while len(self._waiting) < self._look_ahead:
-            spec = self._next_trial()
+            spec = self._intake.next_trial()
             if spec is None or self._policy.may_start(spec, running):
                 return spec
             self._waiting.append(spec)

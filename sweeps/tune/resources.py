@@ -71,6 +71,10 @@ class Policy:
     def _packs(self) -> bool:
         return self._resources.gpu == "auto" and self._gpus > 0
 
+    def set_gpus(self, gpus: float) -> None:
+        """Take note of how many GPUs Ray has now."""
+        self._gpus = gpus
+
     def learn(self, method: str, device_memory_bytes: int | None) -> None:
         """Take note of what a trial of ``method`` took of its device."""
         if device_memory_bytes is not None:

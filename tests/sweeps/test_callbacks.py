@@ -11,15 +11,18 @@ import pytest
 import ray.cloudpickle
 from ray.exceptions import ActorDiedError
 
+from sweeps.record.intake import Intake, Listed, Observer
+from sweeps.record.ledger import Ledger
 from sweeps.record.status import Progress
 from sweeps.search.moasha import Rungs
 from sweeps.spec.config import build
 from sweeps.tune import callbacks as module
-from sweeps.tune.callbacks import Collector
-from sweeps.tune.queue import Feed
+from sweeps.tune import ray_internals
+from sweeps.tune.callbacks import Callbacks
+from sweeps.tune.queue import Queue
 from sweeps.tune.resources import Policy
-from sweeps.tune.scheduler import EarlyStopping
-from trainables.trial import TrialResult, TrialSpec, blank_row
+from sweeps.tune.scheduler import Scheduler
+from trainables.records import TrialResult, TrialSpec, blank_row
 
 TABLE = ("t", 10, 4)
 
@@ -29,88 +32,123 @@ def spec(seed: int) -> TrialSpec:
 
 
 class Sweep:
-    """A collector, what it collects, and trials as Tune has them."""
+    """An intake as Tune drives it, what came of it, and trials as Tune has them."""
 
-    def __init__(self, folder: Path, **keys: Any) -> None:
-        config = build({"name": "s", "table": "t", "quantizers": ["pq"], **keys})
-        todo = iter([spec(seed) for seed in range(4)])
+    def __init__(self, folder: Path, judge: Any = None, trials: int = 4, **keys: Any) -> None:
+        config = build({"name": "s", "table": "t", "quantizers": ["pq"], "keep_artifacts": "none", **keys})
         policy = Policy(config.trial_resources, gpus=0, gpu_bytes=None)
-        self.feed = Feed(lambda: next(todo, None), policy)
-        self.results: list[TrialResult] = []
-        self.stopped: dict[str, str] = {}
-        self.ledger: dict[str, TrialResult] = {}
-        self.folder = folder
+        self.ledger, self.folder, self.results = Ledger(folder / "ledger"), folder, []
         progress = Progress(None, folder, name="s", total=4, skipped=0, objective=("reconstruction.mse", "min"))
-        self.collector = Collector(
-            config, TABLE, feed=self.feed, policy=policy, progress=progress,
-            add=self.results.append, known=lambda spec: self.ledger.get(spec.key),
-            plateau=None, stopped=self.stopped,
-        )  # fmt: skip
+        sweep = self
+
+        class Collected(Observer):
+            def ended(self, result: TrialResult) -> None:
+                sweep.results.append(result)
+
+        self.intake = Intake(config, TABLE, ledger=self.ledger, judge=judge, observers=[progress, Collected()])
+        self.intake.draw_from(Listed(spec(seed) for seed in range(trials)))
+        self.queue = Queue(self.intake, policy)
+        self.callbacks = Callbacks(config, self.intake, self.queue)
+        self.scheduler = Scheduler(self.intake, self.queue, policy, lambda: 1)
 
     @property
     def rows(self) -> list[dict[str, Any]]:
         return [result.row for result in self.results]
 
     def start(self, name: str) -> Any:
-        suggested = self.feed.suggest(name)
+        suggested = self.queue.suggest(name)
         assert isinstance(suggested, dict)
         state = types.SimpleNamespace(ray_actor=f"actor of {name}")
         file = self.folder / name
         trial = types.SimpleNamespace(
             trial_id=name, config=suggested, temporary_state=state, pickled_error_file=str(file), get_error=lambda: None
         )
-        self.collector.on_trial_start(0, [], trial)
+        self.callbacks.on_trial_start(0, [], trial)
         return trial
 
-    def step(self, trial: Any, fraction: float, value: float) -> None:
+    def _report(self, trial: Any, report: dict[str, Any]) -> str:
+        decision = self.scheduler.on_trial_result(None, trial, report)
+        if decision == "STOP":
+            self.queue.on_trial_complete(trial.trial_id)
+            self.callbacks.on_trial_result(0, [], trial, report)
+            self.callbacks.on_trial_complete(0, [], trial)
+        else:
+            self.callbacks.on_trial_result(0, [], trial, report)
+        return decision
+
+    def step(self, trial: Any, fraction: float, value: float) -> str:
         report = {"phase": "train", "fraction": fraction, "value": value, "seconds": 3 * fraction, "metrics": "{}"}
-        self.collector.on_trial_result(0, [], trial, report | {"result": None})
+        return self._report(trial, report | {"result": None})
 
     def end(self, trial: Any, status: str = "ok", *, out_of_memory: bool = False) -> None:
         one = TrialSpec.from_json(trial.config["spec"])
         result = TrialResult(blank_row(one, TABLE, status=status, reason=None if status == "ok" else "planted"))
         report = {"result": json.dumps(result.to_json()), "out_of_memory": out_of_memory, "device_memory_bytes": 5}
-        self.collector.on_trial_result(0, [], trial, report)
-        self.feed.on_trial_complete(trial.trial_id)
+        self._report(trial, report)
+        self.queue.on_trial_complete(trial.trial_id)
 
     def lose(self, trial: Any, error: Exception | None = None) -> None:
         if error is not None:
             Path(trial.pickled_error_file).write_bytes(ray.cloudpickle.dumps(error))
-        self.feed.on_trial_complete(trial.trial_id, error=True)
-        self.collector.on_trial_error(0, [], trial)
+        self.queue.on_trial_complete(trial.trial_id, error=True)
+        self.callbacks.on_trial_error(0, [], trial)
 
 
-def test_a_lost_trial_gets_one_more_chance_and_then_is_a_row(tmp_path: Path) -> None:
+def test_a_lost_trial_gets_one_more_chance_at_once_and_then_is_a_row(tmp_path: Path) -> None:
     sweep = Sweep(tmp_path)
-    lost = sweep.start("a")
+    first, lost = sweep.start("a"), sweep.start("b")
     sweep.lose(lost, ActorDiedError())
     assert sweep.rows == []
-    for name in "bcd":
-        sweep.end(sweep.start(name))
-    again = sweep.start("e")
+    again = sweep.start("c")  # beside the others, before those that never ran
     assert again.config["spec"] == lost.config["spec"]
     sweep.lose(again, ActorDiedError())
-    assert sweep.feed.suggest("f") == "FINISHED"
-    assert [row["status"] for row in sweep.rows] == ["ok", "ok", "ok", "failed"]
-    assert "worker lost" in sweep.rows[-1]["reason"] and "ran again, alone" in sweep.rows[-1]["reason"]
+    sweep.end(first)
+    for name in "de":
+        sweep.end(sweep.start(name))
+    assert sweep.queue.suggest("f") == "FINISHED"
+    assert [row["status"] for row in sweep.rows] == ["failed", "ok", "ok", "ok"]
+    assert "worker lost" in sweep.rows[0]["reason"] and "tried 2 times" in sweep.rows[0]["reason"]
+
+
+def test_hundreds_that_are_lost_with_a_node_run_again_side_by_side(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ActorDiedError, "__str__", lambda self: "its node has died.")
+    sweep = Sweep(tmp_path, trials=300)
+    running = [sweep.start(f"first {number}") for number in range(200)]
+    for trial in running:
+        sweep.lose(trial, ActorDiedError())
+    again = [sweep.start(f"second {number}") for number in range(200)]  # none waits for another
+    assert {json.dumps(trial.config["spec"]) for trial in again} == {json.dumps(trial.config["spec"]) for trial in running}
+
+
+def test_for_want_of_memory_a_trial_runs_again_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ActorDiedError, "__str__", lambda self: "the node running low on memory.")
+    sweep = Sweep(tmp_path, trials=3)
+    lost, other = sweep.start("a"), sweep.start("b")
+    sweep.lose(lost, ActorDiedError())
+    last = sweep.start("c")
+    assert last.config["spec"] != lost.config["spec"]
+    sweep.end(other)
+    assert sweep.queue.suggest("d") is None  # not while another runs
+    sweep.end(last)
+    assert sweep.start("d").config["spec"] == lost.config["spec"] and sweep.queue.suggest("e") is None
 
 
 def test_a_trial_whose_last_report_was_lost_is_in_the_ledger(tmp_path: Path) -> None:
     sweep = Sweep(tmp_path)
     lost = sweep.start("a")
     one = TrialSpec.from_json(lost.config["spec"])
-    sweep.ledger[one.key] = TrialResult(blank_row(one, TABLE, status="ok"))
+    sweep.ledger.put(one.key, TrialResult(blank_row(one, TABLE, status="ok")))
     sweep.lose(lost, ActorDiedError())
     assert [(row["trial_key"], row["status"]) for row in sweep.rows] == [(one.key, "ok")]
     for name in "bcd":
         sweep.end(sweep.start(name))
-    assert sweep.feed.suggest("e") == "FINISHED"
+    assert sweep.queue.suggest("e") == "FINISHED"
 
 
 def test_a_worker_whose_reports_nobody_takes_ends() -> None:
     """The report hangs as it does where the connection is gone and the driver does not know."""
     code = (
-        "import time; from ray import tune; from sweeps import worker\n"
+        "import time; from ray import tune; from sweeps.tune import worker\n"
         "tune.report = lambda message: time.sleep(message['seconds'])\n"
         "worker._UNHEARD_SECONDS = 1.0\n"
         "worker._tell({'seconds': 0}); time.sleep(1.5)\n"
@@ -134,46 +172,30 @@ def test_no_memory_gets_one_more_chance_and_an_exception_none(tmp_path: Path) ->
     assert [(row["seed"], row["status"]) for row in sweep.rows][-1] == (0, "ok")
 
 
-def test_a_trial_that_the_scheduler_stops_is_a_row_with_its_reason(tmp_path: Path) -> None:
-    sweep = Sweep(tmp_path)
-    stopper = Rungs(lambda key: 100)
-    scheduler = EarlyStopping(sweep.feed, stopper)
-    sweep.collector._stopped = scheduler.reasons
-    decisions = []
-    for name, error in (("a", 1.0), ("b", 2.0)):
-        trial = sweep.start(name)
-        for share in (0.05, 0.2):
-            report = {
-                "phase": "train",
-                "fraction": share,
-                "value": error,
-                "seconds": 3 * share,
-                "metrics": "{}",
-                "result": None,
-            }
-            decisions.append(scheduler.on_trial_result(None, trial, report))
-            sweep.collector.on_trial_result(0, [], trial, report)
-        if name == "a":
-            sweep.end(trial)
-        sweep.feed.on_trial_complete(trial.trial_id)
+def test_a_trial_that_a_rule_stops_is_a_row_with_its_reason(tmp_path: Path) -> None:
+    sweep = Sweep(tmp_path, Rungs(lambda key: 100).step)
+    first = sweep.start("a")
+    decisions = [sweep.step(first, share, 1.0) for share in (0.05, 0.2)]
+    sweep.end(first)
+    second = sweep.start("b")
+    decisions += [sweep.step(second, share, 2.0) for share in (0.05, 0.2)]
     assert decisions == ["CONTINUE", "CONTINUE", "CONTINUE", "STOP"]
     assert [row["status"] for row in sweep.rows] == ["ok", "stopped"]
     assert sweep.rows[1]["reason"] == "moasha: 2 of 2 at 11% of 'train', the best 1 go on"
     assert sweep.rows[1]["fit_seconds"] == pytest.approx(0.6)
+    kept = sweep.ledger.get(sweep.rows[1]["trial_key"])
+    assert kept is not None and kept.row["status"] == "stopped"
 
 
 def test_the_curve_of_a_trial_that_went_on_from_a_checkpoint_has_every_step_once(tmp_path: Path) -> None:
-    sweep = Sweep(tmp_path)
+    sweep = Sweep(tmp_path, lambda key, step, seconds: "planted" if step.fraction == 0.5 else None)
     lost = sweep.start("a")
     for fraction in (0.1, 0.2, 0.3, 0.4):
         sweep.step(lost, fraction, 1 - fraction)
     sweep.lose(lost, ActorDiedError())
-    for name in "bcd":
-        sweep.end(sweep.start(name))
-    again = sweep.start("e")
-    sweep.step(again, 0.25, 0.75)  # the checkpoint was at 0.2
-    sweep.stopped[TrialSpec.from_json(again.config["spec"]).key] = "planted"
-    sweep.step(again, 0.5, 0.5)
+    again = sweep.start("b")
+    assert sweep.step(again, 0.25, 0.75) == "CONTINUE"  # the checkpoint was at 0.2
+    assert sweep.step(again, 0.5, 0.5) == "STOP"
     assert sweep.rows[-1]["status"] == "stopped"
     assert [step["fraction"] for step in sweep.results[-1].curves] == [0.1, 0.2, 0.25, 0.5]
 
@@ -201,22 +223,22 @@ def test_why_a_worker_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, t
 
 def test_what_runs_for_too_long_is_killed_once_and_not_run_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     killed: list[str] = []
-    monkeypatch.setattr(module.ray, "kill", killed.append)
+    monkeypatch.setattr(ray_internals.ray, "kill", killed.append)
     now = [1000.0]
     monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
     sweep = Sweep(tmp_path, trial_timeout="10s")
     first = sweep.start("a")
     now[0] += 6
     sweep.start("b")
-    sweep.collector.on_step_end(0, [])
+    sweep.callbacks.on_step_end(0, [])
     assert killed == []
     now[0] += 5
-    sweep.collector.on_step_end(0, [])
-    sweep.collector.on_step_end(0, [])
+    sweep.callbacks.on_step_end(0, [])
+    sweep.callbacks.on_step_end(0, [])
     assert killed == ["actor of a"]
     sweep.lose(first, ActorDiedError())
     assert sweep.rows[0]["reason"] == "timed out: still running after trial_timeout = 10 s"
-    assert sweep.feed.stop_reason is None
+    assert sweep.intake.stop_reason is None
 
 
 def test_the_time_is_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -225,10 +247,10 @@ def test_the_time_is_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     sweep = Sweep(tmp_path, stop={"time": "1m"})
     running = sweep.start("a")
     now[0] += 59
-    sweep.collector.on_step_end(0, [])
-    assert sweep.feed.stop_reason is None
+    sweep.callbacks.on_step_end(0, [])
+    assert sweep.intake.stop_reason is None
     now[0] += 2
-    sweep.collector.on_step_end(0, [])
-    assert sweep.feed.stop_reason == "stop.time: 60 s were over" and sweep.feed.suggest("b") == "FINISHED"
+    sweep.callbacks.on_step_end(0, [])
+    assert sweep.intake.stop_reason == "stop.time: 60 s were over" and sweep.queue.suggest("b") == "FINISHED"
     sweep.lose(running)  # nothing starts any more: no second chance
     assert [row["status"] for row in sweep.rows] == ["failed"]

@@ -132,3 +132,9 @@ def test_other_curves_have_directions() -> None:
     step = {key: FitStep("train", 0.4, None, {"accuracy": value}) for key, value in (("small", 0.9), ("large", 0.8))}
     assert asha.step("small", step["small"], 1.0) is None
     assert asha.step("large", step["large"], 1.0) is not None
+
+
+def test_a_rung_of_a_hundred_thousand_takes_memory_in_proportion() -> None:
+    points = np.random.default_rng(0).random((100_000, 2))
+    found = places(points, ["min", "min"])
+    assert found.min() == 1 and found.max() <= len(points)

@@ -1,13 +1,14 @@
 """What trials take: shares of GPUs by measured memory, none for methods without work for one, never more than there is."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import pytest
 
 from quantizers.errors import InputError
-from sweeps.spec.config import Resources
-from sweeps.tune.queue import Feed
+from sweeps.record.intake import Intake, Listed
+from sweeps.spec.config import Resources, build
+from sweeps.tune.queue import Queue
 from sweeps.tune.resources import CONTEXT_BYTES, MARGIN, Policy, check_fits
 from trainables.trial import TrialSpec
 
@@ -50,7 +51,13 @@ def test_methods_without_work_for_a_gpu_take_none() -> None:
     assert Policy(Resources(gpu=0.25), gpus=2, gpu_bytes=80 * GB).share(spec("pq")).gpu_bytes == 20 * GB
 
 
-def suggested(feed: Feed, trial: str) -> Any:
+def queue_of(trials: Iterable[TrialSpec], policy: Policy, **options: Any) -> Queue:
+    intake = Intake(build({"name": "s", "table": "t", "quantizers": ["pq"]}), ("t", 10, 4))
+    intake.draw_from(Listed(trials))
+    return Queue(intake, policy, **options)
+
+
+def suggested(feed: Queue, trial: str) -> Any:
     found = feed.suggest(trial)
     if not isinstance(found, Mapping):
         return found
@@ -60,7 +67,7 @@ def suggested(feed: Feed, trial: str) -> Any:
 def test_the_feed_passes_over_a_method_that_is_being_measured() -> None:
     todo = iter([spec("pq", 0), spec("pq", 1), spec("rq", 0), spec("rq", 1), spec("cast", 0)])
     policy = Policy(Resources(), gpus=2, gpu_bytes=80 * GB)
-    feed = Feed(lambda: next(todo, None), policy)
+    feed = queue_of(todo, policy)
     assert suggested(feed, "a") == ("pq", 0, 1)
     assert suggested(feed, "b") == ("rq", 0, 1)
     assert suggested(feed, "c") == ("cast", 0, 0)
@@ -74,33 +81,30 @@ def test_the_feed_passes_over_a_method_that_is_being_measured() -> None:
 def test_few_trials_are_chosen_ahead_of_what_is_measured() -> None:
     asked = []
 
-    def choose() -> TrialSpec:
-        asked.append(spec("pq", len(asked)))
-        return asked[-1]
+    def choose() -> Iterator[TrialSpec]:
+        for seed in range(100):
+            asked.append(spec("pq", seed))
+            yield asked[-1]
 
-    feed = Feed(choose, Policy(Resources(), gpus=2, gpu_bytes=80 * GB), look_ahead=2)
+    feed = queue_of(choose(), Policy(Resources(), gpus=2, gpu_bytes=80 * GB), look_ahead=2)
     assert suggested(feed, "a") == ("pq", 0, 1)
     for name in "bcd":
         assert feed.suggest(name) is None
     assert len(asked) == 3
 
 
-def test_a_lost_trial_runs_alone_when_all_others_have_ended() -> None:
-    todo = iter([spec("pq", 0), spec("pq", 1)])
+def test_a_trial_that_lacked_memory_runs_alone_when_all_others_have_ended() -> None:
+    todo = [spec("pq", 0), spec("pq", 1)]
     policy = Policy(Resources(gpu=0.5), gpus=2, gpu_bytes=80 * GB)
-    feed = Feed(lambda: next(todo, None), policy)
+    feed = queue_of(todo, policy)
     assert suggested(feed, "a") == ("pq", 0, 0.5) and suggested(feed, "b") == ("pq", 1, 0.5)
     feed.on_trial_complete("a", error=True)
-    feed.run_again(spec("pq", 0))
+    feed.run_again(spec("pq", 0), alone=True)
     assert feed.suggest("c") is None
     feed.on_trial_complete("b")
     assert suggested(feed, "c") == ("pq", 0, 0.5) and feed.suggest("d") is None
     feed.on_trial_complete("c")
     assert feed.suggest("d") == "FINISHED"
-    stopped = Feed(lambda: spec("pq"), policy)
-    stopped.stop("enough")
-    stopped.stop("again")
-    assert stopped.suggest("a") == "FINISHED" and stopped.stop_reason == "enough"
 
 
 def test_what_no_machine_has_is_refused() -> None:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,16 @@ import pytest
 from analysis.pareto import hypervolume
 from quantizers import FitStep
 from quantizers.errors import InputError
-from sweeps.search.adaptive import AdaptiveSearch, make_strategy
-from sweeps.search.base import Outcome
+from sweeps.record.intake import Intake
+from sweeps.record.ledger import Ledger
+from sweeps.search.adaptive import AdaptiveSearch, make_search
+from sweeps.search.base import Outcome, Strategy
+from sweeps.search.journal import Journal
 from sweeps.spec.config import SweepConfig, build
 from sweeps.spec.constraints import mark, parse_constraints, size_violations, too_large
 from sweeps.spec.prepare import Prepared, prepare
 from sweeps.spec.space import Planned
-from sweeps.storage import open_storage
+from sweeps.storage import Folder, open_storage
 from trainables.records import TrialResult, TrialSpec, blank_row
 
 GRID = {"method": "pq", "num_codebooks": [1, 2, 4, 8], "codebook_size": [4, 8, 16]}
@@ -45,9 +49,15 @@ def error_of(planned: Planned | TrialSpec) -> float:
     return math.exp(-0.3 * bits) * (1.3 if planned.method == "pq" else 1.0)
 
 
+def strategy_of(ready: Prepared) -> Strategy:
+    search = make_search(ready, Folder(tempfile.mkdtemp()))
+    assert search is not None
+    return search.strategy
+
+
 def tried(ready: Prepared, most: int = 100) -> list[Planned]:
     """What the strategy asks for when every answer is ``error_of``."""
-    strategy = make_strategy(ready)
+    strategy = strategy_of(ready)
     found = []
     while len(found) < most and (planned := strategy.ask()) is not None:
         found.append(planned)
@@ -205,7 +215,7 @@ def test_optuna_goes_where_the_front_is_and_keeps_to_sizes(tmp_path: Path) -> No
     entry = {"method": "pq", "num_codebooks": {"low": 1, "high": 8}, "codebook_size": {"low": 2, "high": 64, "log": True}}
     limits = {"payload_bytes": "<= 1500"}
     ready = prepared(tmp_path, quantizers=[entry], search={"kind": "optuna", "samples": 25}, constraints=limits)
-    strategy = make_strategy(ready)
+    strategy = strategy_of(ready)
     found = []
     for _ in range(25):
         planned = strategy.ask()
@@ -219,7 +229,7 @@ def test_optuna_goes_where_the_front_is_and_keeps_to_sizes(tmp_path: Path) -> No
 
 def test_nan_and_violations_do_not_stop_optuna(tmp_path: Path) -> None:
     ready = prepared(tmp_path, quantizers=[GRID, LSQ], search={"kind": "optuna"})
-    strategy = make_strategy(ready)
+    strategy = strategy_of(ready)
     for number in range(20):
         planned = strategy.ask()
         assert planned is not None
@@ -231,7 +241,7 @@ def test_nan_and_violations_do_not_stop_optuna(tmp_path: Path) -> None:
 def test_the_frontier_search_is_ahead_of_the_grid(tmp_path: Path) -> None:
     """Half of the methods are dominated and slow: those it leaves for later."""
     ready = prepared(tmp_path, quantizers=[GRID, {**LSQ, "rounds": [1, 2, 3, 4]}], search={"kind": "frontier"})
-    strategy = make_strategy(ready)
+    strategy = strategy_of(ready)
     order = []
     while (planned := strategy.ask()) is not None:
         order.append(planned)
@@ -245,7 +255,7 @@ def test_the_frontier_search_is_ahead_of_the_grid(tmp_path: Path) -> None:
 def test_the_frontier_search_stops_what_cannot_pay(tmp_path: Path) -> None:
     both = {"search": {"kind": "frontier"}, "scheduler": {"kind": "frontier"}}
     ready = prepared(tmp_path, quantizers=[GRID, LSQ], **both)
-    strategy = make_strategy(ready)
+    strategy = strategy_of(ready)
     points: dict[bool, list[tuple[float, float]]] = {True: [], False: []}  # of what was stopped, and of the others
     while (planned := strategy.ask()) is not None:
         final = error_of(planned) * (1.0 if planned.config.codebook_size == 8 else 3.0)
@@ -277,38 +287,61 @@ def _config(spec: TrialSpec) -> Any:
 
 
 def test_every_seed_runs_and_a_resumed_search_begins_with_what_was_chosen(tmp_path: Path) -> None:
-    ready = prepared(tmp_path, quantizers=[LSQ], seeds=[0, 1], search={"kind": "optuna", "samples": 3})
-    journal, storage = tmp_path / "search.jsonl", open_storage(str(tmp_path))
-    done: dict[str, TrialResult] = {}
-    search = AdaptiveSearch(ready, storage, lambda spec: False)
+    """Driven as Tune drives it, without Ray: the intake hands trials out and takes results in."""
+    changes = {"quantizers": [LSQ], "seeds": [0, 1], "search": {"kind": "optuna", "samples": 3}, "keep_artifacts": "none"}
+    ready = prepared(tmp_path, **changes)
+    journal, storage, ledger = tmp_path / "search.jsonl", open_storage(str(tmp_path)), Ledger(tmp_path / "ledger")
+
+    def start() -> tuple[AdaptiveSearch, Intake]:
+        search = make_search(ready, storage)
+        assert search is not None
+        intake = Intake(ready.config, ("t", *ready.table.shape), ledger=ledger)
+        intake.draw_from(search)
+        return search, intake
+
+    search, intake = start()
     assert search.total == 7
     for _ in range(4):  # the baseline, two seeds of one, one seed of another; then killed
-        spec = search.next_trial()
+        spec = intake.next_trial()
         assert spec is not None
         if spec.method != "identity":
-            done[spec.key] = result_of(ready, spec)
-            search.finished(done[spec.key])
+            ledger.put(spec.key, result_of(ready, spec))
+            intake.take(spec, result_of(ready, spec))
+    search.close()
+    done = set(intake.results)
     with journal.open("a") as file:
         file.write('{"quantizer": "ls')
-    again: list[AdaptiveSearch] = []
-
-    def adopt(spec: TrialSpec) -> bool:
-        if spec.key in done:
-            again[0].finished(done[spec.key])
-        return spec.key in done
-
-    again.append(AdaptiveSearch(ready, storage, adopt))
+    search, intake = start()
     ran = []
-    while (spec := again[0].next_trial()) is not None:
+    while (spec := intake.next_trial()) is not None:
         ran.append(spec)
         if spec.method != "identity":
-            again[0].finished(result_of(ready, spec, "failed" if spec.seed else "ok"))
-    assert len(ran) == 1 + 6 - 3 and not {spec.key for spec in ran} & done.keys()
-    plan = again[0].plan()
-    assert len(plan.trials) == 7 and {spec.key for spec in plan.trials} >= done.keys()
+            intake.take(spec, result_of(ready, spec, "failed" if spec.seed else "ok"))
+    search.close()
+    assert len(ran) == 1 + 6 - 3 and not {spec.key for spec in ran} & done
+    assert intake.reused == 3
+    plan = search.plan()
+    assert len(plan.trials) == 7 and {spec.key for spec in plan.trials} >= done
     assert all(plan.predicted_bytes[spec.key] > 0 for spec in plan.trials)
     chosen = [json.loads(line)["config"] for line in journal.read_text().splitlines() if line.endswith("}")]
     assert len(chosen) == 3 and len({json.dumps(one) for one in chosen}) == 3
+
+
+def test_the_journal_is_written_seldom_and_whole_at_the_end(tmp_path: Path) -> None:
+    written: list[int] = []
+
+    class Counted(Folder):
+        def write(self, name: str, content: bytes) -> None:
+            written.append(content.count(b"\n"))
+            super().write(name, content)
+
+    journal = Journal(Counted(str(tmp_path)), seconds=1000.0)
+    for number in range(1000):
+        journal.add(f"line {number}")
+    assert written == [1]
+    journal.flush()
+    journal.flush()
+    assert written == [1, 1000] and Journal(Folder(str(tmp_path))).lines()[-1] == "line 999"
 
 
 def test_an_adaptive_search_needs_a_metric(tmp_path: Path) -> None:

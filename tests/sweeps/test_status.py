@@ -37,8 +37,8 @@ def test_the_frontier_so_far_is_what_status_shows(tmp_path: Path) -> None:
     points = [(400, 0.5), (800, 0.9), (800, 0.7), (400, 0.6), (200, 0.6), (100, 0.1)]
     with Progress(None, tmp_path, name="s", total=7, skipped=0, objective=("t.m", "max")) as progress:
         for size, value in points:
-            progress.finished(result(size, value))
-        progress.finished(result(300, None, "failed", "planted"))
+            progress.ended(result(size, value))
+        progress.ended(result(300, None, "failed", "planted"))
     state = read_status(tmp_path)
     assert state is not None and state["done"] == 6 and state["failed"] == 1 and is_alive(state)
     assert [(one["payload_bytes"], one["value"]) for one in state["frontier"]] == [(800, 0.9), (200, 0.6), (100, 0.1)]

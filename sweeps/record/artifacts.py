@@ -1,0 +1,30 @@
+"""Compressed files of trials whose results come from the ledger."""
+
+from __future__ import annotations
+
+import shutil
+
+from sweeps.spec.config import SweepConfig
+from sweeps.storage import join, open_storage, split
+from sweeps.storage.layout import artifact_name
+from trainables.records import TrialResult, TrialSpec
+
+
+def bring(known: TrialResult, spec: TrialSpec, config: SweepConfig) -> bool:
+    """Make a result of the ledger this sweep's own; False where its compressed file is wanted and gone.
+
+    A trial that was stopped early is a result for sweeps that stop trials.
+    """
+    known.row.update(reused=False, budget_bytes=spec.budget_bytes)
+    if known.row["status"] == "stopped":
+        return config.scheduler.kind != "none"
+    storage, name = open_storage(config.run_location), artifact_name(spec.key)
+    if config.keep_artifacts == "all" and not storage.exists(name):
+        folder, file = split(known.artifact or "")
+        copy = open_storage(folder).fetch(file) if file else None
+        if copy is None:
+            return False
+        shutil.copyfile(copy, storage.local(name))
+        storage.keep(name)
+        known.artifact = join(config.run_location, name)
+    return True

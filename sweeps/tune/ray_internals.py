@@ -1,0 +1,61 @@
+"""What is used of Ray beyond its documented interface, each in one place; ``tests/sweeps/test_ray_internals.py`` watches it.
+
+Needs Ray 2.60:
+
+- ``Trial.temporary_state.ray_actor``: the actor that runs a trial, to kill a worker that hangs.
+- ``Trial.pickled_error_file``: where Tune keeps the exception that ended a trial.
+- the texts of ``ActorDiedError``: "exit detail: ...", "running low on memory", "node has died". Nothing else tells a lack of
+  memory, or a node that is gone, from a process that crashed.
+- ``Searcher.FINISHED`` and that a scheduler's ``on_trial_result`` is called with a trial's last report.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from pathlib import Path
+from typing import Any
+
+import ray
+import ray.cloudpickle
+from ray.exceptions import RayActorError
+
+
+@dataclasses.dataclass(frozen=True)
+class Loss:
+    """Why a trial's worker is gone.
+
+    Attributes:
+        reason: for the trial's row.
+        again: whether another run may go better.
+        memory: whether it was ended for want of memory, so that it should then run alone.
+    """
+
+    reason: str
+    again: bool = False
+    memory: bool = False
+
+
+def kill_worker(trial: Any) -> None:
+    """End the process that runs ``trial``, wherever it is. It may hang in a library that never comes back to Python."""
+    actor = trial.temporary_state.ray_actor
+    if actor is not None:
+        ray.kill(actor)
+
+
+def why_lost(trial: Any) -> Loss:
+    """Why the worker of ``trial`` is gone."""
+    try:
+        error = ray.cloudpickle.loads(Path(trial.pickled_error_file).read_bytes())
+    except Exception:  # not written, or of a class that does not come back
+        error = None
+    text = " ".join(str(error or trial.get_error() or "").split())
+    if error is not None and not isinstance(error, RayActorError):
+        return Loss(f"{type(error).__name__}: {text[-500:]}")
+    detail = re.search(r"exit detail: (.*?)(?: Some common causes|$)", text)
+    told = detail[1] if detail else text[:500]
+    if "running low on memory" in text:
+        return Loss(f"out of memory: Ray ended its worker: {told}", again=True, memory=True)
+    if "node has died" in text:
+        return Loss(f"worker lost: its node is gone: {told}", again=True)
+    return Loss(f"worker lost: {told}", again=True)
