@@ -1,6 +1,9 @@
-"""A large sweep: 10,000 trials that the ledger has, and a frontier over 1,000,000 rows of trials.parquet.
+"""Large sweeps: trials that the ledger has, trials that run, and a frontier over many rows of trials.parquet.
 
-    python benchmarks/scale.py [--trials 10000] [--rows 1000000]
+    python benchmarks/scale.py [--trials 10000] [--rows 1000000] [--run 20000]
+
+With ``--run N``, N trials of a stand-in that only reports a made-up result run on two Ray workers: what is measured is the
+driver's memory, and its time per trial in the last tenth of the sweep as a share of that in the first.
 
 Each part runs in a process of its own, whose peak of resident memory is told.
 """
@@ -8,6 +11,7 @@ Each part runs in a process of its own, whose peak of resident memory is told.
 from __future__ import annotations
 
 import argparse
+import datetime
 import json
 import os
 import resource
@@ -27,7 +31,7 @@ from analysis.schema import SCORES, TRIALS
 from sweeps.driver import run
 from sweeps.spec.config import SweepConfig, build
 from sweeps.spec.prepare import prepare
-from trainables.trial import TrialResult, blank_row
+from trainables.records import TrialResult, TrialSpec, blank_row
 
 SHAPE = (2000, 32)
 
@@ -81,6 +85,9 @@ def part(name: str, folder: Path, amount: int) -> None:
     if name == "rows":
         write_rows(folder, amount)
         return
+    if name == "run":
+        run_stand_ins(folder, amount)
+        return
     began = time.perf_counter()
     if name == "ledger":
         ended = run(sweep(folder, amount))
@@ -92,6 +99,40 @@ def part(name: str, folder: Path, amount: int) -> None:
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
     used, load = time.process_time(), os.getloadavg()[0]
     print(f"{said}: {seconds:.1f} s ({used:.1f} s of processor, imports too), peak {peak:.2f} GB, load {load:.1f}")
+
+
+def stand_in(config: dict[str, Any], **shared: Any) -> None:
+    """Takes the place of a trial: reports a step and a made-up result at once."""
+    from ray import tune
+
+    spec = TrialSpec.from_json(config["spec"])
+    row = blank_row(spec, ("synthetic", *SHAPE), status="ok")
+    row.update(payload_bytes=1000, predicted_payload_bytes=1000, compression_ratio=1.0, peak_memory_bytes=1, mse=1.0)
+    row.update(started_at=datetime.datetime.now(datetime.UTC).isoformat(), file_bytes=1000)
+    step = {"phase": "fit", "fraction": 0.5, "value": 1.0, "seconds": 0.0, "metrics": "{}", "result": None}
+    tune.report(step)
+    result = json.dumps(TrialResult(row, [], [step] * 20, None, 0.01).to_json())
+    last = {"out_of_memory": False, "device_memory_bytes": None}
+    tune.report({**step, "phase": "done", "fraction": 1.0, "result": result, **last})
+
+
+def run_stand_ins(folder: Path, trials: int) -> None:
+    """A sweep of trials that take no time, on Ray."""
+    from sweeps.tune import engine
+
+    engine.tune_trial = stand_in  # type: ignore[assignment]
+    config = sweep(folder, trials).model_copy(update={"name": "running", "ledger": False})
+    run(config)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+    times = np.sort(
+        [row["started_at"].timestamp() for row in store.read_trials(config.run_dir).to_pylist() if row["started_at"]]
+    )
+    tenth = max(2, len(times) // 10)
+    first, last = (np.diff(part).mean() for part in (times[:tenth], times[-tenth:]))
+    print(
+        f"{len(times):,} trials that take no time: {(times[-1] - times[0]) / len(times) * 1000:.1f} ms each, "
+        f"in the last tenth {last / first:.2f} times the first ({first * 1000:.1f} ms), driver's peak {peak:.2f} GB"
+    )
 
 
 def write_rows(folder: Path, amount: int) -> None:
@@ -125,6 +166,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--trials", type=int, default=10_000)
     parser.add_argument("--rows", type=int, default=1_000_000)
+    parser.add_argument("--run", type=int, default=0, help="stand-in trials to run on Ray; 20,000 take some 20 minutes")
     parser.add_argument("--part", nargs=3, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.part:
@@ -136,7 +178,10 @@ def main() -> None:
             ("ledger", options.trials),
             ("rows", options.rows),
             ("frontier", options.rows),
+            ("run", options.run),
         ):
+            if not amount:
+                continue
             subprocess.run([sys.executable, __file__, "--part", name, folder, str(amount)], check=True)
 
 
