@@ -120,7 +120,7 @@ def run_stand_ins(folder: Path, trials: int) -> None:
     """A sweep of trials that take no time, on Ray."""
     from sweeps.tune import engine
 
-    engine.tune_trial = stand_in  # type: ignore[attr-defined]
+    engine.tune_trial = stand_in  # type: ignore[assignment, attr-defined]
     config = sweep(folder, trials).model_copy(update={"name": "running", "ledger": False})
     run(config)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
