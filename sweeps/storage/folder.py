@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from analysis.store import replace_bytes
+from quantizers.files import write_bytes
 from sweeps.storage.base import Storage
 
 
@@ -46,7 +46,7 @@ class Folder(Storage):
 
     def write(self, name: str, content: bytes) -> None:
         """See :class:`Storage`."""
-        replace_bytes(self.local(name), content)
+        write_bytes(self.local(name), content)
 
     def delete(self, name: str) -> None:
         """See :class:`Storage`. One of several who delete the same file does it."""

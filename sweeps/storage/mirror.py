@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import yaml
 
 from quantizers.errors import InputError
+from quantizers.files import write_bytes
 from sweeps.storage import is_remote, join, open_storage
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ def pull(location: str) -> Path:
         if content is None:
             (folder / name).unlink(missing_ok=True)
         else:
-            (folder / name).write_bytes(content)
+            write_bytes(folder / name, content)
     return folder
 
 
