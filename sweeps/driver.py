@@ -126,6 +126,7 @@ def run(
             observers=[progress] if tracker is None else [progress, tracker],
         )
         if search is None:
+            ledger.prefetch(spec.key for spec in prepared.plan.trials)
             intake.draw_from(Listed([spec for spec in prepared.plan.trials if not intake.adopt(spec)]))
         else:
             intake.draw_from(search)

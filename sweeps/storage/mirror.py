@@ -15,6 +15,7 @@ import yaml
 from quantizers.errors import InputError
 from quantizers.files import write_bytes
 from sweeps.storage import is_remote, join, open_storage
+from sweeps.storage.layout import artifact_name
 
 if TYPE_CHECKING:
     from sweeps.spec.config import SweepConfig
@@ -86,6 +87,6 @@ def origin(run_dir: Path) -> str | None:
 
 def artifact(run_dir: Path, key: str) -> Path:
     """The compressed file of trial ``key``; fetched where the run is on ``s3://``. It need not be there."""
-    name = f"artifacts/{key}.safetensors"
+    name = artifact_name(key)
     location = origin(run_dir)
     return (open_storage(location).fetch(name) if location else None) or run_dir / name
