@@ -2,10 +2,11 @@
 
 ``results/<key>.json`` holds a finished trial, written whole by the trial itself to the run's storage; a repeat of the trial
 reads it instead of running. ``results/<key>.stopped.json`` holds one that a sweep stopped early: sweeps may share a ledger,
-and what one stops, another may have finished. ``fits/`` and ``baselines/`` hold what several trials share, made once
-however many ask at the same time: the first claims the key by creating a file, the others wait. A claim is taken over when its maker's process is
-gone from this machine, or no longer keeps it fresh: whoever waits watches it by a clock of their own, since two machines'
-clocks differ.
+and what one stops, another may have finished.
+
+``fits/`` and ``baselines/`` hold what several trials share, made once however many ask at the same time: the first claims
+the key by creating a file, the others wait. A claim is taken over when its maker's process is gone from this machine, or no
+longer keeps it fresh: whoever waits watches it by a clock of their own, since two machines' clocks differ.
 """
 
 from __future__ import annotations
