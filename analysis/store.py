@@ -7,7 +7,6 @@ writer added. ``run.json`` says what was run, and where.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,27 +16,10 @@ import pyarrow.parquet as pq
 
 from analysis.schema import SCHEMA_VERSION, SCHEMAS, FileName, to_table
 from quantizers.errors import InputError
+from quantizers.files import write_bytes
 
 _KEY = b"embedding_frontier"
 RUN_FILE = "run.json"
-
-
-def replace_bytes(path: Path, data: bytes) -> None:
-    """Write ``data`` to ``path`` so that a reader sees the old file or the new one, never a part.
-
-    Raises:
-        InputError: the folder is missing, or there is no space or permission; the old file is as it was.
-    """
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with part.open("wb") as out:
-            out.write(data)
-            out.flush()
-            os.fsync(out.fileno())
-        part.replace(path)
-    except OSError as error:
-        part.unlink(missing_ok=True)
-        raise InputError(f"{path}: cannot write it: {error.strerror or error}.") from error
 
 
 def write(
@@ -72,7 +54,7 @@ def write(
     buffer = pa.BufferOutputStream()
     pq.write_table(with_metadata(table, metadata or {}), buffer, compression="zstd")
     path = Path(run_dir) / f"{name}.parquet"
-    replace_bytes(path, buffer.getvalue())
+    write_bytes(path, buffer.getvalue())
     return path
 
 
@@ -149,7 +131,7 @@ def _first_line(error: Exception) -> str:
 def write_run(run_dir: str | Path, run: Mapping[str, Any]) -> Path:
     """Write ``run.json``, atomically. Raises InputError where it cannot be written."""
     path = Path(run_dir) / RUN_FILE
-    replace_bytes(path, (json.dumps(run, indent=2) + "\n").encode())
+    write_bytes(path, (json.dumps(run, indent=2) + "\n").encode())
     return path
 
 

@@ -7,12 +7,9 @@ bytes: no time or machine is written.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import hashlib
 import json
-import os
-import secrets
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -27,6 +24,7 @@ from torch import Tensor
 from quantizers.base import Quantizer, StorageCost
 from quantizers.embedding import CompressedEmbedding
 from quantizers.errors import ArtifactError, InputError
+from quantizers.files import write_bytes
 from quantizers.registry import get, list_methods, make_config
 from quantizers.table import decode_words, encode_words
 
@@ -88,18 +86,7 @@ def save(quantizer: Quantizer, path: str | Path) -> int:
     }
     header["digest"] = _digest(header, tensors)
     data = safetensors_bytes(tensors, metadata={_KEY: json.dumps(header, sort_keys=True)})
-    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")  # a process id may be another machine's too
-    try:
-        with part.open("wb") as out:
-            out.write(data)
-            out.flush()
-            os.fsync(out.fileno())
-        part.replace(path)
-    except OSError as error:
-        raise InputError(f"{path}: cannot write the compressed file: {error.strerror or error}.") from error
-    finally:
-        with contextlib.suppress(OSError):  # it is gone by now, unless writing failed
-            part.unlink()
+    write_bytes(path, data, "the compressed file")
     return len(data)
 
 

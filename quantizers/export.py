@@ -10,7 +10,6 @@ Shapes: N rows, D columns, M codes a row, K values of a code.
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
@@ -21,6 +20,7 @@ from torch import Tensor
 
 from quantizers.base import CHUNK_ROWS, CodeQuantizer
 from quantizers.errors import InputError
+from quantizers.files import writing
 
 
 def write_codes(quantizer: CodeQuantizer, path: str | Path) -> None:
@@ -96,13 +96,5 @@ def _codewords(quantizer: CodeQuantizer) -> Tensor:
 
 
 def _write(path: str | Path, fill: Callable[[BinaryIO], object]) -> None:
-    path = Path(path)
-    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
-    try:
-        with part.open("wb") as out:
-            fill(out)
-        part.replace(path)
-    except OSError as error:
-        raise InputError(f"{path}: cannot write: {error.strerror or error}.") from error
-    finally:
-        part.unlink(missing_ok=True)
+    with writing(path) as out:
+        fill(out)

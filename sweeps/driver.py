@@ -12,8 +12,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from analysis.store import replace_bytes
 from quantizers.errors import InputError
+from quantizers.files import write_bytes
 from sweeps.record.finish import finish
 from sweeps.record.intake import INTERRUPTED, Intake, Listed
 from sweeps.record.ledger import Ledger
@@ -95,7 +95,7 @@ def run(
         run_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"{run_dir}: cannot be made: {error.strerror or error}.") from error
-    replace_bytes(run_dir / "sweep.yaml", config.to_yaml().encode())
+    write_bytes(run_dir / "sweep.yaml", config.to_yaml().encode())
     location = config.ledger_location or join(config.run_location, "ray", "shared")
     ledger = Ledger(open_storage(location), remember_results=config.ledger_location is not None)
     tracker = None if config.tracking_uri is None else Tracker(config.tracking_uri, config.name, prepared.objectives)
@@ -126,6 +126,7 @@ def run(
             observers=[progress] if tracker is None else [progress, tracker],
         )
         if search is None:
+            ledger.prefetch(spec.key for spec in prepared.plan.trials)
             intake.draw_from(Listed([spec for spec in prepared.plan.trials if not intake.adopt(spec)]))
         else:
             intake.draw_from(search)

@@ -23,6 +23,7 @@ from analysis.paper.figures import Drawn, figures, in_figures
 from analysis.paper.numbers import COLUMNS, DIM, ROWS, Column
 from analysis.paper.trials import Interval, Measured, Trial, labelled, measured, read_trials, unfinished
 from quantizers.errors import InputError
+from quantizers.files import write_bytes
 
 NOT_RUN = "not run"
 _SUFFIXES = (".html", ".htm", ".md")
@@ -88,9 +89,9 @@ def write_paper(run_dirs: Sequence[str | Path], out: str | Path) -> list[Path]:
     )
     written = [path]
     for name, png in pictures.items():
-        store.replace_bytes(path.with_name(name), png)
+        write_bytes(path.with_name(name), png)
         written.append(path.with_name(name))
-    store.replace_bytes(path, page.encode("utf-8", "surrogateescape"))
+    write_bytes(path, page.encode("utf-8", "surrogateescape"))
     return written
 
 

@@ -23,7 +23,7 @@ from analysis.recommend import chosen_metrics
 from analysis.report.panels import Panel, panels, styles
 from analysis.report.plots import REFERENCE, figure
 from analysis.runs import Runs, load
-from analysis.store import replace_bytes
+from quantizers.files import write_bytes
 
 MAX_TRIALS = 20_000  # in the report's table; all of them are in trials.parquet
 MAX_POINTS = 300  # in one frontier table
@@ -79,7 +79,7 @@ def write_report(run_dirs: Sequence[str | Path], out: str | Path) -> Path:
         duration=_duration,
     )
     path = Path(out)
-    replace_bytes(path, page.encode("utf-8", "surrogateescape"))
+    write_bytes(path, page.encode("utf-8", "surrogateescape"))
     return path
 
 

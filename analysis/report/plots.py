@@ -22,7 +22,7 @@ from matplotlib.lines import Line2D
 from analysis import text
 from analysis.report.panels import Panel, Style, panels, ratio_ticks, round_ticks, styles
 from analysis.runs import load
-from analysis.store import replace_bytes
+from quantizers.files import write_bytes
 
 REFERENCE = "reference: a Gaussian with this covariance"
 _AREA = {"*": 2.0, "P": 1.4, "X": 1.4, "D": 0.8}  # so that all marks look equally large
@@ -85,7 +85,7 @@ def frontier_png(run_dir: str | Path, path: str | Path) -> Path:
         )
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=130)
-    replace_bytes(Path(path), buffer.getvalue())
+    write_bytes(Path(path), buffer.getvalue())
     return Path(path)
 
 

@@ -12,6 +12,7 @@ from rich.markup import escape
 from rich.table import Table as Grid
 
 from quantizers.errors import InputError
+from quantizers.files import writing
 from sweeps.commands.app import DataOption, RunDir, app, check_data, checked, out, remembered_data, run_folder
 from sweeps.storage import mirror
 
@@ -107,9 +108,8 @@ def export(
         verified = f"trial {row['trial_key']}: {_verify(artifact, row, run_dir, data or remembered_data(run_dir))}"
     method, payload = artifact.quantizer.name, artifact.storage.payload_bytes
     if kind == "safetensors":
-        part = output.with_name(f".{output.name}.part")
-        shutil.copyfile(path, part)
-        part.replace(output)
+        with path.open("rb") as source, writing(output) as target:
+            shutil.copyfileobj(source, target)
     elif kind == "dense":
         from trainables.tables.formats import write_table
 

@@ -32,7 +32,7 @@ def train(
     data: DataOption = None,
 ) -> None:
     """Train a task's network and score the test set. Ctrl-C ends the training; what is best so far is scored."""
-    from analysis.store import replace_bytes
+    from quantizers.files import replacing, write_bytes
     from trainables.baselines import load_baseline, save_baseline
     from trainables.networks.trained_task import TrainedTask
     from trainables.registry import make_task, tasks
@@ -62,8 +62,9 @@ def train(
     if evaluate is None:
         trained = made.baseline(own, seed=seed, finetune=finetune, report=show)
         output.mkdir(parents=True, exist_ok=True)
-        save_baseline(trained, output / _NETWORK)
-        replace_bytes(output / _TASK, json.dumps({"task": task, "settings": settings}, indent=1).encode())
+        with replacing(output / _NETWORK) as part:
+            save_baseline(trained, part)
+        write_bytes(output / _TASK, json.dumps({"task": task, "settings": settings}, indent=1).encode())
         scores = trained.scores
     else:
         kept = load_baseline(evaluate / _NETWORK)
@@ -73,7 +74,7 @@ def train(
         scores = made.test(own.vectors, network, made.vocabulary(own))
         output.mkdir(parents=True, exist_ok=True)
     found = {name: {"value": score.value, "num_examples": score.num_examples} for name, score in scores.items()}
-    replace_bytes(output / _SCORES, json.dumps({"embedding": embedding, "seed": seed, "scores": found}, indent=1).encode())
+    write_bytes(output / _SCORES, json.dumps({"embedding": embedding, "seed": seed, "scores": found}, indent=1).encode())
     for name, score in scores.items():
         out.print(f"{made.label}.{name}: {score.value:.4f} ({score.num_examples:,} examples of the test set)")
     out.print(f"Folder: {output}", soft_wrap=True)

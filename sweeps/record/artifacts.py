@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 
+from quantizers.files import replacing
 from sweeps.spec.config import SweepConfig
 from sweeps.storage import join, open_storage, split
 from sweeps.storage.layout import artifact_name
@@ -18,13 +19,20 @@ def bring(known: TrialResult, spec: TrialSpec, config: SweepConfig) -> bool:
     known.row.update(reused=False, budget_bytes=spec.budget_bytes)
     if known.row["status"] == "stopped":
         return config.scheduler.kind != "none"
-    storage, name = open_storage(config.run_location), artifact_name(spec.key)
-    if config.keep_artifacts == "all" and not storage.exists(name):
-        folder, file = split(known.artifact or "")
-        copy = open_storage(folder).fetch(file) if file else None
-        if copy is None:
-            return False
-        shutil.copyfile(copy, storage.local(name))
-        storage.keep(name)
-        known.artifact = join(config.run_location, name)
+    return config.keep_artifacts != "all" or fetch_copy(known, spec.key, config)
+
+
+def fetch_copy(known: TrialResult, key: str, config: SweepConfig) -> bool:
+    """Have the compressed file of trial ``key`` with this run, whole; False where it is gone from the ledger's place too."""
+    storage, name = open_storage(config.run_location), artifact_name(key)
+    if storage.exists(name):
+        return True
+    folder, file = split(known.artifact or "")
+    copy = open_storage(folder).fetch(file) if file else None
+    if copy is None:
+        return False
+    with replacing(storage.local(name)) as part:
+        shutil.copyfile(copy, part)
+    storage.keep(name)
+    known.artifact = join(config.run_location, name)
     return True

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import datetime
+import time
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 import pyarrow.parquet as pq
-from pyarrow import fs
 
 from quantizers.errors import InputError
+from quantizers.files import PART_SUFFIX
+from sweeps.storage import open_storage
+from sweeps.storage.layout import BASELINES, FITS, RESULTS, result_key
 
-_KINDS = ("results", "fits", "baselines")
-_LEFT_OVER = (".claim", ".part", ".stale")  # of processes that were killed
-_LEFT_OVER_AGE = datetime.timedelta(days=1)
+_KINDS = (RESULTS, FITS, BASELINES)
+_LEFT_OVER = (".claim", PART_SUFFIX, ".gone", ".stale")  # of processes that were killed
+_LEFT_OVER_AGE_SECONDS = 86_400.0
 
 
 def clean(
@@ -35,30 +37,26 @@ def clean(
     """
     if older_than_seconds is None and not runs:
         raise InputError("Say what to delete: --older-than 30d, --unless-in RUNS, or both.")
-    store, root = fs.FileSystem.from_uri(ledger) if "://" in ledger else (fs.LocalFileSystem(), str(Path(ledger).absolute()))
-    files = [
-        info for kind in _KINDS
-        for info in store.get_file_info(fs.FileSelector(f"{root}/{kind}", allow_not_found=True)) if info.is_file
-    ]  # fmt: skip
+    storage = open_storage(ledger)
+    files = [(kind, entry) for kind in _KINDS for entry in storage.entries(kind)]
     if not files:
         raise InputError(f"{ledger}: no ledger there (a folder with results/, fits/ or baselines/).")
     kept = referred_to(runs)
-    now = datetime.datetime.now(datetime.UTC)
+    now = time.time()
     deleted: dict[str, tuple[int, int]] = {}
-    for info in files:
-        path = PurePosixPath(info.path)
-        age = now - info.mtime
-        if path.suffix in _LEFT_OVER:
-            gone = age > _LEFT_OVER_AGE
+    for kind, entry in files:
+        name, age = PurePosixPath(entry.name), now - entry.mtime
+        if name.suffix in _LEFT_OVER:
+            gone = age > _LEFT_OVER_AGE_SECONDS
         else:
-            old = older_than_seconds is None or age.total_seconds() > older_than_seconds
-            named = path.parent.name != "baselines" or older_than_seconds is not None
-            gone = old and named and path.stem not in kept
+            old = older_than_seconds is None or age > older_than_seconds
+            named = kind != BASELINES or older_than_seconds is not None
+            gone = old and named and (result_key(entry.name) or name.stem) not in kept
         if gone:
-            count, size = deleted.get(path.parent.name, (0, 0))
-            deleted[path.parent.name] = count + 1, size + info.size
+            count, size = deleted.get(kind, (0, 0))
+            deleted[kind] = count + 1, size + entry.size
             if not dry_run:
-                store.delete_file(info.path)
+                storage.delete(f"{kind}/{entry.name}")
     return deleted
 
 

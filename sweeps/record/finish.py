@@ -20,12 +20,14 @@ from analysis.report.plots import frontier_png
 from analysis.schema import SCHEMA_VERSION
 from quantizers.errors import InputError
 from sweeps.record import checkpoints
+from sweeps.record.artifacts import fetch_copy
 from sweeps.record.intake import INTERRUPTED
 from sweeps.record.ledger import Ledger
 from sweeps.record.tracking import Tracker
 from sweeps.spec.config import load_run
 from sweeps.spec.prepare import Prepared
 from sweeps.storage import mirror, open_storage
+from sweeps.storage.layout import artifact_name
 from trainables.provenance import versions
 from trainables.trial import TrialResult, blank_row
 
@@ -93,7 +95,7 @@ def finish(
     scores_path = store.write(run_dir, "scores", scores)
     frontier = build_frontier(store.read_trials(run_dir), store.read_scores(run_dir), run)
     frontier_path = store.write(run_dir, "frontier", frontier)
-    _drop_artifacts(prepared, rows, frontier)
+    _settle_artifacts(prepared, rows, frontier, results)
     plot = frontier_png(run_dir, run_dir / "frontier.png")
     report = write_report([run_dir], run_dir / "report.html")
     if not interrupted:  # else a lost trial still has its second chance
@@ -107,8 +109,10 @@ def finish(
     return dict(counts)
 
 
-def _drop_artifacts(prepared: Prepared, rows: list[dict[str, Any]], frontier: Any) -> None:
-    """Delete the compressed files that the sweep does not keep."""
+def _settle_artifacts(
+    prepared: Prepared, rows: list[dict[str, Any]], frontier: Any, results: Mapping[str, TrialResult]
+) -> None:
+    """Delete the compressed files that the sweep does not keep; copy those of the frontier that another sweep made."""
     keep = prepared.config.keep_artifacts
     if keep == "all":
         return
@@ -119,7 +123,9 @@ def _drop_artifacts(prepared: Prepared, rows: list[dict[str, Any]], frontier: An
         on_front = {(row["quantizer"], row["config_json"]) for row in columns if row["on_frontier"]}
     for row in rows:
         if (row["quantizer"], row["config_json"]) not in on_front:
-            storage.delete(f"artifacts/{row['trial_key']}.safetensors")
+            storage.delete(artifact_name(row["trial_key"]))
+        elif (known := results.get(row["trial_key"])) is not None and row["reused"]:
+            fetch_copy(known, row["trial_key"], prepared.config)
 
 
 def cores() -> int:

@@ -1,31 +1,36 @@
 """What has been measured stays measured: results, fits and baselines by content key, one file each.
 
 ``results/<key>.json`` holds a finished trial, written whole by the trial itself to the run's storage; a repeat of the trial
-reads it instead of running. ``fits/`` and ``baselines/`` hold what several trials share, made once however many ask at the
-same time: the first claims the key by creating a file, the others wait. A claim is taken over when its maker's process is
-gone from this machine, or no longer keeps it fresh: whoever waits watches it by a clock of their own, since two machines'
-clocks differ.
+reads it instead of running. ``results/<key>.stopped.json`` holds one that a sweep stopped early: sweeps may share a ledger,
+and what one stops, another may have finished.
+
+``fits/`` and ``baselines/`` hold what several trials share, made once however many ask at the same time: the first claims
+the key by creating a file, the others wait. A claim is taken over when its maker's process is gone from this machine, or no
+longer keeps it fresh: whoever waits watches it by a clock of their own, since two machines' clocks differ.
 """
 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
-import os
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from quantizers.files import replacing
 from sweeps.record.processes import is_gone, note
 from sweeps.storage import Folder, Storage
+from sweeps.storage.layout import RESULTS, claim_name, result_key, result_name, shared_name
 from trainables.trial import TrialResult
 
 _FRESH_SECONDS = 5.0
 _STALE_SECONDS = 60.0
 _LOOK_SECONDS = 0.2
+_BATCH = 256  # results in memory at a time; with their curves some MB
 
 
 class Ledger:
@@ -39,35 +44,81 @@ class Ledger:
     def __init__(self, storage: Storage | Path, *, remember_results: bool = True) -> None:
         self.storage = Folder(str(storage)) if isinstance(storage, Path) else storage
         self.remember_results = remember_results
+        self._listed: frozenset[str] | None = None
+        self._listed_at = 0.0
+        self._ahead: dict[str, None] = {}  # asked for by prefetch and not read yet, in order
+        self._read: dict[str, TrialResult | None] = {}
 
     def get(self, key: str) -> TrialResult | None:
-        """The finished trial of ``key``, if there is one that can be read."""
-        content = self.storage.read(f"results/{key}.json") if self.remember_results else None
-        if content is None:
+        """The trial of ``key``, if there is one that can be read; a finished one before one that was stopped early.
+
+        Once for each key that :meth:`prefetch` was given, this is the answer of that time.
+        """
+        if not self.remember_results:
             return None
-        try:
-            return TrialResult.from_json(json.loads(content))
-        except (ValueError, TypeError):
-            return None  # damaged: the trial runs again
+        if key in self._ahead:
+            batch = [key, *itertools.islice((other for other in self._ahead if other != key), _BATCH - 1)]
+            self._read.update(self._get_many(batch))
+            for taken in batch:
+                del self._ahead[taken]
+        if key in self._read:
+            return self._read.pop(key)
+        for stopped in (False, True):
+            found = _result(self.storage.read(result_name(key, stopped=stopped)))
+            if found is not None:
+                return found
+        return None
+
+    def _get_many(self, keys: Sequence[str]) -> dict[str, TrialResult | None]:
+        listed = self.known_keys()
+        found: dict[str, TrialResult | None] = dict.fromkeys(keys)
+        for stopped in (False, True):
+            names = {key: result_name(key, stopped=stopped) for key in keys if key in listed and found[key] is None}
+            contents = self.storage.read_many(list(names.values()))
+            found.update({key: _result(contents[name]) for key, name in names.items()})
+        return found
+
+    def known_keys(self, max_age_seconds: float = 300.0) -> frozenset[str]:
+        """The trials that have a result, by one listing; what came within the last ``max_age_seconds`` may be missing."""
+        if not self.remember_results:
+            return frozenset()
+        if self._listed is None or time.monotonic() - self._listed_at > max_age_seconds:
+            keys = (result_key(name) for name in self.storage.names(RESULTS))
+            self._listed, self._listed_at = frozenset(key for key in keys if key is not None), time.monotonic()
+        return self._listed
+
+    def prefetch(self, keys: Iterable[str]) -> None:
+        """Have :meth:`get` read the results of ``keys`` side by side, some hundred at a time.
+
+        A trial without a result costs no request. Memory holds one batch, and lets go of each result that is taken. What
+        another sweep adds meanwhile may be missed: that trial then runs here too, and still finds the other's fits.
+        """
+        if self.remember_results:
+            self.known_keys()
+            self._ahead.update(dict.fromkeys(keys))
 
     def put(self, key: str, result: TrialResult) -> None:
-        """Keep ``result``; the last one wins."""
+        """Keep ``result``; the last one wins, but one that was stopped early never takes the place of a finished one."""
         if self.remember_results:
-            self.storage.write(f"results/{key}.json", json.dumps(result.to_json()).encode())
+            name = result_name(key, stopped=result.row.get("status") == "stopped")
+            self.storage.write(name, json.dumps(result.to_json()).encode())
+            self._ahead.pop(key, None)
+            self._read.pop(key, None)
 
     def results(self) -> Iterator[TrialResult]:
-        """Every finished trial that can be read."""
-        for name in self.storage.names("results"):
-            result = self.get(Path(name).stem) if name.endswith(".json") else None
-            if result is not None:
-                yield result
+        """Every result that can be read, one for each trial."""
+        keys = sorted(self.known_keys(0.0))
+        for batch in (keys[start : start + _BATCH] for start in range(0, len(keys), _BATCH)):
+            for result in self._get_many(batch).values():
+                if result is not None:
+                    yield result
 
     def once(self, kind: str, key: str, make: Callable[[Path], None]) -> Path:
         """The path of ``kind/key``, made by ``make`` if nobody has; see :class:`trainables.trial.Once`.
 
         ``make`` writes to the path it is given; the file appears under its own name only when it is whole.
         """
-        name, claim = f"{kind}/{key}.safetensors", _Claim(self.storage, f"{kind}/{key}.claim")
+        name, claim = shared_name(kind, key), _Claim(self.storage, claim_name(kind, key))
         while (path := self.storage.fetch(name)) is None:
             if not claim.take():
                 time.sleep(_LOOK_SECONDS)
@@ -82,13 +133,18 @@ class Ledger:
 
     def _make(self, name: str, make: Callable[[Path], None]) -> None:
         path = self.storage.local(name)
-        part = path.with_suffix(f".{os.getpid()}-{threading.get_ident()}.part")
-        try:
+        with replacing(path) as part:
             make(part)
-            part.replace(path)
-        finally:
-            part.unlink(missing_ok=True)
         self.storage.keep(name)
+
+
+def _result(content: bytes | None) -> TrialResult | None:
+    if content is None:
+        return None
+    try:
+        return TrialResult.from_json(json.loads(content))
+    except (ValueError, TypeError):
+        return None  # damaged: the trial runs again
 
 
 class _Claim:

@@ -16,8 +16,8 @@ from typing import Any
 from rich.console import Console
 from rich.live import Live
 
-from analysis.store import replace_bytes
 from quantizers import FitStep
+from quantizers.files import write_bytes
 from sweeps.record.display import one_line, render
 from sweeps.record.intake import Observer
 from sweeps.record.processes import is_gone, is_here, note
@@ -185,7 +185,7 @@ class Progress(Observer):
 
     def _write(self) -> None:
         self._last_write = self.state["updated_at"] = time.time()
-        replace_bytes(self._path, json.dumps(self.state).encode())
+        write_bytes(self._path, json.dumps(self.state).encode())
 
 
 def read_status(run_dir: Path) -> dict[str, Any] | None:

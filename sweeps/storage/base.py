@@ -7,20 +7,22 @@ there. Where it finds none, it hands its files to the driver's node (:mod:`sweep
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import os
 import posixpath
 import tempfile
-import threading
-import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from quantizers.errors import InputError
+import tenacity
 
-_RETRY_SECONDS = 120.0  # a link that is cut for a minute fails no trial
+from quantizers.errors import InputError
+from quantizers.files import replacing
+
+RETRY_SECONDS = 120.0  # a link that is cut for a minute fails no trial
 _T = TypeVar("_T")
 
 
@@ -62,17 +64,30 @@ def scratch(location: str) -> Path:
     return folder
 
 
-def persistently(call: Callable[[], _T], errors: type[Exception] | tuple[type[Exception], ...]) -> _T:
-    """``call()``, again and again while it fails with ``errors``, for two minutes."""
-    until, pause = time.monotonic() + _RETRY_SECONDS, 0.2
-    while True:
-        try:
-            return call()
-        except errors:
-            if time.monotonic() + pause > until:
-                raise
-            time.sleep(pause)
-            pause = min(2 * pause, 10.0)
+def retried(call: Callable[[], _T], again: Callable[[BaseException], bool]) -> _T:
+    """``call()``, once more after growing pauses while ``again`` says so of its error; for :data:`RETRY_SECONDS` in all."""
+    attempts = tenacity.Retrying(
+        stop=tenacity.stop_before_delay(RETRY_SECONDS),
+        wait=tenacity.wait_exponential(multiplier=0.2, max=10.0),
+        retry=tenacity.retry_if_exception(again),
+        reraise=True,
+    )
+    return attempts(call)
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """A file in a listing.
+
+    Attributes:
+        name: without its folder.
+        size: in bytes.
+        mtime: when it was last written, in seconds since 1970.
+    """
+
+    name: str
+    size: int
+    mtime: float
 
 
 class Storage(ABC):
@@ -114,8 +129,16 @@ class Storage(ABC):
         """Delete the file, if it is there."""
 
     @abstractmethod
+    def entries(self, folder: str) -> Sequence[Entry]:
+        """The files right in ``folder``, by name; none where there is no such folder."""
+
     def names(self, folder: str) -> Sequence[str]:
         """The names of the files right in ``folder``, in alphabetical order."""
+        return [entry.name for entry in self.entries(folder)]
+
+    def read_many(self, names: Sequence[str]) -> Mapping[str, bytes | None]:
+        """The files' contents by name, as :meth:`read` has them; side by side where each is a request to a server."""
+        return {name: self.read(name) for name in names}
 
     @abstractmethod
     def claim(self, name: str, content: bytes) -> bool:
@@ -128,6 +151,10 @@ class Storage(ABC):
     @abstractmethod
     def touch(self, name: str) -> None:
         """Change the file's version."""
+
+
+class _NotThereError(Exception):
+    """There is no file to download."""
 
 
 class Copied(Storage):
@@ -150,13 +177,12 @@ class Copied(Storage):
         path = self.local(name)
         if path.is_file():
             return path
-        part = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.part")
         try:
-            if not self._download(name, part):
-                return None
-            part.replace(path)
-        finally:
-            part.unlink(missing_ok=True)
+            with replacing(path) as part:
+                if not self._download(name, part):
+                    raise _NotThereError
+        except _NotThereError:
+            return None
         return path
 
     @abstractmethod

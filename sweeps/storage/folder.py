@@ -1,16 +1,34 @@
-"""A folder that this process sees: a disk, or a mount that all nodes have."""
+"""A folder that this process sees: a disk, or a mount that all nodes have.
+
+A file is absent only where the file system says so. Any other error of a mount (a stale handle, a server that does not
+answer) is waited for as an s3 server is, and then raised: taken for absence, it would run a finished trial again.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
-import threading
-from collections.abc import Sequence
+import stat
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from analysis.store import replace_bytes
-from sweeps.storage.base import Storage
+from quantizers.errors import InputError
+from quantizers.files import part_path, replacing
+from sweeps.storage.base import Entry, Storage, retried
+
+_ABSENT = (FileNotFoundError, NotADirectoryError)
+# What waiting does not change, or what the caller has an answer to.
+_FINAL = {errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL, errno.ENOSPC, errno.EDQUOT, errno.EROFS}
+_REFUSED = {errno.EACCES, errno.EPERM}
+_T = TypeVar("_T")
+
+
+def _steadily(call: Callable[[], _T], *, final: frozenset[int] | set[int] = _FINAL) -> _T:
+    return retried(
+        call, lambda error: isinstance(error, OSError) and not isinstance(error, _ABSENT) and error.errno not in final
+    )
 
 
 class Folder(Storage):
@@ -19,10 +37,18 @@ class Folder(Storage):
     def _path(self, name: str) -> Path:
         return Path(self.location, name)
 
+    def _stat(self, name: str) -> os.stat_result | None:
+        """Of a file; None where there is none."""
+        try:
+            found = _steadily(self._path(name).stat)
+        except _ABSENT:
+            return None
+        return found if stat.S_ISREG(found.st_mode) else None
+
     def local(self, name: str) -> Path:
         """See :class:`Storage`."""
         path = self._path(name)
-        path.parent.mkdir(parents=True, exist_ok=True)
+        _steadily(lambda: path.parent.mkdir(parents=True, exist_ok=True), final=_FINAL | _REFUSED)
         return path
 
     def keep(self, name: str) -> None:
@@ -30,53 +56,68 @@ class Folder(Storage):
 
     def fetch(self, name: str) -> Path | None:
         """See :class:`Storage`."""
-        path = self._path(name)
-        return path if path.is_file() else None
+        return self._path(name) if self.exists(name) else None
 
     def exists(self, name: str) -> bool:
         """See :class:`Storage`."""
-        return self._path(name).is_file()
+        return self._stat(name) is not None
 
     def read(self, name: str) -> bytes | None:
         """See :class:`Storage`."""
         try:
-            return self._path(name).read_bytes()
-        except OSError:
+            return _steadily(self._path(name).read_bytes)
+        except (*_ABSENT, IsADirectoryError):
             return None
 
     def write(self, name: str, content: bytes) -> None:
-        """See :class:`Storage`."""
-        replace_bytes(self.local(name), content)
+        """See :class:`Storage`. Raises InputError where there is no space or permission."""
+        path = self.local(name)
+
+        def whole() -> None:
+            with replacing(path) as part:
+                part.write_bytes(content)
+
+        try:
+            _steadily(whole, final=_FINAL | _REFUSED)
+        except OSError as error:
+            raise InputError(f"{path}: cannot write it: {error.strerror or error}.") from error
 
     def delete(self, name: str) -> None:
         """See :class:`Storage`. One of several who delete the same file does it."""
         path = self._path(name)
-        aside = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.gone")
-        with contextlib.suppress(FileNotFoundError):
-            path.rename(aside)
-            aside.unlink()
+        aside = part_path(path)
+        with contextlib.suppress(*_ABSENT):
+            _steadily(lambda: path.rename(aside))
+            _steadily(aside.unlink)
 
-    def names(self, folder: str) -> Sequence[str]:
+    def entries(self, folder: str) -> Sequence[Entry]:
         """See :class:`Storage`."""
-        place = self._path(folder)
-        return sorted(path.name for path in place.iterdir() if path.is_file()) if place.is_dir() else []
+        try:
+            names = _steadily(lambda: sorted(os.listdir(self._path(folder))))
+        except _ABSENT:
+            return []
+        found = [(name, self._stat(os.path.join(folder, name))) for name in names]
+        return [Entry(name, info.st_size, info.st_mtime) for name, info in found if info is not None]
 
     def claim(self, name: str, content: bytes) -> bool:
         """See :class:`Storage`. No two can create the same file, on NFS too."""
-        try:
-            with self.local(name).open("xb") as out:
+        path = self.local(name)
+
+        def create() -> None:
+            with path.open("xb") as out:
                 out.write(content)
+
+        try:
+            _steadily(create)
         except FileExistsError:
-            return False
+            return self.read(name) == content  # ours where the mount failed after it had made it
         return True
 
     def version(self, name: str) -> Any:
         """See :class:`Storage`."""
-        try:
-            return self._path(name).stat().st_mtime_ns
-        except OSError:
-            return None
+        info = self._stat(name)
+        return None if info is None else info.st_mtime_ns
 
     def touch(self, name: str) -> None:
         """See :class:`Storage`."""
-        os.utime(self._path(name))
+        _steadily(lambda: os.utime(self._path(name)))

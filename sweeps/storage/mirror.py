@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING
 import yaml
 
 from quantizers.errors import InputError
+from quantizers.files import write_bytes
 from sweeps.storage import is_remote, join, open_storage
+from sweeps.storage.layout import artifact_name
 
 if TYPE_CHECKING:
     from sweeps.spec.config import SweepConfig
@@ -46,7 +48,7 @@ def pull(location: str) -> Path:
         if content is None:
             (folder / name).unlink(missing_ok=True)
         else:
-            (folder / name).write_bytes(content)
+            write_bytes(folder / name, content)
     return folder
 
 
@@ -85,6 +87,6 @@ def origin(run_dir: Path) -> str | None:
 
 def artifact(run_dir: Path, key: str) -> Path:
     """The compressed file of trial ``key``; fetched where the run is on ``s3://``. It need not be there."""
-    name = f"artifacts/{key}.safetensors"
+    name = artifact_name(key)
     location = origin(run_dir)
     return (open_storage(location).fetch(name) if location else None) or run_dir / name

@@ -10,14 +10,16 @@ from __future__ import annotations
 import functools
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
 from quantizers.errors import InputError
-from sweeps.storage.base import Copied, persistently
+from sweeps.storage.base import Copied, Entry, retried
 
 _SETTLE_SECONDS = 0.3
+_SIDE_BY_SIDE = 16  # requests: each waits for the server, not for this machine
 _CHUNK_BYTES = 8 << 20
 _T = TypeVar("_T")
 
@@ -105,12 +107,19 @@ class Bucket(Copied):
         if content is not None:
             self.write(name, content)
 
-    def names(self, folder: str) -> Sequence[str]:
+    def read_many(self, names: Sequence[str]) -> Mapping[str, bytes | None]:
+        """See :class:`~sweeps.storage.base.Storage`."""
+        with ThreadPoolExecutor(_SIDE_BY_SIDE) as pool:
+            return dict(zip(names, pool.map(self.read, names), strict=True))
+
+    def entries(self, folder: str) -> Sequence[Entry]:
         """See :class:`~sweeps.storage.base.Storage`."""
         from pyarrow.fs import FileSelector
 
         selector = FileSelector(self._path(folder), allow_not_found=True)
-        return sorted(info.base_name for info in _retried(lambda: self._files.get_file_info(selector)) if info.is_file)
+        found = _retried(lambda: self._files.get_file_info(selector))
+        files = [Entry(info.base_name, info.size, info.mtime_ns / 1e9) for info in found if info.is_file]
+        return sorted(files, key=lambda entry: entry.name)
 
 
 @functools.cache
@@ -138,7 +147,7 @@ def _retried(call: Callable[[], _T]) -> _T:
                 raise InputError(f"s3: {' '.join(str(error).split())[:300]}") from error
             raise _Unreachable(str(error)) from error
 
-    return persistently(once, _Unreachable)
+    return retried(once, lambda error: isinstance(error, _Unreachable))
 
 
 class _Unreachable(OSError):

@@ -16,8 +16,9 @@ import ray
 from ray.exceptions import ActorUnavailableError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from quantizers.files import part_path, put_in_place
 from sweeps.storage import Folder, Storage, is_remote, open_storage
-from sweeps.storage.base import Copied, persistently
+from sweeps.storage.base import Copied, Entry, retried
 
 _CHUNK_BYTES = 16 << 20
 _T = TypeVar("_T")
@@ -37,7 +38,7 @@ class _Keeper:
     def finish(self, location: str, part: str, name: str) -> None:
         folder = Folder(location)
         if folder.exists(part):  # not so when this was asked for again
-            folder.local(part).replace(folder.local(name))
+            put_in_place(folder.local(part), folder.local(name))
 
     def piece(self, location: str, name: str, offset: int) -> bytes | None:
         path = Folder(location).fetch(name)
@@ -115,7 +116,7 @@ class ThroughDriver(Copied):
         return _asked(lambda: self._keeper.call.remote(self.location, method, *arguments))
 
     def _upload(self, source: Path, name: str) -> None:
-        part = f"{name}.{uuid.uuid4().hex}.part"
+        part = str(part_path(Path(name)))
         offset, last = 0, False
         with source.open("rb") as stream:
             while not last:
@@ -160,10 +161,10 @@ class ThroughDriver(Copied):
         """See :class:`~sweeps.storage.base.Storage`."""
         self._call("delete", name)
 
-    def names(self, folder: str) -> Sequence[str]:
+    def entries(self, folder: str) -> Sequence[Entry]:
         """See :class:`~sweeps.storage.base.Storage`."""
-        names: list[str] = self._call("names", folder)
-        return names
+        entries: list[Entry] = self._call("entries", folder)
+        return entries
 
     def claim(self, name: str, content: bytes) -> bool:
         """See :class:`~sweeps.storage.base.Storage`."""
@@ -179,4 +180,4 @@ class ThroughDriver(Copied):
 
 
 def _asked(ask: Callable[[], Any]) -> Any:
-    return persistently(lambda: ray.get(ask()), ActorUnavailableError)
+    return retried(lambda: ray.get(ask()), lambda error: isinstance(error, ActorUnavailableError))

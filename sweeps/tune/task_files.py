@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from quantizers.files import write_bytes
 from sweeps.storage import scratch
 from trainables.task import DownstreamTask
 
@@ -38,7 +38,5 @@ def unpack(carried: Carried) -> Path:
         path = folder / name
         if not path.is_file():
             path.parent.mkdir(parents=True, exist_ok=True)
-            part = path.with_name(f".{path.name}.{os.getpid()}.part")
-            part.write_bytes(content)
-            part.replace(path)
+            write_bytes(path, content)
     return folder

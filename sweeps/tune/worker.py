@@ -25,6 +25,7 @@ from quantizers.fitting.checkpoint import Stopwatch, saved_by
 from sweeps.record.checkpoints import Checkpoints
 from sweeps.record.ledger import Ledger
 from sweeps.storage import join
+from sweeps.storage.base import RETRY_SECONDS
 from sweeps.storage.layout import artifact_name
 from sweeps.storage.through_driver import Place
 from sweeps.tune.resources import Share
@@ -35,7 +36,9 @@ from trainables.registry import make_task
 from trainables.tables.formats import from_shared
 from trainables.trial import TrialResult, TrialSpec
 
-_UNHEARD_SECONDS = 60.0
+# Longer than all that the driver may rightly do before it asks for more: two calls to a storage that is away, one after the
+# other (a result that it looks up, and one that it writes), and a minute for a search that fits its model.
+_UNHEARD_SECONDS = 2 * RETRY_SECONDS + 60.0
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
@@ -192,7 +195,7 @@ def tune_trial(
 
 
 def _tell(message: dict[str, Any]) -> None:
-    """Report to the driver; where it does not ask for more within a minute, this process ends.
+    """Report to the driver; where it does not ask for more within five minutes, this process ends.
 
     A report returns when the driver has taken it. After a cut link the connection may be gone without the driver's knowing
     (Ray looks every five minutes); of a worker that has ended it learns at once, from the node, and runs the trial again.

@@ -193,7 +193,7 @@ def test_a_ledger_makes_once_for_all(storage: Storage) -> None:
 
 
 def test_a_server_that_is_away_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_RETRY_SECONDS", 1.0)
+    monkeypatch.setattr(module, "RETRY_SECONDS", 1.0)
     calls: list[float] = []
 
     def call() -> str:
@@ -202,9 +202,9 @@ def test_a_server_that_is_away_is_waited_for(monkeypatch: pytest.MonkeyPatch) ->
             raise ConnectionError("away")
         return "back"
 
-    assert module.persistently(call, ConnectionError) == "back"
+    assert module.retried(call, lambda error: isinstance(error, ConnectionError)) == "back"
     with pytest.raises(ConnectionError):
-        module.persistently(lambda: (_ for _ in ()).throw(ConnectionError("gone")), ConnectionError)
+        module.retried(lambda: (_ for _ in ()).throw(ConnectionError("gone")), lambda error: True)
 
 
 def test_a_worker_takes_no_folder_for_the_drivers_by_its_name(cluster: None, tmp_path: Path) -> None:

@@ -11,7 +11,6 @@ import difflib
 import functools
 import gzip
 import lzma
-import os
 import warnings
 import zipfile
 import zlib
@@ -23,6 +22,7 @@ import numpy as np
 import torch
 
 from quantizers.errors import InputError, unknown_name
+from quantizers.files import writing
 from quantizers.table import Table, decode_words, encode_words
 from trainables.tables import arrays as array_tables
 from trainables.tables import builtin
@@ -186,15 +186,5 @@ def _write_companions(table: Table, path: Path) -> None:
 
 
 def _replace(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
-    """Write ``path`` under another name and rename it."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with part.open("wb") as stream:
-            write(stream)
-            stream.flush()
-            os.fsync(stream.fileno())
-        part.replace(path)
-    except OSError as error:
-        raise InputError(f"{path}: cannot write the table: {error.strerror or error}.") from error
-    finally:
-        part.unlink(missing_ok=True)
+    with writing(path, "the table") as stream:
+        write(stream)
