@@ -119,7 +119,7 @@ def recommend(
     """
     drop = parse_drop(max_drop) if isinstance(max_drop, str) else max_drop
     if max_bytes is not None and max_bytes <= 0:
-        raise InputError(f"The size limit must be above 0 bytes, not {max_bytes}.")
+        raise InputError(f"The size limit must be above 0 bytes (given: {max_bytes}).")
     frontier = store.read_frontier(run_dir)
     measured = [f"{row['task']}.{row['metric']}" for row in frontier.group_by(["task", "metric"]).aggregate([]).to_pylist()]
     wanted = chosen_metrics(store.read_run(run_dir), measured, task)

@@ -59,7 +59,7 @@ def load(run_dirs: Sequence[str | Path]) -> Runs:
     """
     dirs = tuple(Path(run_dir) for run_dir in run_dirs)
     if not dirs:
-        raise InputError("Which run? Give the folder of a run, such as runs/quick.")
+        raise InputError("No run was given. Give the folder of a run, such as runs/quick.")
     infos = tuple(store.read_run(run_dir) for run_dir in dirs)
     trials = [store.read_trials(run_dir) for run_dir in dirs]
     scores = [store.read_scores(run_dir) for run_dir in dirs]

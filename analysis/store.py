@@ -98,7 +98,7 @@ def _read(run_dir: Path, name: FileName) -> pa.Table:
         metadata = metadata_of(table)
     except (pa.ArrowException, OSError, ValueError) as error:
         raise InputError(
-            f"{path}: not a complete Parquet file ({_first_line(error)}); `frontier run` on the same sweep makes it anew."
+            f"{path}: not a complete Parquet file ({_first_line(error)}); run the same sweep again to rebuild it."
         ) from None
     version = metadata.get("schema_version") or _column_version(table) or SCHEMA_VERSION
     if version > SCHEMA_VERSION:
@@ -149,5 +149,5 @@ def read_run(run_dir: str | Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: not readable as JSON ({_first_line(error)}).") from None
     if not isinstance(run, dict):
-        raise InputError(f"{path}: a JSON object was expected, not a {type(run).__name__}.")
+        raise InputError(f"{path}: expected a JSON object, found a {type(run).__name__}.")
     return run

@@ -1,1 +1,1 @@
-"""The report: panels, plots, the page."""
+"""The report: plots, panels, the page."""

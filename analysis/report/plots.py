@@ -1,6 +1,6 @@
 """Size against every metric: ``frontier.png`` (matplotlib) and the report's interactive figures (plotly).
 
-Both draw the same panels: trials as small dots, configurations as marks with 95 % intervals, the frontier as the steps
+Both draw the same plots: trials as small dots, configurations as marks with 95 % intervals, the frontier as the steps
 between them (what a given size is enough for), the uncompressed table as a dashed line.
 """
 
@@ -20,13 +20,13 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from analysis import text
-from analysis.report.panels import Panel, Style, panels, ratio_ticks, round_ticks, styles
+from analysis.report.plot_data import PlotData, Style, plot_data, ratio_ticks, round_ticks, styles
 from analysis.runs import load
 from quantizers.files import write_bytes
 
 REFERENCE = "reference: a Gaussian with this covariance"
 _AREA = {"*": 2.0, "P": 1.4, "X": 1.4, "D": 0.8}  # so that all marks look equally large
-_MANY = 300  # configurations in a panel, from which on those beside the frontier are drawn smaller
+_MANY = 300  # configurations in a plot, from which on those beside the frontier are drawn smaller
 _FRONT, _GREY, _GRID = "#374151", "#9ca3af", "#e5e7eb"
 
 
@@ -44,8 +44,8 @@ def frontier_png(run_dir: str | Path, path: str | Path) -> Path:
         InputError: a file of the run is missing or damaged, or the PNG cannot be written.
     """
     runs = load([run_dir])
-    shown = panels(runs)
-    looks = styles(point["quantizer"] for panel in shown for point in panel.points)
+    shown = plot_data(runs)
+    looks = styles(point["quantizer"] for plot in shown for point in plot.points)
     columns = 3 if len(shown) in (3, 5, 6, 9) else min(2, max(1, len(shown)))
     rows = max(1, math.ceil(len(shown) / columns))
     figure = Figure(figsize=(6.8 * columns, 4.6 * rows + 1.6), layout="constrained")
@@ -54,8 +54,8 @@ def frontier_png(run_dir: str | Path, path: str | Path) -> Path:
     what = f"{table.get('name', '')}, {table.get('num_embeddings', 0):,} × {table.get('embedding_dim', 0)}"
     figure.suptitle(f"{runs.infos[0].get('name', '')}: {what}", fontsize=13, parse_math=False)
     axes = figure.subplots(rows, columns, squeeze=False).flatten()
-    for axis, panel in zip(axes, shown, strict=False):
-        _draw(axis, panel, looks)
+    for axis, plot in zip(axes, shown, strict=False):
+        _draw(axis, plot, looks)
     for axis in axes[len(shown) :]:
         axis.set_axis_off()
     if not shown:
@@ -73,11 +73,11 @@ def frontier_png(run_dir: str | Path, path: str | Path) -> Path:
                 label=method,
             )
             for method, look in looks.items()
-            if any(point["quantizer"] == method for panel in shown for point in panel.points)
+            if any(point["quantizer"] == method for plot in shown for point in plot.points)
         ]
         handles.append(Line2D([], [], color=_FRONT, linewidth=1.6, label="frontier"))
         handles.append(Line2D([], [], color="#111111", linestyle="--", linewidth=1, label="uncompressed"))
-        if any(len(panel.reference[0]) for panel in shown):
+        if any(len(plot.reference[0]) for plot in shown):
             handles.append(Line2D([], [], color=_GREY, linestyle=":", linewidth=1.6, label=REFERENCE))
         lines = math.ceil(len(handles) / (5 * columns))
         figure.legend(
@@ -89,61 +89,61 @@ def frontier_png(run_dir: str | Path, path: str | Path) -> Path:
     return Path(path)
 
 
-def _draw(axis: Axes, panel: Panel, looks: Mapping[str, Style]) -> None:
+def _draw(axis: Axes, plot: PlotData, looks: Mapping[str, Style]) -> None:
     axis.set_xscale("log")
-    axis.set_yscale("log" if panel.axis.log else "linear")
-    axis.set_xlim(*panel.x_range)
-    axis.set_ylim(*panel.axis.view)
+    axis.set_yscale("log" if plot.axis.log else "linear")
+    axis.set_xlim(*plot.x_range)
+    axis.set_ylim(*plot.axis.view)
     axis.grid(True, color=_GRID, linewidth=0.7)
     axis.set_axisbelow(True)
     axis.set_xlabel("payload")
-    axis.set_ylabel(panel.y_label, parse_math=False)
-    if panel.scope:
-        axis.set_title(panel.scope, fontsize=9, color=_FRONT, parse_math=False)
-    ticks = round_ticks(*panel.x_range)
+    axis.set_ylabel(plot.y_label, parse_math=False)
+    if plot.scope:
+        axis.set_title(plot.scope, fontsize=9, color=_FRONT, parse_math=False)
+    ticks = round_ticks(*plot.x_range)
     axis.set_xticks(ticks, [text.size(tick, short=True) for tick in ticks])
     axis.set_xticks([], minor=True)
-    if panel.axis.log:
-        ticks = panel.axis.ticks
+    if plot.axis.log:
+        ticks = plot.axis.ticks
         axis.set_yticks(ticks, [text.number(tick, 1) for tick in ticks])
         axis.set_yticks([], minor=True)
-    if panel.dense_bytes:
+    if plot.dense_bytes:
         top = axis.twiny()
         top.set_xscale("log")
-        top.set_xlim(*panel.x_range)
-        ratios = ratio_ticks(panel.dense_bytes, *panel.x_range)
-        top.set_xticks([panel.dense_bytes / ratio for ratio in ratios], [text.ratio(ratio, short=True) for ratio in ratios])
+        top.set_xlim(*plot.x_range)
+        ratios = ratio_ticks(plot.dense_bytes, *plot.x_range)
+        top.set_xticks([plot.dense_bytes / ratio for ratio in ratios], [text.ratio(ratio, short=True) for ratio in ratios])
         top.set_xticks([], minor=True)
-    if panel.baseline:
-        axis.axhline(panel.baseline[1], color="#111111", linestyle="--", linewidth=1, zorder=1)
-    if panel.axis.edge is not None:
+    if plot.baseline:
+        axis.axhline(plot.baseline[1], color="#111111", linestyle="--", linewidth=1, zorder=1)
+    if plot.axis.edge is not None:
         axis.annotate(
-            panel.axis.edge_text, (0.01, panel.axis.edge), xycoords=("axes fraction", "data"), fontsize=8, va="bottom"
+            plot.axis.edge_text, (0.01, plot.axis.edge), xycoords=("axes fraction", "data"), fontsize=8, va="bottom"
         )
-    axis.plot(*panel.reference, color=_GREY, linestyle=":", linewidth=1.6, zorder=1)
-    front = panel.front
+    axis.plot(*plot.reference, color=_GREY, linestyle=":", linewidth=1.6, zorder=1)
+    front = plot.front
     axis.step(
-        [point["payload_bytes_mean"] for point in front] + [panel.x_range[1]],
+        [point["payload_bytes_mean"] for point in front] + [plot.x_range[1]],
         [point["shown"] for point in front] + [point["shown"] for point in front[-1:]] if front else [math.nan],
         where="post",
         color=_FRONT,
         linewidth=1.6,
         zorder=2,
     )
-    small = 34 if len(panel.points) < _MANY else 12
+    small = 34 if len(plot.points) < _MANY else 12
     for method, look in looks.items():
-        dots = [dot for dot in panel.dots if dot["quantizer"] == method and dot["shown"] is not None]
+        dots = [dot for dot in plot.dots if dot["quantizer"] == method and dot["shown"] is not None]
         axis.scatter(
             [dot["payload_bytes"] for dot in dots], [dot["shown"] for dot in dots], s=6, color=look.colour, alpha=0.45, lw=0
         )
-        points = [point for point in panel.points if point["quantizer"] == method and point["shown"] is not None]
+        points = [point for point in plot.points if point["quantizer"] == method and point["shown"] is not None]
         if not points:
             continue
         sizes = [point["payload_bytes_mean"] for point in points]
         values = [point["shown"] for point in points]
-        bars = list(zip(*[_bars(point, panel) for point in points], strict=True))
+        bars = list(zip(*[_bars(point, plot) for point in points], strict=True))
         axis.errorbar(sizes, values, yerr=bars, fmt="none", ecolor=look.colour, elinewidth=0.8, alpha=0.5, zorder=2)
-        line = panel.line(method)
+        line = plot.line(method)
         axis.plot(
             [point["payload_bytes_mean"] for point in line],
             [point["shown"] for point in line],
@@ -156,57 +156,57 @@ def _draw(axis: Axes, panel: Panel, looks: Mapping[str, Style]) -> None:
         axis.scatter(sizes, values, s=areas, marker=look.matplotlib, color=look.colour, edgecolors="white", lw=0.7, zorder=3)
 
 
-def _bars(point: Mapping[str, Any], panel: Panel) -> tuple[float, float]:
+def _bars(point: Mapping[str, Any], plot: PlotData) -> tuple[float, float]:
     """Lengths of the error bar below and above a point; a logarithmic axis ends the lower one at the axis' end."""
     low, high, middle = point["value_low"], point["value_high"], point["value_mean"]
     if low is None or high is None or not math.isfinite(middle) or point["shown"] != middle:
         return 0.0, 0.0
-    floor = panel.axis.view[0] if panel.axis.log else -math.inf
+    floor = plot.axis.view[0] if plot.axis.log else -math.inf
     return max(0.0, middle - max(low, floor)), high - middle
 
 
-def figure(panel: Panel, looks: Mapping[str, Style], labels: Mapping[tuple[str, str | None], str]) -> go.Figure:
-    """One panel as an interactive figure: hovering shows configuration, bytes, ratio, seed and interval.
+def figure(plot: PlotData, looks: Mapping[str, Style], labels: Mapping[tuple[str, str | None], str]) -> go.Figure:
+    """One plot as an interactive figure: hovering shows configuration, bytes, ratio, seed and interval.
 
     Args:
-        panel: what to draw.
+        plot: what to draw.
         looks: style of each method.
         labels: short text of each (quantizer, config_json).
     """
     fig = go.Figure()
     line: dict[str, Any] = {"mode": "lines", "hoverinfo": "skip"}
-    if len(panel.reference[0]):
+    if len(plot.reference[0]):
         dotted = {"color": _GREY, "dash": "dot", "width": 2}
-        fig.add_scatter(x=panel.reference[0].tolist(), y=panel.reference[1].tolist(), line=dotted, name=REFERENCE, **line)
-    if panel.baseline:
+        fig.add_scatter(x=plot.reference[0].tolist(), y=plot.reference[1].tolist(), line=dotted, name=REFERENCE, **line)
+    if plot.baseline:
         dashed = {"color": "#111111", "dash": "dash", "width": 1}
-        fig.add_scatter(x=list(panel.x_range), y=[panel.baseline[1]] * 2, line=dashed, name="uncompressed", **line)
-    front = panel.front
+        fig.add_scatter(x=list(plot.x_range), y=[plot.baseline[1]] * 2, line=dashed, name="uncompressed", **line)
+    front = plot.front
     if front:
-        x = [point["payload_bytes_mean"] for point in front] + [panel.x_range[1]]
+        x = [point["payload_bytes_mean"] for point in front] + [plot.x_range[1]]
         y = [point["shown"] for point in front] + [front[-1]["shown"]]
         fig.add_scatter(x=x, y=y, line={"color": _FRONT, "width": 2, "shape": "hv"}, name="frontier", **line)
-    small = 8 if len(panel.points) < _MANY else 5
+    small = 8 if len(plot.points) < _MANY else 5
     for method, look in looks.items():
-        dots = [dot for dot in panel.dots if dot["quantizer"] == method and dot["shown"] is not None]
+        dots = [dot for dot in plot.dots if dot["quantizer"] == method and dot["shown"] is not None]
         if dots:
             fig.add_scatter(
                 x=[dot["payload_bytes"] for dot in dots],
                 y=[dot["shown"] for dot in dots],
                 mode="markers",
                 marker={"size": 4, "color": look.colour, "opacity": 0.45},
-                text=[_dot_hover(dot, panel, labels) for dot in dots],
+                text=[_dot_hover(dot, plot, labels) for dot in dots],
                 hovertemplate="%{text}<extra></extra>",
                 name=method,
                 meta=method,
             )
-        path = panel.line(method)
+        path = plot.line(method)
         if len(path) > 1:
             x, y = [point["payload_bytes_mean"] for point in path], [point["shown"] for point in path]
             fig.add_scatter(x=x, y=y, line={"color": look.colour, "width": 1}, opacity=0.6, name=method, meta=method, **line)
-        points = [point for point in panel.points if point["quantizer"] == method and point["shown"] is not None]
+        points = [point for point in plot.points if point["quantizer"] == method and point["shown"] is not None]
         if points:
-            bars = [_bars(point, panel) for point in points]
+            bars = [_bars(point, plot) for point in points]
             fig.add_scatter(
                 x=[point["payload_bytes_mean"] for point in points],
                 y=[point["shown"] for point in points],
@@ -227,13 +227,13 @@ def figure(panel: Panel, looks: Mapping[str, Style], labels: Mapping[tuple[str, 
                     "color": look.colour,
                     "line": {"color": "white", "width": 1},
                 },
-                text=[_point_hover(point, panel, labels) for point in points],
+                text=[_point_hover(point, plot, labels) for point in points],
                 hovertemplate="%{text}<extra></extra>",
                 name=method,
                 meta=method,
             )
-    ticks = round_ticks(*panel.x_range)
-    axis: dict[str, Any] = {"type": "log", "range": [math.log10(end) for end in panel.x_range], "gridcolor": _GRID}
+    ticks = round_ticks(*plot.x_range)
+    axis: dict[str, Any] = {"type": "log", "range": [math.log10(end) for end in plot.x_range], "gridcolor": _GRID}
     fig.update_layout(
         template="plotly_white",
         showlegend=False,
@@ -243,18 +243,18 @@ def figure(panel: Panel, looks: Mapping[str, Style], labels: Mapping[tuple[str, 
         hoverlabel={"bgcolor": "white", "font": {"family": "system-ui, sans-serif", "size": 12, "color": "#111827"}},
         xaxis={**axis, "tickvals": ticks, "ticktext": [text.size(tick, short=True) for tick in ticks], "title": "payload"},
         yaxis={
-            "type": "log" if panel.axis.log else "linear",
-            "range": [math.log10(end) for end in panel.axis.view] if panel.axis.log else list(panel.axis.view),
-            "title": html.escape(panel.y_label),
+            "type": "log" if plot.axis.log else "linear",
+            "range": [math.log10(end) for end in plot.axis.view] if plot.axis.log else list(plot.axis.view),
+            "title": html.escape(plot.y_label),
             "gridcolor": _GRID,
             "zeroline": False,
         },
     )
-    if panel.axis.log:
-        ticks = panel.axis.ticks
+    if plot.axis.log:
+        ticks = plot.axis.ticks
         fig.update_yaxes(tickvals=ticks, ticktext=[text.number(tick, 1) for tick in ticks])
-    if panel.dense_bytes:
-        ratios = ratio_ticks(panel.dense_bytes, *panel.x_range)
+    if plot.dense_bytes:
+        ratios = ratio_ticks(plot.dense_bytes, *plot.x_range)
         fig.update_layout(
             xaxis2={
                 **axis,
@@ -262,15 +262,15 @@ def figure(panel: Panel, looks: Mapping[str, Style], labels: Mapping[tuple[str, 
                 "matches": "x",
                 "side": "top",
                 "showgrid": False,
-                "tickvals": [panel.dense_bytes / ratio for ratio in ratios],
+                "tickvals": [plot.dense_bytes / ratio for ratio in ratios],
                 "ticktext": [text.ratio(ratio, short=True) for ratio in ratios],
             }
         )
         fig.add_scatter(x=[None], y=[None], xaxis="x2", hoverinfo="skip")  # an axis without a trace is not drawn
-    if panel.axis.edge is not None:
-        height = math.log10(panel.axis.edge) if panel.axis.log else panel.axis.edge
+    if plot.axis.edge is not None:
+        height = math.log10(plot.axis.edge) if plot.axis.log else plot.axis.edge
         fig.add_annotation(
-            xref="paper", x=0, y=height, text=panel.axis.edge_text, showarrow=False, xanchor="left", yanchor="bottom"
+            xref="paper", x=0, y=height, text=plot.axis.edge_text, showarrow=False, xanchor="left", yanchor="bottom"
         )
     return fig
 
@@ -286,18 +286,18 @@ def _name(row: Mapping[str, Any], labels: Mapping[tuple[str, str | None], str]) 
     return f"<b>{html.escape(row['quantizer'])}</b> {html.escape(config).replace(', ', '<br>')}"
 
 
-def _dot_hover(dot: Mapping[str, Any], panel: Panel, labels: Mapping[tuple[str, str | None], str]) -> str:
-    times = text.ratio(panel.dense_bytes / dot["payload_bytes"]) if panel.dense_bytes and dot["payload_bytes"] else ""
+def _dot_hover(dot: Mapping[str, Any], plot: PlotData, labels: Mapping[tuple[str, str | None], str]) -> str:
+    times = text.ratio(plot.dense_bytes / dot["payload_bytes"]) if plot.dense_bytes and dot["payload_bytes"] else ""
     size = f"{text.size(dot['payload_bytes'])} {times}"
-    return f"{_name(dot, labels)}<br>{size}<br>{html.escape(panel.metric)} {text.number(dot['value'])}<br>seed {dot['seed']}"
+    return f"{_name(dot, labels)}<br>{size}<br>{html.escape(plot.metric)} {text.number(dot['value'])}<br>seed {dot['seed']}"
 
 
-def _point_hover(point: Mapping[str, Any], panel: Panel, labels: Mapping[tuple[str, str | None], str]) -> str:
+def _point_hover(point: Mapping[str, Any], plot: PlotData, labels: Mapping[tuple[str, str | None], str]) -> str:
     interval = text.interval(point["value_low"], point["value_high"])
     lines = [
         _name(point, labels),
         f"{text.size(point['payload_bytes_mean'])} {text.ratio(point['compression_ratio'])}",
-        f"{html.escape(panel.metric)} {text.number(point['value_mean'])}",
+        f"{html.escape(plot.metric)} {text.number(point['value_mean'])}",
         f"95 %: {interval}" if interval else "",
         f"mean of {point['num_seeds']} seeds" if point["num_seeds"] > 1 else "1 seed",
         "on the frontier" if point["on_frontier"] else "",

@@ -254,7 +254,7 @@ def check_target(folder: Path, cluster: Cluster) -> None:
     mark = folder / _MARK
     if folder.exists() and not (mark.is_file() and mark.read_text(encoding="utf-8") == cluster.target):
         raise InputError(
-            f"{folder}: is there already, and not of {cluster.target}. Choose another --fetch, or move it away."
+            f"{folder}: already exists and was not fetched from {cluster.target}. Choose another --fetch, or move it away."
         )
 
 

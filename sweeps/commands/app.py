@@ -20,7 +20,7 @@ from rich.markup import escape
 from quantizers.errors import InputError
 
 app = typer.Typer(
-    help="Find out, by measurement, how small an embedding table can be made.",
+    help="Measure how small an embedding table can be made.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
@@ -47,7 +47,7 @@ DataOption = Annotated[
 RunDir = Annotated[
     Path, typer.Argument(parser=run_folder, metavar="RUN_DIR", help="Folder of the run, or its s3:// address.")
 ]
-SetOption = Annotated[list[str] | None, typer.Option("--set", help="Change a key: KEY=VALUE, repeatable.")]
+SetOption = Annotated[list[str] | None, typer.Option("--set", help="Override a key: KEY=VALUE. Repeatable.")]
 
 
 def checked(command: Callable[..., Any]) -> Callable[..., Any]:

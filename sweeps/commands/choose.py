@@ -16,9 +16,12 @@ from quantizers.files import writing
 from sweeps.commands.app import DataOption, RunDir, app, check_data, checked, out, remembered_data, run_folder
 from sweeps.storage import mirror
 
-MaxBytes = Annotated[str | None, typer.Option(help="Payload at the most, such as 2MB.")]
-MaxDrop = Annotated[str | None, typer.Option(help="Worse than uncompressed by this at the most: 1% or 0.01.")]
-Task = Annotated[str | None, typer.Option(help="A task, or task.metric; default: the sweep's objectives.")]
+MaxBytes = Annotated[str | None, typer.Option(help="Largest payload, such as 2MB.")]
+MaxDrop = Annotated[
+    str | None,
+    typer.Option(help="Largest drop from uncompressed: 1%, or 0.01 in the metric's unit."),
+]
+Task = Annotated[str | None, typer.Option(help="A task or task.metric. Default: the sweep's objectives.")]
 
 
 def _limit(max_bytes: str | None) -> int | None:
@@ -38,7 +41,7 @@ def recommend(
     max_drop: MaxDrop = None,
     task: Task = None,
 ) -> None:
-    """Say what to choose under a limit of size or of accuracy."""
+    """Recommend configurations within a limit of size or accuracy."""
     from analysis import text
     from analysis.recommend import recommend as advise
 
@@ -80,30 +83,33 @@ def export(
             parser=run_folder, metavar="RUN_DIR|FILE", help="Folder or s3:// address of the run, or one compressed file."
         ),
     ],
-    output: Annotated[Path, typer.Option("-o", "--output", help="Where the file goes.")],
-    trial: Annotated[str | None, typer.Option(help="Key of the trial (its beginning is enough).")] = None,
+    output: Annotated[Path, typer.Option("-o", "--output", help="Path of the file to write.")],
+    trial: Annotated[str | None, typer.Option(help="Key of the trial, or an unambiguous prefix.")] = None,
     max_bytes: MaxBytes = None,
     max_drop: MaxDrop = None,
     task: Task = None,
     kind: Annotated[
         Literal["safetensors", "codes", "dense"],
-        typer.Option("--format", help="The compressed file; codes as text with codebooks as .npy; the rebuilt table."),
+        typer.Option(
+            "--format",
+            help="Compressed file; codes as text and codebooks as .npy; rebuilt table.",
+        ),
     ] = "safetensors",
     data: DataOption = None,
 ) -> None:
-    """Take a trial's compressed file along, verified against what the sweep recorded."""
+    """Export the compressed file of a trial, after checking it against the sweep's records."""
     import quantizers
 
     check_data(data)
     if output.is_dir() or not output.absolute().parent.is_dir():
-        raise InputError(f"{output}: expected the path of a file in a folder that is there.")
+        raise InputError(f"{output}: expected the path of a file in an existing folder.")
     if run_dir.is_file():
         path, artifact, verified = run_dir, quantizers.read(run_dir), "digest as in its header"
     else:
         row = _chosen(run_dir, trial, _limit(max_bytes), max_drop, task)
         path = mirror.artifact(run_dir, row["trial_key"])
         if not path.is_file():
-            raise InputError(f"{path}: the compressed file was not kept (keep_artifacts); run the sweep again to make it.")
+            raise InputError(f"{path}: the sweep did not keep this file; run it with keep_artifacts: all.")
         artifact = quantizers.read(path)
         verified = f"trial {row['trial_key']}: {_verify(artifact, row, run_dir, data or remembered_data(run_dir))}"
     method, payload = artifact.quantizer.name, artifact.storage.payload_bytes
@@ -140,13 +146,14 @@ def _chosen(
             raise InputError("Give --trial or limits, not both.")
         found = [row for row in rows if row["trial_key"].startswith(trial)]
         if len(found) != 1:
-            raise InputError(f"--trial {trial}: {len(found)} finished trials of {run_dir} have a key that begins so.")
+            hint = "give a longer prefix" if found else "see the keys in its report"
+            raise InputError(f"--trial {trial} matches {len(found) or 'no'} finished trials of {run_dir}; {hint}.")
         return dict(found[0])
     if max_bytes is None and max_drop is None:
-        raise InputError("Say which trial: --trial KEY, or a limit: --max-bytes or --max-drop.")
+        raise InputError("Choose a trial: give --trial KEY, --max-bytes or --max-drop.")
     advice = advise(run_dir, max_bytes=max_bytes, max_drop=max_drop, task=task)
     if not advice.found:
-        raise InputError(" ".join(advice.unmet) or f"{run_dir}: nothing keeps these limits.")
+        raise InputError(" ".join(advice.unmet) or f"{run_dir}: no trial is within these limits.")
     key = advice.found[0].trial_keys[0]
     return dict(next(row for row in rows if row["trial_key"] == key))
 
@@ -167,7 +174,7 @@ def _verify(artifact: Any, row: dict[str, Any], run_dir: Path, data: Path | None
     try:
         table = read_table(brought(config.table), data_dir=data, rows=config.rows)
     except InputError:
-        return "digest as recorded (the table is not at hand, so the error was not measured again; see --data)"
+        return "digest as recorded (the table was not found, so the error was not measured again; see --data)"
     if table.digest != row["table_digest"]:
         return "digest as recorded (the table has changed since, so the error was not measured again)"
     mse = reconstruction.measure(table, artifact.quantizer.to_dense())["mse"]

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from trainables.published.catalogue import PublishedData
 
 data_app = typer.Typer(
-    help="Get published tables and texts, or list them.",
+    help="Download or list published tables and texts.",
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -28,10 +28,10 @@ _SHOWN_FILES = 6
 @data_app.command("list", epilog="Examples:  frontier data list   |   frontier data list --names")
 @checked
 def list_data(
-    names: Annotated[bool, typer.Option("--names", help="Bare names, one a line.")] = False,
+    names: Annotated[bool, typer.Option("--names", help="Print only the names, one per line.")] = False,
     data: DataOption = None,
 ) -> None:
-    """List what can be fetched, with licences, and what is there already."""
+    """List the data that can be fetched, with licences and what is already present."""
     from trainables.published.catalogue import PUBLISHED
 
     if names:
@@ -42,7 +42,7 @@ def list_data(
     for one in PUBLISHED.values():
         _show(one)
         out.print(
-            f"    {'complete' if one.is_complete(folder) else 'not all there'} under {escape(str(folder))}", soft_wrap=True
+            f"    {'complete' if one.is_complete(folder) else 'incomplete'} under {escape(str(folder))}", soft_wrap=True
         )
 
 
@@ -54,14 +54,14 @@ def fetch(
     base_url: Annotated[
         str | None,
         typer.Option(
-            envvar="FRONTIER_DATA_MIRROR", help="A mirror: takes the place of the publishers' hosts, the paths stay."
+            envvar="FRONTIER_DATA_MIRROR", help="Mirror to use instead of the publishers' hosts, with the same paths."
         ),
     ] = None,
 ) -> None:
     """Fetch published data into the data folder (--data; default: ./data).
 
-    What is there already is kept. A download that was cut goes on where it was. An archive is unpacked only if its checksum
-    is the one on record (SHA-256; of ptb only an MD5 is).
+    Existing files are kept. An interrupted download resumes. An archive is unpacked only if its checksum matches the
+    recorded one (SHA-256; MD5 for ptb).
     """
     from trainables.published.catalogue import PUBLISHED
     from trainables.published.fetching import mirrored
@@ -97,7 +97,7 @@ def _fetch(one: PublishedData, folder: Path, base_url: str | None) -> None:
     if len(new) > _SHOWN_FILES:
         out.print(f"    and {len(new) - _SHOWN_FILES:,} more")
     if not new:
-        out.print("    there already, nothing downloaded")
+        out.print("    already present; nothing downloaded")
 
 
 def _show(one: PublishedData) -> None:

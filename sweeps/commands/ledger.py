@@ -10,7 +10,7 @@ import typer
 from quantizers.errors import InputError
 from sweeps.commands.app import app, checked, out
 
-ledger = typer.Typer(help="Look after a ledger: what has been measured, by content.", no_args_is_help=True)
+ledger = typer.Typer(help="Maintain a ledger, the store of finished trials.", no_args_is_help=True)
 app.add_typer(ledger, name="ledger")
 
 
@@ -23,11 +23,11 @@ def _group() -> None:
 @checked
 def clean(
     folder: Annotated[str, typer.Argument(help="The ledger: a folder, or s3://...")],
-    older_than: Annotated[str | None, typer.Option(help="Only entries written longer ago: 12h, 30d.")] = None,
-    unless_in: Annotated[list[Path] | None, typer.Option(help="Keep what these runs (or folders of runs) hold.")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be deleted; delete nothing.")] = False,
+    older_than: Annotated[str | None, typer.Option(help="Delete only entries older than this: 12h, 30d.")] = None,
+    unless_in: Annotated[list[Path] | None, typer.Option(help="Keep entries that these runs (or folders) use.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be deleted; delete nothing.")] = False,
 ) -> None:
-    """Delete entries by age, and entries that no run holds; a sweep that wants one again measures it again."""
+    """Delete entries by age or by use. A sweep that needs a deleted entry measures it again."""
     from sweeps.record import cleanup
     from sweeps.spec.units import parse_seconds
 

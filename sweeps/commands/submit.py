@@ -22,11 +22,11 @@ def submit(
     sweep: Annotated[str, typer.Argument(help="A sweep file, or the name of a preset.")],
     data: Annotated[str | None, typer.Option("--data", help="Folder of tables and task data, as the head sees it.")] = None,
     output: Annotated[str | None, typer.Option("--out", help="Folder of runs on the cluster, or s3://...")] = None,
-    target: Annotated[Path, typer.Option("--fetch", help="Where the results go here: FETCH/<name>/.")] = Path("runs"),
+    target: Annotated[Path, typer.Option("--fetch", help="Local folder for the results: FETCH/<name>/.")] = Path("runs"),
     changes: SetOption = None,
-    end: Annotated[bool, typer.Option("--stop", help="End the sweep that runs: what there is is reported.")] = False,
+    end: Annotated[bool, typer.Option("--stop", help="End the running sweep and report its finished trials.")] = False,
 ) -> None:
-    """Run a sweep on a cluster, follow it, and fetch its results; a sweep that runs there already is followed."""
+    """Run a sweep on a cluster, follow it, and fetch its results. If it is already running, only follow it."""
     from sweeps.cluster import submit as jobs
     from sweeps.spec.config import load
 
@@ -39,19 +39,19 @@ def submit(
         job = jobs.find_job(connection, config.name)
         if end:
             if job is None:
-                raise InputError(f"{config.name}: no such sweep runs on {cluster}.")
+                raise InputError(f"{config.name}: not running on {cluster}.")
             jobs.stop(connection, job)
-            out.print(f"{config.name}: asked to end; its trials that run are finished first. Follow it with: {again}")
+            out.print(f"{config.name}: ends when its running trials have finished. Follow it with: {again}")
             return
         if job is None:
             job = jobs.send(connection, config, data or where.settings.get("data"))
             out.print(f"Job {job}: {config.name} on {cluster}; results in {config.output}/{config.name}", soft_wrap=True)
         else:
-            out.print(f"Job {job}: {config.name} runs on {cluster} already", soft_wrap=True)
+            out.print(f"Job {job}: {config.name} is already running on {cluster}", soft_wrap=True)
         try:
             code = jobs.follow(connection, job, lambda text: out.print(text, end="", markup=False, soft_wrap=True))
         except KeyboardInterrupt:
-            out.print(f"\nThe sweep goes on at {cluster}. Follow it with: {again}", soft_wrap=True)
+            out.print(f"\nThe sweep continues on {cluster}. Follow it with: {again}", soft_wrap=True)
             out.print(f"End it with: {again} --stop", soft_wrap=True)
             raise typer.Exit(130) from None
     if code != 2:

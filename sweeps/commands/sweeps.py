@@ -32,14 +32,14 @@ def run(
     output: Annotated[
         str | None, typer.Option("--out", help="Folder of runs, or s3://bucket/path; this one goes to OUT/<name>/.")
     ] = None,
-    address: Annotated[str | None, typer.Option(help="Ray cluster to use ('auto': this machine's); default: none.")] = None,
+    address: Annotated[str | None, typer.Option(help="Ray cluster ('auto': this machine's). Default: a new one.")] = None,
     scale: Annotated[
-        str | None, typer.Option(help="Of a preset that has scales: small (the default) or paper. See: frontier presets.")
+        str | None, typer.Option(help="Scale of a preset: small (default) or paper. See: frontier presets.")
     ] = None,
     changes: SetOption = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the trials and their sizes; run nothing.")] = False,
 ) -> None:
-    """Run a sweep, or the several of a file one after the other; a run that is there already is resumed."""
+    """Run the sweeps of a file or preset one after the other. An existing run is resumed."""
     from sweeps.spec.config import load_all
 
     check_data(data)
@@ -58,9 +58,9 @@ def run(
 def resume(
     run_dir: RunDir,
     data: DataOption = None,
-    address: Annotated[str | None, typer.Option(help="Ray cluster to use; default: none.")] = None,
+    address: Annotated[str | None, typer.Option(help="Ray cluster to use. Default: a new one.")] = None,
 ) -> None:
-    """Run what is left of a sweep; nothing that finished is run again."""
+    """Continue a sweep. Finished trials are not run again."""
     from sweeps.spec.config import load_run
 
     check_data(data)
@@ -83,9 +83,7 @@ def _run(configs: Sequence[Any], data: Path | None, address: str | None, command
         try:
             finished = run_sweep(config, data_dir=data, address=address, console=out, command=command)
         except KeyboardInterrupt:
-            out.print(
-                f"Stopped at once. What was measured is kept; go on with: frontier resume {config.run_dir}", soft_wrap=True
-            )
+            out.print(f"Stopped. Finished trials are kept; continue with: frontier resume {config.run_dir}", soft_wrap=True)
             raise typer.Exit(130) from None
         show_run(finished, config, out)
         if finished.interrupted:
@@ -101,9 +99,9 @@ def _run(configs: Sequence[Any], data: Path | None, address: str | None, command
 @checked
 def status(
     run_dir: RunDir,
-    watch: Annotated[bool, typer.Option("--watch", help="Keep showing it until the sweep ends.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Update until the sweep ends.")] = False,
 ) -> None:
-    """Show how far a sweep is, and the best so far for each budget."""
+    """Show the progress of a sweep and the best result so far for each budget."""
     from rich.live import Live
 
     from sweeps.record.display import render
@@ -115,7 +113,7 @@ def status(
     if not watch:
         out.print(render(state))
         if state["phase"] not in ("finished", "interrupted") and not is_alive(state):
-            out.print(f"The sweep is no longer at work; continue with: frontier resume {run_dir}")
+            out.print(f"The sweep has stopped; continue with: frontier resume {run_dir}")
         return
     with Live(render(state), console=out, refresh_per_second=2) as live:
         while is_alive(state):
@@ -134,16 +132,16 @@ def report(
         list[Path],
         typer.Argument(parser=run_folder, metavar="RUN_DIR...", help="Folders of runs, or their s3:// addresses."),
     ],
-    output: Annotated[Path | None, typer.Option("-o", "--output", help="Where the report goes.")] = None,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="Path of the report.")] = None,
     paper_tables: Annotated[
         bool,
         typer.Option(
             "--paper-tables",
-            help="AdaComp's Table 2 and figures beside the paper's numbers instead; .html, or .md for Markdown.",
+            help="Write the AdaComp paper's tables and figures beside our results instead, as .html or .md.",
         ),
     ] = False,
 ) -> None:
-    """Draw the frontier of one run or several: one HTML file that needs no network."""
+    """Write the HTML report of one or more runs. It needs no network."""
     if paper_tables:
         from analysis.paper.page import write_paper
 
@@ -160,9 +158,9 @@ def report(
 @app.command()
 @checked
 def presets(
-    names: Annotated[bool, typer.Option("--names", help="Bare names, one a line.")] = False,
+    names: Annotated[bool, typer.Option("--names", help="Print only the names, one per line.")] = False,
 ) -> None:
-    """List the sweeps that come with the program."""
+    """List the built-in sweeps."""
     from sweeps.spec.sweep_file import preset_names, preset_scales, preset_text
 
     for name in preset_names():
@@ -179,7 +177,7 @@ def presets(
 @app.command(epilog="Example:  frontier sync runs/quick")
 @checked
 def sync(run_dir: RunDir) -> None:
-    """Send the MLflow records that could not be sent while the sweep ran."""
+    """Send MLflow records that could not be sent during the sweep."""
     from sweeps.record.finish import send_records
 
     sent = send_records(run_dir.absolute())

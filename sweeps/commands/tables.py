@@ -17,8 +17,8 @@ _RATIOS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 @app.command(epilog="Example:  frontier methods --names")
 @checked
-def methods(names: Annotated[bool, typer.Option("--names", help="Bare names, one a line.")] = False) -> None:
-    """List the quantizers, with their papers and the compression ratios they reach."""
+def methods(names: Annotated[bool, typer.Option("--names", help="Print only the names, one per line.")] = False) -> None:
+    """List the quantizers with their papers and compression ratios."""
     import quantizers
     from quantizers import Budget, Skip, TableStats
     from trainables.tables.formats import read_table
@@ -50,8 +50,8 @@ def methods(names: Annotated[bool, typer.Option("--names", help="Bare names, one
 
 @app.command(epilog="Example:  frontier tasks --names")
 @checked
-def tasks(names: Annotated[bool, typer.Option("--names", help="Bare names, one a line.")] = False) -> None:
-    """List the tasks, with what they measure."""
+def tasks(names: Annotated[bool, typer.Option("--names", help="Print only the names, one per line.")] = False) -> None:
+    """List the tasks and their metrics."""
     from trainables.registry import tasks as registered
 
     for name, cls in registered().items():
@@ -74,13 +74,13 @@ def tasks(names: Annotated[bool, typer.Option("--names", help="Bare names, one a
 def compress(
     table: Annotated[str, typer.Argument(help="A table: text, .npy, .bin, .safetensors#name, or builtin:NAME.")],
     method: Annotated[str, typer.Option("--method", help="Quantizer (see: frontier methods).")],
-    output: Annotated[Path, typer.Option("-o", "--output", help="Where the compressed file goes.")],
-    ratio: Annotated[float | None, typer.Option(help="Compression ratio: at least this much smaller.")] = None,
-    max_bytes: Annotated[str | None, typer.Option(help="Payload at the most, such as 1MB.")] = None,
+    output: Annotated[Path, typer.Option("-o", "--output", help="Path of the compressed file.")],
+    ratio: Annotated[float | None, typer.Option(help="Smallest compression ratio, such as 32.")] = None,
+    max_bytes: Annotated[str | None, typer.Option(help="Largest payload, such as 1MB.")] = None,
     changes: SetOption = None,
     weights: Annotated[str, typer.Option(help="Row weights: none, counts, sqrt_counts, or a file.")] = "none",
-    rows: Annotated[int | None, typer.Option(min=1, help="The first rows only.")] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of the fit.")] = 0,
+    rows: Annotated[int | None, typer.Option(min=1, help="Read only the first rows.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the fit.")] = 0,
     data: DataOption = None,
 ) -> None:
     """Compress one table into one file, without a sweep."""
@@ -95,10 +95,10 @@ def compress(
 
     check_data(data)
     if weights == "fisher":
-        raise InputError("--weights fisher are made by a task: a sweep has one, this command has not.")
+        raise InputError("--weights fisher works only in a sweep; expected none, counts, sqrt_counts or a file.")
     cls = quantizers.get(method)
     if output.is_dir() or not output.absolute().parent.is_dir():
-        raise InputError(f"{output}: expected the path of a file in a folder that is there.")
+        raise InputError(f"{output}: expected the path of a file in an existing folder.")
     source = read_table(table, data_dir=data, rows=rows)
     row_weights = read_weights(weights, source, data)
     budget, config = _choose(cls, TableStats.of(source), ratio, max_bytes, changes or [])
@@ -170,12 +170,12 @@ def _print_sizes(artifact: Any) -> None:
 @checked
 def inspect(
     file: Annotated[Path, typer.Argument(help="A compressed file.")],
-    words: Annotated[list[str] | None, typer.Argument(help="Words to look at.")] = None,
+    words: Annotated[list[str] | None, typer.Argument(help="Words to show.")] = None,
     neighbours: Annotated[bool, typer.Option("--neighbours", help="Show each word's nearest words.")] = False,
     table: Annotated[str | None, typer.Option(help="The uncompressed table, to show neighbours before and after.")] = None,
     data: DataOption = None,
 ) -> None:
-    """Show what is in a compressed file: sizes, and the codes and neighbours of words."""
+    """Show the sizes in a compressed file, and the codes and neighbours of words."""
     import quantizers
     from quantizers import CodeQuantizer
 
@@ -187,7 +187,7 @@ def inspect(
     if not words:
         return
     if quantizer.words is None:
-        raise InputError(f"{file}: holds no words; look rows up by number from Python instead.")
+        raise InputError(f"{file}: has no words. From Python, rows can be read by number.")
     index = {word: row for row, word in reversed(list(enumerate(quantizer.words)))}
     for word in words:
         if word not in index:
@@ -211,7 +211,7 @@ def unknown_word(word: str, known: Any, file: Path) -> InputError:
     import difflib
 
     near = difflib.get_close_matches(word, [one for one in known if one[:1] == word[:1]], n=1, cutoff=0.6)
-    return InputError(f"{file}: the word {word!r} is not in it.{f' Did you mean {near[0]!r}?' if near else ''}")
+    return InputError(f"{file}: has no word {word!r}.{f' Did you mean {near[0]!r}?' if near else ''}")
 
 
 def _print_neighbours(artifact: Any, words: list[str], rows: list[int], table: str | None, data: Path | None) -> None:
@@ -239,8 +239,8 @@ def _print_neighbours(artifact: Any, words: list[str], rows: list[int], table: s
 @checked
 def convert(
     table: Annotated[str, typer.Argument(help="A table: text, .npy, .bin, .safetensors#name, or builtin:NAME.")],
-    output: Annotated[Path, typer.Option("-o", "--output", help="Where it goes; the ending says the format.")],
-    rows: Annotated[int | None, typer.Option(min=1, help="The first rows only.")] = None,
+    output: Annotated[Path, typer.Option("-o", "--output", help="File to write; the extension selects the format.")],
+    rows: Annotated[int | None, typer.Option(min=1, help="Read only the first rows.")] = None,
     data: DataOption = None,
 ) -> None:
     """Convert a table from one format to another (.npy with .words beside it, .txt, .bin, .safetensors)."""

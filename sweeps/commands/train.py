@@ -24,14 +24,14 @@ def train(
     task: Annotated[str, typer.Argument(help="A task that trains a network: sentiment, chunking (see: frontier tasks).")],
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder for the network, its settings and its scores.")],
     embedding: Annotated[str, typer.Option("--embedding", help="A table, or a compressed file.")],
-    config: Annotated[Path | None, typer.Option("--config", help="YAML file of settings; --set is on top.")] = None,
+    config: Annotated[Path | None, typer.Option("--config", help="YAML file of settings; --set overrides it.")] = None,
     changes: SetOption = None,
     evaluate: Annotated[Path | None, typer.Option("--evaluate", help="Folder of a trained network to score.")] = None,
     finetune: Annotated[bool, typer.Option("--finetune", help="Train the table with the network.")] = False,
-    seed: Annotated[int, typer.Option(min=0, help="Of the network's start, the order of texts, and dropout.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the network's weights, the order of texts, and dropout.")] = 0,
     data: DataOption = None,
 ) -> None:
-    """Train a task's network and score the test set. Ctrl-C ends the training; what is best so far is scored."""
+    """Train a task's network and score the test set. Ctrl-C ends the training and scores the best network so far."""
     from quantizers.files import replacing, write_bytes
     from trainables.baselines import load_baseline, save_baseline
     from trainables.networks.trained_task import TrainedTask
@@ -51,7 +51,7 @@ def train(
     if compressed and finetune:
         raise InputError("--finetune trains a table; codebooks are trained by a sweep with 'retrain'.")
     if output.exists() and not output.is_dir():
-        raise InputError(f"{output}: a file is where the folder should be.")
+        raise InputError(f"{output}: is a file; a folder was expected.")
 
     def show(step: Any) -> None:
         out.print(

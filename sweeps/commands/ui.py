@@ -21,25 +21,25 @@ from sweeps.commands.app import app, checked, out, run_folder
 def ui(
     run_dir: Annotated[
         Path | None,
-        typer.Argument(parser=run_folder, metavar="RUN_DIR", help="A run, or its s3:// address; default: all in runs/."),
+        typer.Argument(parser=run_folder, metavar="RUN_DIR", help="A run, or its s3:// address. Default: all in runs/."),
     ] = None,
-    tracking: Annotated[str | None, typer.Option(help="An MLflow database or server, whatever is in it.")] = None,
+    tracking: Annotated[str | None, typer.Option(help="An MLflow database or server.")] = None,
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port on this machine.")] = 5000,
 ) -> None:
-    """Open the MLflow UI, where a sweep's runs stand side by side; of a server that runs, say the pages' addresses."""
+    """Open the MLflow UI. If a server is already running, print the addresses of the pages."""
     from sweeps.spec.config import default_tracking_uri, load_run
 
     uri, only = tracking or default_tracking_uri(), None
     if run_dir is not None:
         if tracking is not None:
-            raise InputError(f"RUN_DIR says where its records are: either {run_dir} or --tracking.")
+            raise InputError(f"give either RUN_DIR ({run_dir}) or --tracking, not both.")
         config = load_run(run_dir)
         if config.tracking_uri is None:
             raise InputError(f"{run_dir}: ran without MLflow records (tracking: false).")
         uri, only = config.tracking_uri, config.name
     database = Path(uri.removeprefix("sqlite:///"))
     if uri.startswith("sqlite:///") and not database.is_file():
-        raise InputError(f"{database}: no MLflow database there; a sweep makes it, or name a run: frontier ui RUN_DIR.")
+        raise InputError(f"{database}: no such MLflow database. Run a sweep first, or name a run: frontier ui RUN_DIR.")
     from sweeps.record.tracking import page_addresses
 
     runs_already = uri.startswith(("http://", "https://"))

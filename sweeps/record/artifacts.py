@@ -19,7 +19,14 @@ def bring(known: TrialResult, spec: TrialSpec, config: SweepConfig) -> bool:
     known.row.update(reused=False, budget_bytes=spec.budget_bytes)
     if known.row["status"] == "stopped":
         return config.scheduler.kind != "none"
-    return config.keep_artifacts != "all" or fetch_copy(known, spec.key, config)
+    if config.keep_artifacts == "all":
+        return fetch_copy(known, spec.key, config)
+    if config.keep_artifacts == "frontier" and known.artifact:
+        folder, file = split(known.artifact)
+        # Of its own run, what is gone was not on the frontier. Of another, it may be on this one, which keeps its files.
+        own = known.artifact == join(config.run_location, artifact_name(spec.key))
+        return own or open_storage(folder).exists(file) or open_storage(config.run_location).exists(artifact_name(spec.key))
+    return True
 
 
 def fetch_copy(known: TrialResult, key: str, config: SweepConfig) -> bool:

@@ -34,7 +34,7 @@ class Budgets(_Section):
     @model_validator(mode="after")
     def _one(self) -> Budgets:
         if bool(self.compression_ratio) == bool(self.payload_bytes):
-            raise ValueError("give either compression_ratio or payload_bytes, with one value at the least")
+            raise ValueError("give either compression_ratio or payload_bytes, with at least one value")
         return self
 
 
@@ -53,11 +53,11 @@ class Search(_Section):
     @model_validator(mode="after")
     def _consistent(self) -> Search:
         if self.kind == "grid" and self.samples is not None:
-            raise ValueError("a grid has no samples: it runs everything; for a part of it, kind: random")
+            raise ValueError("a grid runs every configuration and takes no samples; to draw some of them use kind: random")
         if self.kind == "random" and self.samples is None:
             raise ValueError("kind: random needs samples, the number of configurations to draw")
         if self.sampler is not None and self.kind != "optuna":
-            raise ValueError("a sampler belongs to kind: optuna")
+            raise ValueError("sampler works only with kind: optuna")
         return self
 
 
@@ -137,13 +137,13 @@ class SweepConfig(_Section):
     @model_validator(mode="after")
     def _searches(self) -> SweepConfig:
         if self.scheduler.kind == "frontier" and self.search.kind != "frontier":
-            raise ValueError("scheduler: {kind: frontier} belongs to search: {kind: frontier}")
+            raise ValueError("scheduler: {kind: frontier} needs search: {kind: frontier}")
         return self
 
     @model_validator(mode="after")
     def _regimes(self) -> SweepConfig:
         if self.retrain is not None and self.regime != "finetuned":
-            raise ValueError("retrain goes on from a fine-tuned baseline: it needs regime: finetuned")
+            raise ValueError("retrain needs regime: finetuned")
         if self.vocabulary == "table" and self.regime != "pretrained":
             raise ValueError(f"regime {self.regime} compresses the task's words: vocabulary cannot be table")
         return self
@@ -214,7 +214,7 @@ def load_all(source: str, changes: Sequence[str] = (), *, scale: str | None = No
         data.update({key: value for key, value in overrides.items() if value is not None})
         config = build(data, where)
         if any(config.run_dir == other.run_dir for other in configs):
-            raise InputError(f"{where}: an earlier sweep has the name {config.name!r} too; each needs a folder of its own.")
+            raise InputError(f"{where}: an earlier sweep has the name {config.name!r} too. Names must differ.")
         configs.append(config)
     return configs
 
@@ -228,7 +228,7 @@ def load(source: str, changes: Sequence[str] = (), **overrides: Any) -> SweepCon
     first, *more = load_all(source, changes, **overrides)
     if more:
         names = ", ".join(config.name for config in (first, *more))
-        raise InputError(f"{source}: one sweep was expected, and it holds {len(more) + 1}: {names}.")
+        raise InputError(f"{source}: expected one sweep, found {len(more) + 1}: {names}.")
     return first
 
 

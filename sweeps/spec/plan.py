@@ -93,7 +93,7 @@ def make_plan(
     elif config.search.kind != "grid":
         samples = config.search.samples or len(wanted)
         if space.ranged and config.search.samples is None:
-            raise InputError("search.samples is missing: ranges among the quantizers have no end of configurations.")
+            raise InputError("search.samples is missing; it is required where a quantizer has a range.")
     # An adaptive search does not know what it will want; and cut-down fits look at the table, which under a metric is
     # another one.
     families = _families(wanted) if samples is None and config.metric == "none" else {}

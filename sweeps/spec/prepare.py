@@ -53,7 +53,7 @@ def prepare(config: SweepConfig, data_dir: Path | None) -> Prepared:
     labels = [task.label for task in tasks]
     for label in labels:
         if labels.count(label) > 1:
-            raise InputError(f"tasks: {label} is there twice.")
+            raise InputError(f"tasks: {label} is listed twice.")
     directions = {
         f"{task.label}.{metric.name}": {
             "direction": metric.direction,
@@ -132,11 +132,11 @@ def read_weights(spec: str, table: Table, data_dir: Path | None) -> np.ndarray |
     candidates = [Path(spec)] + ([data_dir / spec] if data_dir is not None else [])
     path = next((one for one in candidates if one.is_file()), None)
     if path is None:
-        raise InputError(f"weights: {spec!r} is neither none, counts, sqrt_counts, fisher nor a file.")
+        raise InputError(f"weights: {spec!r} is not a file; expected none, counts, sqrt_counts, fisher or a file.")
     try:
         values = np.load(path, allow_pickle=False) if path.suffix == ".npy" else np.loadtxt(path, dtype=np.float32)
     except ValueError as error:
-        raise InputError(f"{path}: not weights: {error}.") from None
+        raise InputError(f"{path}: not a file of weights: {error}.") from None
     values = np.asarray(values, dtype=np.float32).reshape(-1)[: table.num_embeddings]
     if len(values) != table.num_embeddings or not np.isfinite(values).all() or values.min() < 0 or not values.any():
         raise InputError(f"{path}: expected {table.num_embeddings} finite weights, none negative, not all zero.")

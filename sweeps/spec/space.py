@@ -183,8 +183,8 @@ def make_space(config: SweepConfig, stats: TableStats, constraints: Sequence[Con
         ranges = sorted(name for name, axis in axes.items() if isinstance(axis, Range))
         if ranges and config.search.kind not in ("random", "optuna"):
             raise InputError(
-                f"quantizers: {method}.{ranges[0]} is a range, and search.kind {config.search.kind!r} runs listed values: "
-                "give a list, or search: {kind: random, samples: 50}, or kind: optuna."
+                f"quantizers: {method}.{ranges[0]} is a range, but search.kind {config.search.kind!r} takes listed values: "
+                "give a list, or use search: {kind: random, samples: 50} or kind: optuna."
             )
         choices = {name: axis for name, axis in axes.items() if isinstance(axis, tuple)}
         if not axes:
@@ -241,7 +241,7 @@ def parse_entry(entry: Mapping[str, Any]) -> tuple[str, dict[str, Range | tuple[
 def _proposals(config: SweepConfig, method: str, space: Space, skipped: list[dict[str, Any]]) -> list[Planned]:
     """What a method proposes for the sweep's budgets, largest budget first."""
     if config.budgets is None:
-        raise InputError(f"quantizers: {method} proposes configurations for budgets, and the sweep has no 'budgets'.")
+        raise InputError(f"quantizers: {method} has no parameters here and the sweep has no 'budgets': give either.")
     cls = quantizers.get(method)
     found = []
     for budget in budgets(config, space.stats.shape):

@@ -45,7 +45,9 @@ def preset_text(name: str, scale: str | None = None) -> str:
     if scale is not None and scale not in scales:
         have = f"it has {' and '.join(scales)}" if scales else "it has no scales"
         near = difflib.get_close_matches(scale, scales, n=1)
-        raise InputError(f"--scale {scale}: not of preset {name}: {have}.{f' Did you mean {near[0]!r}?' if near else ''}")
+        raise InputError(
+            f"--scale {scale}: preset {name} has no such scale: {have}.{f' Did you mean {near[0]!r}?' if near else ''}"
+        )
     file = files[scale or (scales[0] if scales else "")]
     return resources.files("sweeps.spec").joinpath("presets", file).read_text(encoding="utf-8")
 
@@ -64,7 +66,7 @@ def read_documents(source: str, scale: str | None = None) -> list[tuple[str, dic
     if source in names:
         text, where = preset_text(source, scale), f"preset {source}"
     elif scale is not None and Path(source).is_file():
-        raise InputError(f"--scale {scale}: {source} is a file; scales are of presets. See: frontier presets")
+        raise InputError(f"--scale {scale}: {source} is a file; only presets have scales. See: frontier presets")
     elif Path(source).is_file():
         text, where = Path(source).read_text(encoding="utf-8"), source
     elif "/" in source or source.endswith((".yaml", ".yml")):
@@ -79,7 +81,7 @@ def read_documents(source: str, scale: str | None = None) -> list[tuple[str, dic
     for number, data in enumerate(documents or [None], start=1):
         here = f"{where}, sweep {number}" if len(documents) > 1 else where
         if not isinstance(data, dict):
-            raise InputError(f"{here}: a sweep is a mapping of keys to values (name, table, quantizers, ...).")
+            raise InputError(f"{here}: expected a mapping of keys to values (name, table, quantizers, ...).")
         found.append((here, data))
     return found
 

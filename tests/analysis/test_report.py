@@ -16,7 +16,7 @@ from analysis import store
 from analysis.pareto import build_frontier
 from analysis.recommend import recommend
 from analysis.report.page import summary_rows, write_report
-from analysis.report.panels import gaussian_rate, styles
+from analysis.report.plot_data import gaussian_rate, styles
 from analysis.report.plots import REFERENCE, frontier_png
 from quantizers.errors import InputError
 
@@ -218,7 +218,7 @@ def test_runs_of_other_tables_have_panels_of_their_own(run_dir: Path, tmp_path: 
 
 
 def test_more_trials_than_the_page_holds(run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("analysis.report.page.MAX_TRIALS", 30)
+    monkeypatch.setattr("analysis.report.panels.trials.MAX_TRIALS", 30)
     page = write_report([run_dir], tmp_path / "report.html").read_text()
     assert "30 of 100 trials" in page
     rows = embedded(page, "trials")["rows"]
@@ -262,7 +262,7 @@ def test_png_has_every_panel_and_method(run_dir: Path, tmp_path: Path) -> None:
 def test_missing_run_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"run\.json: no such file\. `frontier run` makes it"):
         write_report([tmp_path], tmp_path / "report.html")
-    with pytest.raises(InputError, match="Which run"):
+    with pytest.raises(InputError, match="No run was given"):
         write_report([], tmp_path / "report.html")
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from analysis import text
-from analysis.report.panels import gaussian_rate, metric_axis, round_ticks, styles
+from analysis.report.plot_data import gaussian_rate, metric_axis, round_ticks, styles
 from analysis.statistics import bootstrap_indices, grouped, paired_difference, t_interval
 
 

@@ -202,7 +202,7 @@ def test_the_ui_wants_records_that_are_there(tmp_path: Path, monkeypatch: pytest
             ([run_dir], None, "not a run"),
             ([run_dir, "--tracking", "sqlite:///x.db"], {}, "either"),
             ([run_dir], {"tracking": False}, "without MLflow records"),
-            ([run_dir], {}, "no MLflow database there"),
+            ([run_dir], {}, "no such MLflow database"),
             ([run_dir], {"tracking": nobody}, "no MLflow records there"),
             (["--tracking", nobody], {}, "no MLflow records there"),
         ]:

@@ -86,7 +86,7 @@ def test_mistakes_in_a_range_are_named(tmp_path: Path, entry: dict[str, Any], me
 
 @pytest.mark.parametrize("kind", ["grid", "frontier"])
 def test_ranges_need_a_search_that_draws(tmp_path: Path, kind: str) -> None:
-    with pytest.raises(InputError, match="dccl.learning_rate is a range, and search.kind"):
+    with pytest.raises(InputError, match="dccl.learning_rate is a range, but search.kind"):
         prepared(
             tmp_path,
             quantizers=[{"method": "dccl", "learning_rate": {"low": 1e-4, "high": 1e-2}}],
@@ -98,8 +98,8 @@ def test_ranges_need_a_search_that_draws(tmp_path: Path, kind: str) -> None:
     ("search", "message"),
     [
         ({"kind": "random"}, "needs samples"),
-        ({"kind": "grid", "samples": 3}, "a grid has no samples"),
-        ({"kind": "frontier", "sampler": "tpe"}, "a sampler belongs to kind: optuna"),
+        ({"kind": "grid", "samples": 3}, "takes no samples"),
+        ({"kind": "frontier", "sampler": "tpe"}, "sampler works only with kind: optuna"),
         ({"kind": "optuna", "sampler": "cma"}, "search.sampler"),
     ],
 )

@@ -122,7 +122,7 @@ def test_searches_that_cannot_be_are_refused_before_anything_is_written(tmp_path
         "output": str(tmp_path),
         "scheduler": {"kind": "frontier"},
     }
-    with pytest.raises(InputError, match="belongs to search"):
+    with pytest.raises(InputError, match="needs search: "):
         sweeps.run(sweep)
     with pytest.raises(InputError, match="goes by the errors that fits report, not by neighbours"):
         sweeps.run(

@@ -205,7 +205,7 @@ def test_what_is_there_is_not_downloaded(publisher: Publisher, small: dict[str, 
     assert first.exit_code == 0 and own.read_text() == "mine 1\n"  # no file is overwritten
     assert len(publisher.asked) == 1
     again = data("fetch", "glove.6B", env={"FRONTIER_DATA_MIRROR": publisher.url, "FRONTIER_DATA": str(tmp_path)})
-    assert again.exit_code == 0 and "there already, nothing downloaded" in again.stdout
+    assert again.exit_code == 0 and "already present; nothing downloaded" in again.stdout
     assert len(publisher.asked) == 1
 
 
@@ -310,6 +310,6 @@ def test_list(publisher: Publisher, small: dict[str, PublishedData], tmp_path: P
     assert lines[0].startswith("glove.6B") and "862.2 MB" in lines[0]
     assert lines[1:3] == [
         "    licence: PDDL 1.0; from https://nlp.stanford.edu/projects/glove/",
-        f"    not all there under {tmp_path}",
+        f"    incomplete under {tmp_path}",
     ]
     assert lines[5] == f"    complete under {tmp_path}"

@@ -22,7 +22,7 @@ from analysis.pareto import COMPARABLE, measured, non_dominated
 from analysis.runs import Runs
 from analysis.statistics import Floats
 
-MAX_DOTS = 3000  # trials in a panel, and configurations beside the frontier's; more would hide each other
+MAX_DOTS = 3000  # trials in a plot, and configurations beside the frontier's; more would hide each other
 _LOG_FROM = 10.0  # errors that span more than this factor get a logarithmic axis
 _DECADES = 4  # that it shows
 _COLOURS = (
@@ -75,7 +75,7 @@ def _style(colour: str, marker: int) -> Style:
 
 @dataclasses.dataclass(frozen=True)
 class Axis:
-    """The metric's axis of a panel, and what becomes of values that it cannot show.
+    """The metric's axis of a plot, and what becomes of values that it cannot show.
 
     Attributes:
         log: whether it is logarithmic.
@@ -139,7 +139,7 @@ def metric_axis(front: Floats, values: Floats, direction: str) -> Axis:
 
 
 @dataclasses.dataclass(frozen=True)
-class Panel:
+class PlotData:
     """Size against one metric for the configurations that compare with each other.
 
     Attributes:
@@ -185,8 +185,8 @@ class Panel:
         return tuple(point for point in self.points if point["on_frontier"] and point["shown"] is not None)
 
 
-def panels(runs: Runs) -> list[Panel]:
-    """A panel for every objective and every comparison of it that has anything to show."""
+def plot_data(runs: Runs) -> list[PlotData]:
+    """A plot for every objective and every comparison of it that has anything to show."""
     scores = measured(runs.trials, runs.scores)
     out = []
     for name in runs.objectives:
@@ -204,7 +204,7 @@ def panels(runs: Runs) -> list[Panel]:
                 here = here.filter(pc.is_null(here[column]) if value is None else pc.equal(here[column], value))
             columns = ["quantizer", "config_json", "seed", "payload_bytes", "value", "dense_bytes"]
             dots = _sample(here.select(columns)).to_pylist()
-            out.append(_panel(name, _scope_text(key, scopes, points[0]["table"]), points, dots, runs))
+            out.append(_plot(name, _scope_text(key, scopes, points[0]["table"]), points, dots, runs))
     return out
 
 
@@ -228,7 +228,7 @@ def _scope_text(key: Sequence[Any], scopes: Iterable[Sequence[Any]], table: str 
     return ", ".join(told)
 
 
-def _panel(name: str, scope: str, points: list[dict[str, Any]], dots: list[dict[str, Any]], runs: Runs) -> Panel:
+def _plot(name: str, scope: str, points: list[dict[str, Any]], dots: list[dict[str, Any]], runs: Runs) -> PlotData:
     about = runs.metrics.get(name, {})
     direction = points[0]["direction"]
     lossless = [point["value_mean"] for point in points if point["quantizer"] == "identity"]
@@ -245,7 +245,7 @@ def _panel(name: str, scope: str, points: list[dict[str, Any]], dots: list[dict[
     dense = {dot["dense_bytes"] for dot in dots}
     sizes = [max(1.0, row["payload_bytes_mean"]) for row in points]
     x_range = (min(sizes) / 1.25, max(sizes) * 1.25)
-    return Panel(
+    return PlotData(
         metric=name,
         scope=scope,
         direction=direction,

@@ -1,0 +1,88 @@
+"""The templates of the documentation work as they stand: copied into place, without a change anywhere else."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PLACES = {"method": "quantizers/methods", "task": "trainables/tasks", "panel": "analysis/report/panels"}
+
+USE_TASK = """
+from trainables.registry import make_task
+from trainables.tables.formats import read_table
+
+table = read_table("builtin:glove-10k-50d", rows=200)
+task = make_task({"task": "my_task", "rows": 100})
+baseline = task.baseline(table, seed=0)
+print(task.score(table.vectors * 1.1, table, baseline, seed=0)["length_error"])
+"""
+
+USE_PANEL = """
+import importlib.util, pathlib, sys
+spec = importlib.util.spec_from_file_location("made_up", "tests/analysis/test_report.py")
+made_up = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(made_up)
+run = made_up.make_run(pathlib.Path("runs/made-up"), methods=("rq",))
+made_up.write_report([run], "report.html")
+"""
+
+
+@pytest.fixture(scope="module")
+def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The four packages and some tests, with the templates in place."""
+    root = tmp_path_factory.mktemp("copy")
+    no_caches = shutil.ignore_patterns("__pycache__")
+    for name in ("quantizers", "trainables", "sweeps", "analysis", "tests/contract", "tests/analysis"):
+        shutil.copytree(ROOT / name, root / name, ignore=no_caches)
+    for name in ("pyproject.toml", "tests/conftest.py"):
+        shutil.copy(ROOT / name, root / name)
+    for name, place in PLACES.items():
+        shutil.copy(ROOT / "docs" / "templates" / f"{name}.py", root / place / f"my_{name}.py")
+    return root
+
+
+def run(root: Path, *arguments: str) -> str:
+    """Output of Python in the copy, whose packages it imports."""
+    environment = os.environ | {"PYTHONPATH": str(root), "COLUMNS": "200"}
+    for name in list(environment):
+        if name.startswith("PYTEST_"):
+            del environment[name]
+    done = subprocess.run(
+        [sys.executable, *arguments], cwd=root, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.mark.slow
+def test_the_method_keeps_the_contract(copy: Path) -> None:
+    chosen = "my_method and (test_storage or test_edges)"
+    output = run(copy, "-m", "pytest", "tests/contract", "-k", chosen, "-q", "-p", "no:cacheprovider")
+    assert "passed" in output and "failed" not in output
+
+
+def test_the_method_compresses_a_table(copy: Path) -> None:
+    assert "my_method" in run(copy, "-m", "sweeps", "methods", "--names").split()
+    table = ("builtin:glove-10k-50d", "--rows", "300")
+    output = run(
+        copy, "-m", "sweeps", "compress", *table, "--method", "my_method", "--ratio", "5", "-o", "small.safetensors"
+    )
+    assert "my_method (bits=5)" in output
+    assert "my_method (bits=5)" in run(copy, "-m", "sweeps", "inspect", "small.safetensors", "the")
+
+
+def test_the_task_scores_a_table(copy: Path) -> None:
+    assert "my_task" in run(copy, "-m", "sweeps", "tasks", "--names").split()
+    assert "value=0.1" in run(copy, "-c", USE_TASK)
+
+
+def test_the_panel_is_in_the_report(copy: Path) -> None:
+    run(copy, "-c", USE_PANEL)
+    page = (copy / "report.html").read_text(encoding="utf-8")
+    assert '<a href="#my-panel">Time of fits</a>' in page
+    assert page.index('id="trials-section"') < page.index('id="my-panel"') < page.index('id="reproduce"')
+    assert "<tr><td>rq</td>" in page
