@@ -1,8 +1,9 @@
 """What the contract suite runs over: every registered method, its examples, and a few small tables.
 
 Each parameter's id begins with the method's name, so that `pytest tests/contract -k NAME` runs one method, and all of a
-method's tests share an xdist group, so that a fit is done once. A case is fitted on the usual table twice: once while everything around
-it is watched (``observed``), once more to see that the same comes out (``repeated``). What a method refuses is a skip.
+method's tests share an xdist group, so that a fit is done once. A case is fitted on the usual table twice: once while
+everything around it is watched (``observed``), once more to see that the same comes out (``repeated``).
+What a method refuses is a skip.
 """
 
 import contextlib
