@@ -15,7 +15,6 @@ from pydantic import Field
 from quantizers import FitStep, Quantizer, QuantizerConfig, StorageCost
 from quantizers.coding.bits import pack, unpack
 
-
 _LONGEST_WAIT = 300.0  # seconds that a trial waits for other hosts
 
 
