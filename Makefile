@@ -1,10 +1,10 @@
-# make setup | sweep | test | test-cluster | test-cluster-long | lint | bench | clean. Everything lives in .venv, and all but
+# make setup | sweep | test | test-fast | test-long | test-cluster | test-cluster-long | lint | bench | clean. Everything lives in .venv, and all but
 # clean set it up by themselves.
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: setup sweep test test-cluster test-cluster-long lint bench clean
+.PHONY: setup sweep test test-fast test-long test-cluster test-cluster-long lint bench clean
 
 setup: $(STAMP)
 
@@ -18,7 +18,15 @@ sweep: setup
 	$(BIN)/frontier run quick
 
 test: setup
-	$(BIN)/python -m pytest -n 2 --dist loadgroup
+	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not slow"
+
+# While one works: no Ray, no other programs, and a slice of the contract suite.
+test-fast: setup
+	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not slow and not ray and not process and not thorough"
+
+# What `make test` leaves out.
+test-long: setup test-cluster-long
+	$(BIN)/python -m pytest -n 2 --dist loadgroup -m slow
 
 # Hosts as network namespaces: needs root and Debian's iproute2, openssh-server, rsync; skipped with a reason elsewhere.
 test-cluster: setup

@@ -28,7 +28,7 @@ _SAME = ("payload_bytes", "file_bytes", "artifact_digest", "mse", "cosine", "max
 @pytest.fixture(scope="module")
 def hosts() -> Iterator[Hosts]:
     with Hosts(3) as made:
-        made.cluster_file({"SLEEP_SECONDS": 5}, output=str(made.shared / "runs"))
+        made.cluster_file({"SLEEP_SECONDS": 5, "MEET_IN": made.shared / "meeting"}, output=str(made.shared / "runs"))
         bring_up(made)
         yield made
 
@@ -91,9 +91,13 @@ def test_ports_that_others_reach_are_written_down(hosts: Hosts) -> None:
 
 def test_a_sweep_from_the_laptop_runs_on_all_hosts_and_the_report_comes_back(hosts: Hosts) -> None:
     sweep = sweep_file(hosts, "first", 9)
+    meeting = hosts.shared / "meeting"
+    meeting.mkdir()
+    (meeting / "count").write_text("3")  # however slowly a host begins, the others leave it some trials
     done = hosts.on(
         0, f"python -m sweeps submit {hosts.folder}/cluster.yaml {sweep} --fetch {hosts.folder}/fetched", timeout=600
     )
+    (meeting / "count").unlink()
     assert done.returncode == 0, done.stdout + done.stderr
     run = hosts.folder / "fetched" / "first"
     assert (run / "report.html").stat().st_size > 10_000

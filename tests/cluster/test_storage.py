@@ -29,7 +29,7 @@ from sweeps.storage.through_driver import Place, Places, ThroughDriver
 from sweeps.tune.task_files import pack, unpack
 from trainables.registry import make_task
 
-pytestmark = [pytest.mark.xdist_group("storage"), pytest.mark.slow]
+pytestmark = [pytest.mark.xdist_group("storage"), pytest.mark.ray]
 
 
 @pytest.fixture(scope="module")

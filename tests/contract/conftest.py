@@ -1,20 +1,27 @@
 """What the contract suite runs over: every registered method, its examples, and a few small tables.
 
 Each parameter's id begins with the method's name, so that `pytest tests/contract -k NAME` runs one method, and all of a
-method's tests share an xdist group, so that a fit is done once.
+method's tests share an xdist group, so that a fit is done once. A case is fitted on the usual table twice: once while
+everything around it is watched (``observed``), once more to see that the same comes out (``repeated``).
+What a method refuses is a skip.
 """
 
+import contextlib
 import dataclasses
+import random
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 import quantizers
-from quantizers import Budget, CodeQuantizer, Quantizer, QuantizerConfig, Skip, Table, TableStats
+from quantizers import Budget, CodeQuantizer, FitStep, Quantizer, QuantizerConfig, Skip, Table, TableStats
+from quantizers.fitting.checkpoint import Saver, saved_by
 
 RATIOS = (1, 2, 4, 8, 16, 32)
 DEVICES = ["cpu"] + (["cuda"] if torch.cuda.is_available() else [])
@@ -102,15 +109,16 @@ TABLES: dict[str, Callable[[], Table]] = {
     "outlier": lambda: Table(torch.cat([normal(31, 8), torch.full((1, 8), 1e6)])),
 }
 EDGES = [name for name in TABLES if name not in ("realistic", "small")]
+FEW_EDGES = ("constant", "one_row", "outlier")  # what `make test-fast` keeps
 
 
 def _id(cls: type[Quantizer], device: str) -> str:
     return cls.name if device == "cpu" else f"{cls.name}-{device}"
 
 
-def _parameter(value: Case | Method, name: str) -> Any:
+def _parameter(value: Case | Method, name: str, *, first: bool = True) -> Any:
     marks = [pytest.mark.xdist_group(value.cls.name)] + ([pytest.mark.cuda] if value.device == "cuda" else [])
-    return pytest.param(value, id=name, marks=marks)
+    return pytest.param(value, id=name, marks=marks if first else [*marks, pytest.mark.thorough])
 
 
 # What a test asks for by the name of its argument: cases or methods, all or some.
@@ -122,42 +130,182 @@ APPLIES: dict[str, Callable[[type[Quantizer]], bool]] = {
     "iterative_case": lambda cls: cls.iterative,
     "iterative_method": lambda cls: cls.iterative,
     "weighted_method": lambda cls: cls.uses_weights,
+    "device_case": lambda cls: True,  # on devices that are not the CPU: what would compare the CPU with itself is left out
 }
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     for argument in APPLIES.keys() & set(metafunc.fixturenames):
         parameters = []
+        devices = [device for device in DEVICES if argument != "device_case" or device != "cpu"]
         for cls in quantizers.list_methods().values():
-            for device in DEVICES if APPLIES[argument](cls) else []:
+            for device in devices if APPLIES[argument](cls) else []:
                 if argument.endswith("method"):
                     parameters.append(_parameter(Method(cls, device), _id(cls, device)))
                     continue
                 for number, config in enumerate(cls.examples()):
-                    parameters.append(_parameter(Case(cls, config, device), f"{_id(cls, device)}-{number}"))
+                    name = f"{_id(cls, device)}-{number}"
+                    parameters.append(_parameter(Case(cls, config, device), name, first=number == 0))
         metafunc.parametrize(argument, parameters)
     if "edge" in metafunc.fixturenames:
-        metafunc.parametrize("edge", EDGES)
+        few = [pytest.param(name, marks=[] if name in FEW_EDGES else pytest.mark.thorough) for name in EDGES]
+        metafunc.parametrize("edge", few)
+
+
+class CountingSaver(Saver):
+    """Is asked to save after every step, and keeps nothing."""
+
+    def __init__(self) -> None:
+        super().__init__(0.0)
+        self.saves = 0
+
+    def load(self, name: str) -> dict[str, Any] | None:
+        return None
+
+    def save(self, name: str, state: dict[str, Any]) -> None:
+        self.saves += 1
+
+
+@contextlib.contextmanager
+def gradients() -> Iterator[list[str]]:
+    """What was done along a gradient inside, by name: backward passes through torch, and steps of its optimizers."""
+    seen: list[str] = []
+    patch = pytest.MonkeyPatch()
+
+    def watched(name: str, original: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **options: Any) -> Any:
+            seen.append(name)
+            return original(*args, **options)
+
+        return call
+
+    patch.setattr(torch.autograd, "backward", watched("backward", torch.autograd.backward))
+    patch.setattr(torch.autograd, "grad", watched("grad", torch.autograd.grad))
+    handle = register_optimizer_step_pre_hook(lambda *_: seen.append("step"))
+    try:
+        yield seen
+    finally:
+        handle.remove()
+        patch.undo()
+
+
+@contextlib.contextmanager
+def pretended_threads(count: int) -> Iterator[None]:
+    """torch says that it has ``count`` threads, or as many as it was told to have since; sums stay as they were."""
+    now = [count]
+    patch = pytest.MonkeyPatch()
+    patch.setattr(torch, "get_num_threads", lambda: now[0])
+    patch.setattr(torch, "set_num_threads", lambda number: now.__setitem__(0, number))
+    try:
+        yield
+    finally:
+        patch.undo()
+
+
+def settings_and_random_numbers() -> dict[str, Any]:
+    """What a whole program shares, and a fit has to leave as it was."""
+    generator = np.random.get_state()  # noqa: NPY002
+    return {
+        "torch": torch.get_rng_state().numpy().tobytes(),
+        "numpy": (generator[1].tobytes(), generator[2]),
+        "python": random.getstate(),
+        "threads": torch.get_num_threads(),
+        "gradients": torch.is_grad_enabled(),
+        "inference": torch.is_inference_mode_enabled(),
+        "dtype": torch.get_default_dtype(),
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
+    }
+
+
+@dataclasses.dataclass(frozen=True)
+class Observation:
+    """A fit with seed 0, and what was seen of it.
+
+    Attributes:
+        quantizer: the fit. Not to be changed: ``copy.deepcopy`` it first.
+        table: what it was fitted on, and ``vectors`` a copy from before.
+        steps: its reports.
+        changed: settings that were not as before, with the step at which that was seen.
+        saves: how often it offered a checkpoint.
+        gradients: what it did along a gradient.
+    """
+
+    quantizer: Quantizer
+    table: Table
+    vectors: Tensor
+    steps: list[FitStep]
+    changed: list[str]
+    saves: int
+    gradients: list[str]
+
+
+def observe(quantizer: Quantizer, table: Table, *, budget: Budget | None = None) -> Observation:
+    """Fit ``quantizer`` with seed 0, watching what it does to everything around it."""
+    vectors, steps, changed, saver = table.vectors.clone(), [], [], CountingSaver()
+    with pretended_threads(3), gradients() as seen, saved_by(saver):  # 3: a number that no method would choose
+        before = settings_and_random_numbers()
+
+        def compare(when: str) -> None:
+            during = settings_and_random_numbers()
+            changed.extend(f"{name} {when}" for name in before if during[name] != before[name])
+
+        for step in quantizer.fit_steps(table, seed=0, budget=budget):
+            steps.append(step)
+            compare(f"at {step.phase!r} {step.fraction}")
+        compare("after the fit")
+    return Observation(quantizer, table, vectors, steps, changed, saver.saves, seen)
 
 
 Fit = Callable[..., Quantizer]
 
 
 @pytest.fixture(scope="session")
-def fitted() -> Iterator[Fit]:
-    """``fitted(case, table, budget)``: fitted once a session, with seed 0. Not to be changed: ``copy.deepcopy`` it first."""
-    done: dict[tuple[Any, ...], tuple[Quantizer, int]] = {}
+def observed() -> Iterator[Callable[..., Observation]]:
+    """``observed(case, table, budget)``: fitted once a session, with seed 0."""
+    done: dict[tuple[Any, ...], tuple[Observation, int]] = {}
 
-    def fit(case: Case, table: str = "realistic", budget: Budget | None = None) -> Quantizer:
+    def fit(case: Case, table: str = "realistic", budget: Budget | None = None) -> Observation:
         key = (case.cls.name, case.config.model_dump_json(), case.device, table, budget)
         if key not in done:
-            quantizer = case.cls(case.config).fit(case.table(table), budget=budget)
-            done[key] = quantizer, fingerprint(quantizer)
+            seen = observe(case.cls(case.config), case.table(table), budget=budget)
+            done[key] = seen, fingerprint(seen.quantizer)
         return done[key][0]
 
     yield fit
-    for key, (quantizer, before) in done.items():
-        assert fingerprint(quantizer) == before, f"a test changed the cached fit {key}"
+    for key, (seen, before) in done.items():
+        assert fingerprint(seen.quantizer) == before, f"a test changed the cached fit {key}"
+
+
+@pytest.fixture(scope="session")
+def fitted(observed: Callable[..., Observation]) -> Fit:
+    """``fitted(case, table, budget)``: the quantizer of ``observed``. Not to be changed: ``copy.deepcopy`` it first."""
+    return lambda *about, **options: observed(*about, **options).quantizer
+
+
+@pytest.fixture(scope="session")
+def repeated() -> Fit:
+    """``repeated(case)``: the fit of ``observed`` once more, by a quantizer that has fitted another table before.
+
+    It is alone this time: nothing watches or saves it, and torch's own random numbers are others.
+    """
+    done: dict[tuple[Any, ...], Quantizer] = {}
+
+    def fit(case: Case) -> Quantizer:
+        key = (case.cls.name, case.config.model_dump_json(), case.device)
+        if key not in done:
+            quantizer = case.cls(case.config)
+            quantizer.fit(case.table("two_rows" if case.check(case.table("two_rows")) is None else "small"))
+            torch.manual_seed(99)
+            done[key] = quantizer.fit(case.table("realistic"), seed=0)
+        return done[key]
+
+    return fit
+
+
+@pytest.fixture(scope="session")
+def observe_fit() -> Callable[..., Observation]:
+    """``observe_fit(quantizer, table)``: for methods that are not registered."""
+    return observe
 
 
 def fingerprint(quantizer: Quantizer) -> int:

@@ -16,14 +16,12 @@ def fit_or_skip(case, table):
     except InputError:
         assert isinstance(refused, Skip), "check() accepts what fit() refuses"
         assert refused.reason.strip()
-        return None
+        pytest.skip(f"refused: {refused.reason}")
 
 
 def test_edge_tables(case, edge, fitted, tmp_path):
     table = case.table(edge)
     quantizer = fit_or_skip(case, table)
-    if quantizer is None:
-        return
     rebuilt = quantizer.to_dense()
     assert tuple(rebuilt.shape) == table.shape
     assert rebuilt.dtype == torch.float32
@@ -43,25 +41,28 @@ def test_edge_tables(case, edge, fitted, tmp_path):
 def test_proposals_for_edge_tables(method, edge):
     table = method.table(edge)
     stats = TableStats.of(table)
+    refused = []
     for ratio in (1, 2, 8):
         budget = Budget.from_ratio(ratio, table.shape)
         proposed = method.cls.configs_for(budget, stats)
         if isinstance(proposed, Skip):
             assert proposed.reason.strip()
+            refused.append(proposed.reason)
             continue
         for config in proposed:
             assert method.cls.check(config, table.shape) is None
             quantizer = method.cls(config).fit(table, budget=budget)
             assert quantizer.payload_bytes <= budget.payload_bytes
             assert torch.isfinite(quantizer.to_dense()).all()
+    if len(refused) == 3:
+        pytest.skip(f"refused: {refused[0]}")
 
 
 @pytest.mark.parametrize("name", ["constant", "same_rows"])
 def test_equal_rows_are_rebuilt_well_by_methods_with_codebooks(code_method, name):
     table = code_method.table(name)
     quantizer = fit_or_skip(code_method.first, table)
-    if quantizer is not None:
-        torch.testing.assert_close(quantizer.to_dense(), table.vectors, rtol=1e-2, atol=1e-2)
+    torch.testing.assert_close(quantizer.to_dense(), table.vectors, rtol=1e-2, atol=1e-2)
 
 
 @pytest.mark.parametrize("scale", [2.0**-10, 2.0**10])

@@ -1,10 +1,9 @@
 """Fits: repeatable, without side effects, with honest reports and clear errors."""
 
+import copy
 import math
-import random
 import sys
 
-import numpy as np
 import pytest
 import torch
 
@@ -12,54 +11,15 @@ from quantizers import InputError, NotFittedError, Skip, Table, make_config
 from quantizers.base import Quantizer
 
 
-def settings_and_random_numbers():
-    generator = np.random.get_state()  # noqa: NPY002
-    return {
-        "torch": torch.get_rng_state().tolist(),
-        "numpy": (generator[1].tolist(), generator[2]),
-        "python": random.getstate(),
-        "threads": torch.get_num_threads(),
-        "gradients": torch.is_grad_enabled(),
-        "inference": torch.is_inference_mode_enabled(),
-        "dtype": torch.get_default_dtype(),
-        "deterministic": torch.are_deterministic_algorithms_enabled(),
-    }
+def test_same_seed_same_state_and_no_memory_of_an_earlier_fit(case, fitted, repeated, same_state):
+    same_state(repeated(case), fitted(case))
 
 
-def test_same_seed_same_state_and_no_memory_of_an_earlier_fit(case, fitted, same_state):
-    quantizer = case.cls(case.config)
-    quantizer.fit(case.table("two_rows" if case.check(case.table("two_rows")) is None else "realistic"))
-    torch.manual_seed(99)  # whatever the global generator's state is
-    quantizer.fit(case.table("realistic"), seed=0)
-    same_state(quantizer, fitted(case))
-
-
-@pytest.fixture
-def usual_settings():
-    """The settings that a program starts with, but for a number of threads that no method would choose."""
-    usual = torch.get_num_threads()
-    torch.set_num_threads(3)
-    torch.set_default_dtype(torch.float32)
-    torch.use_deterministic_algorithms(False)
-    torch.set_grad_enabled(True)
-    yield
-    torch.set_num_threads(usual)
-
-
-def test_fit_changes_nothing_around_it(case, usual_settings):
-    table = case.table("realistic")
-    before_vectors = table.vectors.clone()
-    before = settings_and_random_numbers()
-    quantizer = case.cls(case.config)
-    for step in quantizer.fit_steps(table, seed=3):
-        during = settings_and_random_numbers()
-        changed = [name for name in before if during[name] != before[name]]
-        assert not changed, f"changed at {step.phase!r} {step.fraction}"
-    assert torch.equal(table.vectors, before_vectors)
-    assert quantizer.config == case.config
-    quantizer.to_dense()
-    after = settings_and_random_numbers()
-    assert not [name for name in before if after[name] != before[name]]
+def test_fit_changes_nothing_around_it(case, observed):
+    seen = observed(case)
+    assert not seen.changed
+    assert torch.equal(seen.table.vectors, seen.vectors)
+    assert seen.quantizer.config == case.config
 
 
 def test_fit_under_no_grad(method, fitted, same_state):
@@ -68,16 +28,15 @@ def test_fit_under_no_grad(method, fitted, same_state):
     same_state(quantizer, fitted(method.first))
 
 
-def test_device_of_the_fit(case, fitted):
-    table, quantizer = case.table("realistic"), fitted(case)
+def test_device_of_the_fit(device_case, fitted):
+    table, quantizer = device_case.table("realistic"), fitted(device_case)
     assert {tensor.device for tensor in quantizer.state().values()} == {table.vectors.device}
     assert quantizer.to_dense().device == table.vectors.device
 
 
-def test_reports(case):
-    table = case.table("realistic")
-    quantizer = case.cls(case.config)
-    steps = list(quantizer.fit_steps(table))
+def test_reports(case, observed):
+    seen = observed(case)
+    steps = seen.steps
     assert steps
     fractions = [step.fraction for step in steps]
     assert fractions == sorted(fractions)
@@ -92,17 +51,16 @@ def test_reports(case):
     if steps[-1].value is not None:
         # Rows may have been held out, so that it is close and not equal. A value that is not of a whole row, or not
         # halved, or taken on soft codes, is off by more.
-        half_mse = 0.5 * float((quantizer.to_dense() - table.vectors).square().sum(dim=1).mean())
+        half_mse = 0.5 * float((seen.quantizer.to_dense() - seen.table.vectors).square().sum(dim=1).mean())
         assert steps[-1].value == pytest.approx(half_mse, rel=0.4, abs=1e-6)
 
 
-def test_iterative_methods_report_values(iterative_method):
-    quantizer = iterative_method.cls(iterative_method.first.config)
-    assert any(step.value is not None for step in quantizer.fit_steps(iterative_method.table("realistic")))
+def test_iterative_methods_report_values(iterative_method, observed):
+    assert any(step.value is not None for step in observed(iterative_method.first).steps)
 
 
-def test_a_fit_that_is_given_up_leaves_nothing(method):
-    quantizer = method.cls(method.first.config).fit(method.table("realistic"))
+def test_a_fit_that_is_given_up_leaves_nothing(method, fitted):
+    quantizer = copy.deepcopy(fitted(method.first))
     steps = quantizer.fit_steps(method.table("constant"))
     step = next(steps)
     steps.close()

@@ -73,8 +73,8 @@ def test_state_dict_round_trip(case, fitted, same_state):
     assert torch.equal(blank.to_dense(), quantizer.to_dense())
 
 
-def test_moves(case, fitted, same_state, ids_of):
-    quantizer = fitted(case)
+def test_moves(device_case, fitted, same_state, ids_of):
+    quantizer = fitted(device_case)
     ids = ids_of(quantizer)
     moved = quantizer.to("cpu")
     assert {tensor.device.type for tensor in moved.state().values()} == {"cpu"}
@@ -101,7 +101,7 @@ def test_reconstruct_is_differentiable(case, fitted, ids_of):
     floating = [name for name, tensor in quantizer.state().items() if tensor.is_floating_point() and tensor.numel()]
     assert set(floating) <= set(dict(module.named_parameters()))
     if not floating:
-        return
+        pytest.skip("nothing of its state is a floating-point number")
     module(ids_of(quantizer)).square().sum().backward()
     gradients = [parameter.grad for parameter in module.parameters()]
     assert any(gradient is not None and bool(gradient.any()) for gradient in gradients)

@@ -44,9 +44,8 @@ def test_predicted_counted_and_written_bytes_agree(case, fitted, tmp_path):
     assert artifact.file_bytes >= measured.payload_bytes + artifact.vocab_bytes
 
 
-def test_every_state_tensor_has_a_role_and_memory_of_its_own(case):
-    table = case.table("realistic")
-    state = case.cls(case.config).fit(table).state()
+def test_every_state_tensor_has_a_role_and_memory_of_its_own(case, observed):
+    table, state = observed(case).table, observed(case).quantizer.state()
     assert set(state) <= set(case.cls.state_roles)
     assert set(case.cls.state_roles.values()) <= {"code", "codebook", "side"}
     table_memory = table.vectors.untyped_storage().data_ptr()

@@ -145,6 +145,7 @@ def test_a_trial_whose_last_report_was_lost_is_in_the_ledger(tmp_path: Path) -> 
     assert sweep.queue.suggest("e") == "FINISHED"
 
 
+@pytest.mark.process
 def test_a_worker_whose_reports_nobody_takes_ends() -> None:
     """The report hangs as it does where the connection is gone and the driver does not know."""
     code = (

@@ -14,7 +14,7 @@ import yaml
 
 from analysis import store
 
-pytestmark = [pytest.mark.xdist_group("failures"), pytest.mark.slow]
+pytestmark = [pytest.mark.xdist_group("failures"), pytest.mark.ray]
 
 PATIENCE = float(os.environ.get("TEST_PATIENCE_SECONDS", "280"))  # on a machine that does other work: more
 

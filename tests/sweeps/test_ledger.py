@@ -50,6 +50,7 @@ def test_a_claim_whose_maker_died_is_taken_over(tmp_path: Path, monkeypatch: pyt
     assert time.monotonic() - began > 0.5
 
 
+@pytest.mark.process
 def test_a_claim_of_a_killed_process_is_taken_over_at_once(tmp_path: Path) -> None:
     code = "import sys; from sweeps.record.ledger import _Claim; from sweeps.storage import Folder;"
     code += "assert _Claim(Folder(sys.argv[1]), 'fits/a.claim').take()"

@@ -18,7 +18,7 @@ from analysis import store
 from quantizers import Table
 from sweeps.record.ledger import Ledger
 
-pytestmark = [pytest.mark.xdist_group("checkpoints"), pytest.mark.slow]
+pytestmark = [pytest.mark.xdist_group("checkpoints"), pytest.mark.ray]
 
 PATIENCE = float(os.environ.get("TEST_PATIENCE_SECONDS", "280"))  # on a machine that does other work: more
 

@@ -19,7 +19,7 @@ import yaml
 
 from analysis import store
 
-pytestmark = [pytest.mark.xdist_group("resume"), pytest.mark.slow]
+pytestmark = [pytest.mark.xdist_group("resume"), pytest.mark.ray]
 
 PATIENCE = float(os.environ.get("TEST_PATIENCE_SECONDS", "280"))  # on a machine that does other work: more
 
@@ -139,11 +139,15 @@ def rows_of(run_dir: Path) -> dict[str, dict[str, Any]]:
 
 
 @pytest.mark.filterwarnings("ignore:The ``noload``")  # inside MLflow
-def test_killed_at_five_moments_and_resumed(place: Path) -> None:
+@pytest.mark.parametrize("moments", [2, pytest.param(5, marks=pytest.mark.slow)])
+def test_killed_and_resumed(place: Path, moments: int) -> None:
     dice = random.Random(7)
-    killed_file, whole_file = sweep_file(place, "killed"), sweep_file(place, "whole")
-    run_dir, known = place / "killed" / "s", {}
-    for count in sorted(dice.sample(range(22), 5)):
+    notes = place / f"notes of {moments}"
+    notes.mkdir()
+    entry = {"method": "slow", "columns": list(range(1, 9)), "notes": str(notes)}
+    killed_file, whole_file = (sweep_file(place, f"{name}-{moments}", quantizers=[entry]) for name in ("killed", "whole"))
+    run_dir, known = place / f"killed-{moments}" / "s", {}
+    for count in sorted(dice.sample(range(22), moments)):
         process = start(place, "resume", run_dir) if known else start(place, "run", killed_file)
         wait_for(process, run_dir, count)
         time.sleep(dice.uniform(0, 1))
@@ -160,17 +164,17 @@ def test_killed_at_five_moments_and_resumed(place: Path) -> None:
     assert 5 <= len(known) < 25
     for key, began in known.items():
         assert rows[key]["reused"] and rows[key]["started_at"].isoformat() == began
-    begun = sum(len(note.read_text()) for note in (place / "notes").iterdir())
-    assert 24 <= begun <= 24 + 5 * len(os.sched_getaffinity(0))  # at most those that ran at a kill began twice
+    begun = sum(len(note.read_text()) for note in notes.iterdir())
+    assert 24 <= begun <= 24 + moments * len(os.sched_getaffinity(0))  # at most those that ran at a kill began twice
 
     code, output = done(start(place, "run", whole_file))
     assert code == 0, output
-    frontiers = [store.read_frontier(folder) for folder in (run_dir, place / "whole" / "s")]
+    frontiers = [store.read_frontier(folder) for folder in (run_dir, place / f"whole-{moments}" / "s")]
     assert frontiers[0].equals(frontiers[1]) and pc.sum(frontiers[0]["on_frontier"]).as_py() >= 8
 
     from mlflow import MlflowClient
 
-    client = MlflowClient(f"sqlite:///{place / 'killed' / 'mlflow.db'}")
+    client = MlflowClient(f"sqlite:///{run_dir.parent / 'mlflow.db'}")
     experiment = client.get_experiment_by_name("s")
     assert experiment is not None
     runs = client.search_runs([experiment.experiment_id], max_results=1000)

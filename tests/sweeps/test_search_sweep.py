@@ -14,7 +14,7 @@ from analysis import store
 from quantizers.errors import InputError
 from sweeps.record.ledger import Ledger
 
-pytestmark = [pytest.mark.xdist_group("sweep"), pytest.mark.slow]
+pytestmark = [pytest.mark.xdist_group("sweep"), pytest.mark.ray]
 
 
 def run(folder: Path, name: str, **changes: Any) -> tuple[Path, list[dict[str, Any]]]:

@@ -88,6 +88,7 @@ def test_an_edit_of_the_file_in_the_folder_is_compared_with_what_was_run(tmp_pat
         check_run_dir(less)
 
 
+@pytest.mark.process
 def test_a_note_tells_whether_its_process_is_gone() -> None:
     assert not is_gone(note()) and is_here(note())
     process, started, *where = note().split(" ")

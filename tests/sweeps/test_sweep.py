@@ -24,7 +24,7 @@ from analysis import store
 from trainables import reconstruction
 from trainables.tables.formats import read_table
 
-pytestmark = [pytest.mark.xdist_group("sweep"), pytest.mark.slow]
+pytestmark = [pytest.mark.xdist_group("sweep"), pytest.mark.ray]
 
 METHODS = '''
 """Two methods in one file: one that works, one that does not."""

@@ -1,7 +1,12 @@
-"""A method that takes as long as ``SLEEP_SECONDS`` says, for tests on several hosts: signs, and one magnitude a row."""
+"""A method that takes as long as ``SLEEP_SECONDS`` says, for tests on several hosts: signs, and one magnitude a row.
+
+Where the file ``count`` is in the folder ``MEET_IN``, trials go on once they have begun on so many hosts.
+"""
 
 import os
+import socket
 import time
+from pathlib import Path
 from typing import ClassVar
 
 import torch
@@ -9,6 +14,8 @@ from pydantic import Field
 
 from quantizers import FitStep, Quantizer, QuantizerConfig, StorageCost
 from quantizers.coding.bits import pack, unpack
+
+_LONGEST_WAIT = 300.0  # seconds that a trial waits for other hosts
 
 
 class SleeperConfig(QuantizerConfig):
@@ -36,6 +43,14 @@ class Sleeper(Quantizer):
     def _fit_steps(self, table, *, seed, weights, budget, **_):
         seconds = float(os.environ.get("SLEEP_SECONDS", "0"))
         begin = time.monotonic()
+        meeting = Path(os.environ.get("MEET_IN") or "nowhere")
+        if (meeting / "count").is_file():
+            (meeting / f"host-{socket.gethostname()}").touch()
+            count = int((meeting / "count").read_text())
+            while len(list(meeting.glob("host-*"))) < count:
+                if time.monotonic() - begin > _LONGEST_WAIT:
+                    raise TimeoutError(f"no trial began on {count} hosts within {_LONGEST_WAIT:.0f} s")
+                time.sleep(0.2)
         while time.monotonic() - begin < seconds:
             time.sleep(min(0.5, seconds))
             yield FitStep("sleep", 0.9)
