@@ -51,19 +51,24 @@ def _exists(module: str) -> bool:
         return False
 
 
-def code_digest(modules: Iterable[str]) -> str:
-    """Digest (16 hexadecimal digits) of the source of ``modules`` and of all that they import from this project.
-
-    A change to one method's file changes the digest of that method's trials only.
-    """
+def covered(modules: Iterable[str]) -> tuple[str, ...]:
+    """``modules`` and all that they import from this project, by name."""
     todo, seen = list(modules), set[str]()
     while todo:
         module = todo.pop()
         if module not in seen:
             seen.add(module)
             todo.extend(_imports(module))
+    return tuple(sorted(seen))
+
+
+def code_digest(modules: Iterable[str]) -> str:
+    """Digest (16 hexadecimal digits) of the source of ``modules`` and of all that they import from this project.
+
+    A change to one method's file changes the digest of that method's trials only.
+    """
     state = hashlib.blake2b(digest_size=8)
-    for module in sorted(seen):
+    for module in covered(modules):
         state.update(module.encode() + b"\0" + (_source(module) or b"") + b"\0")
     return state.hexdigest()
 

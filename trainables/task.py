@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
+import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
@@ -118,6 +119,10 @@ class DownstreamTask(ABC):
             "data": [hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest() for path in self.data_files()],
         }
 
+    def code_modules(self) -> Sequence[str]:
+        """Modules whose code decides the scores; what they import counts too, in this project."""
+        return (type(self).__module__,)
+
     def check(self, table: Table) -> Skip | None:
         """Why the task has nothing to measure on ``table`` (it holds no words, say), or None.
 
@@ -172,3 +177,10 @@ def word_rows(words: Sequence[str] | None) -> Callable[[str], int | None]:
         return rows.get(word.lower()) if row is None else row
 
     return find
+
+
+def unit_rows(vectors: Tensor) -> Tensor:
+    """Rows scaled to length 1, in float64; rows of zeros stay zero."""
+    exact = vectors.to(torch.float64)
+    lengths: Tensor = torch.linalg.vector_norm(exact, dim=1, keepdim=True)
+    return exact / lengths.clamp_min(1e-300)

@@ -20,10 +20,9 @@ from quantizers import Artifact, Budget, FitStep, Quantizer, Table
 from quantizers.fitting.checkpoint import Stopwatch, told, within
 from trainables import reconstruction
 from trainables.baselines import load_baseline, save_baseline
+from trainables.leading import Course, LeadingTask, Report, silent
 from trainables.memory import PeakMemory
-from trainables.networks.trained_task import TrainedTask, silent
 from trainables.records import TrialResult, TrialSpec, blank_row, content_key, trial_code_digest
-from trainables.regimes import Course
 from trainables.task import Baseline, DownstreamTask
 
 __all__ = ["Once", "TrialResult", "TrialSpec", "blank_row", "content_key", "run", "shared_baseline", "trial_code_digest"]
@@ -45,7 +44,7 @@ def run(
     artifact_path: Path,
     once: Once,
     device: torch.device,
-    report: Callable[[FitStep], None],
+    report: Report,
 ) -> TrialResult:
     """Run one trial.
 
@@ -81,7 +80,7 @@ def run(
         watch = Stopwatch()
         quantizer, shared = _fit(spec, course.seen().to(device), weights, once, collect)
         row["fit_seconds"] = watch.seconds()
-    quantizer = course.train(quantizer, spec.regime, spec.retrain, seed=spec.seed, report=collect)
+    quantizer = course.train(quantizer, report=collect)
     row["train_seconds"] = course.train_seconds
     row["shared_fit"], row["encode_seconds"], row["peak_memory_bytes"] = shared, quantizer.encode_seconds, peak.bytes
     artifact_path.parent.mkdir(parents=True, exist_ok=True)
@@ -109,24 +108,27 @@ def _begin(
     tasks: Sequence[DownstreamTask],
     weights: Tensor | None,
     once: Once,
-    report: Callable[[FitStep], None],
+    report: Report,
 ) -> Course:
     """What the leading task makes of the table and the weights, if there is one."""
-    lead = None if spec.lead is None else tasks[spec.lead]
-    if not isinstance(lead, TrainedTask) or spec.lead is None:
+    if spec.lead is None:
         return Course(table, weights)
+    lead, key = tasks[spec.lead], spec.task_keys[spec.lead]
+    assert isinstance(lead, LeadingTask)  # no other task was planned to lead
     finetune = spec.regime != "pretrained"
-    baseline = shared_baseline(lead, spec.task_keys[spec.lead], table, spec.seed, once, finetune=finetune, report=report)
-    if spec.weights == "fisher":
-        weights = lead.row_weights(table, baseline)
-    course = Course.begin(spec.method, spec.regime, table, weights, lead, baseline)
-    course.metric = lead.metric(baseline) if spec.metric == "fisher" and spec.method != "identity" else None
-    return course
+    return lead.lead(
+        table,
+        weights,
+        shared_baseline(lead, key, table, spec.seed, once, finetune=finetune, report=report),
+        method=spec.method,
+        regime=spec.regime,
+        retrain=spec.retrain,
+        seed=spec.seed,
+        fisher=[name for name, said in (("weights", spec.weights), ("metric", spec.metric)) if said == "fisher"],
+    )
 
 
-def _fit(
-    spec: TrialSpec, table: Table, weights: Tensor | None, once: Once, report: Callable[[FitStep], None]
-) -> tuple[Quantizer, bool]:
+def _fit(spec: TrialSpec, table: Table, weights: Tensor | None, once: Once, report: Report) -> tuple[Quantizer, bool]:
     """The fitted quantizer, and whether the fit was another trial's."""
     config = quantizers.make_config(spec.method, spec.config)
     budget = None if spec.budget_bytes is None else Budget(spec.budget_bytes)
@@ -176,17 +178,17 @@ def _scores(
     tasks: Sequence[DownstreamTask],
     dense: Tensor,
     once: Once,
-    report: Callable[[FitStep], None],
+    report: Report,
 ) -> list[dict[str, Any]]:
     rows = []
     for task, key in zip(tasks, spec.task_keys, strict=True):
-        if task is course.task and course.baseline is not None:
-            baseline, measured = course.baseline, course.score(dense)
-        else:
+        found = course.scores(task, dense)
+        if found is None:
             baseline = shared_baseline(task, key, course.table, spec.seed, once, report=report)
-            more = {"report": report} if isinstance(task, TrainedTask) else {}
+            more = {"report": report} if isinstance(task, LeadingTask) else {}
             with within(key):
-                measured = task.score(dense, course.table, baseline, seed=spec.seed, **more)
+                found = baseline, task.score(dense, course.table, baseline, seed=spec.seed, **more)
+        baseline, measured = found
         directions = {metric.name: metric.direction for metric in task.metrics}
         for name, score in measured.items():
             reference = baseline.scores.get(name)
@@ -217,7 +219,7 @@ def shared_baseline(
     once: Once,
     *,
     finetune: bool = False,
-    report: Callable[[FitStep], None] = silent,
+    report: Report = silent,
 ) -> Baseline:
     """The task's uncompressed baseline: made once for all trials, kept in memory by each process that used it.
 
@@ -226,7 +228,7 @@ def shared_baseline(
     key = content_key("baseline", table.digest, task_key, seed, finetune)
 
     def make(path: Path) -> None:
-        if isinstance(task, TrainedTask):
+        if isinstance(task, LeadingTask):
             with within(key):
                 made = task.baseline(table, seed=seed, finetune=finetune, report=report)
             save_baseline(made, path)

@@ -9,7 +9,13 @@ import torch
 
 from quantizers.table import TableStats
 
-DTYPES = {"float32": torch.float32, "float16": torch.float16}
+DTYPES = {
+    "float32": torch.float32,
+    "float16": torch.float16,
+    "bfloat16": torch.bfloat16,
+    "float8_e4m3": torch.float8_e4m3fn,
+    "float8_e5m2": torch.float8_e5m2,
+}
 
 
 def codebook_dtype_for(stats: TableStats, *, smallest: float = 1e-4) -> Literal["float32", "float16"]:

@@ -33,6 +33,7 @@ from torch import Tensor
 from quantizers.base import Budget, CodeQuantizer, FitStep, QuantizerConfig, Role, Skip, StorageCost, generator
 from quantizers.coding.bits import pack, row_bytes
 from quantizers.coding.dtypes import DTYPES, codebook_dtype_for
+from quantizers.coding.streams import unpack_bits
 from quantizers.fitting.checkpoint import Checkpoint
 from quantizers.fitting.minibatches import Minibatches, chunks, moments
 from quantizers.table import Table, TableStats
@@ -232,13 +233,6 @@ class _Training:
             group["lr"] = self.rate * rate
         self.optimizer.step()
         self.done += 1
-
-
-def unpack_bits(packed: Tensor, num_bits: int) -> Tensor:
-    """Bits as numbers to multiply with: (B, L) uint8 -> (B, n) float32 of 0 and 1."""
-    shifts = torch.arange(8, dtype=torch.uint8, device=packed.device)
-    bits = (packed[:, :, None] >> shifts) & 1
-    return bits.flatten(1)[:, :num_bits].to(torch.float32)
 
 
 def hamming_neighbours(quantizer: CodeQuantizer, queries: Tensor, k: int) -> tuple[Tensor, Tensor]:

@@ -12,14 +12,8 @@ import torch
 from torch import Tensor
 
 from quantizers.base import Budget, FitStep, Quantizer, QuantizerConfig, Role, Skip, StorageCost
+from quantizers.coding.dtypes import DTYPES
 from quantizers.table import Table, TableStats
-
-_DTYPES = {
-    "float16": torch.float16,
-    "bfloat16": torch.bfloat16,
-    "float8_e4m3": torch.float8_e4m3fn,
-    "float8_e5m2": torch.float8_e5m2,
-}
 
 
 class CastConfig(QuantizerConfig):
@@ -54,10 +48,10 @@ class Cast(Quantizer):
     @classmethod
     def storage(cls, config: Any, shape: tuple[int, int]) -> StorageCost:
         """N * D values of 1 or 2 bytes."""
-        return StorageCost(_DTYPES[config.dtype].itemsize * shape[0] * shape[1])
+        return StorageCost(DTYPES[config.dtype].itemsize * shape[0] * shape[1])
 
     def _fit_steps(self, table: Table, *, seed: int, weights: Tensor | None, budget: Budget | None) -> Iterator[FitStep]:
-        dtype = _DTYPES[self.config.dtype]
+        dtype = DTYPES[self.config.dtype]
         largest = torch.finfo(dtype).max
         out = torch.empty(table.shape, dtype=dtype, device=table.vectors.device)
         for start in range(0, table.num_embeddings, 1 << 14):
@@ -72,5 +66,5 @@ class Cast(Quantizer):
         self._require_fitted()
         rows = self._state["vectors"][ids]
         if rows.dtype == torch.uint8:
-            rows = rows.view(_DTYPES[self.config.dtype])
+            rows = rows.view(DTYPES[self.config.dtype])
         return rows.to(torch.float32)

@@ -31,9 +31,9 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from quantizers.base import Budget, FitStep, Quantizer, QuantizerConfig, Role, Skip, StorageCost, generator
+from quantizers.coding.dtypes import DTYPES
 from quantizers.table import Table, TableStats
 
-_DTYPES = {"float32": torch.float32, "float16": torch.float16}
 _CHUNK_VALUES = 1 << 20
 _MAX_POOL = (1 << 31) - 1
 _MASK = 0xFFFFFFFF
@@ -84,7 +84,7 @@ class Hashed(Quantizer):
     @classmethod
     def configs_for(cls, budget: Budget, stats: TableStats) -> Sequence[HashedConfig] | Skip:
         """The largest float16 pool, in blocks of a quarter of a row."""
-        size = min(budget.payload_bytes // _DTYPES["float16"].itemsize, _MAX_POOL)
+        size = min(budget.payload_bytes // DTYPES["float16"].itemsize, _MAX_POOL)
         if size < 1:
             return Skip("a pool of one value takes 2 bytes")
         width = min(-(-stats.embedding_dim // 4), size)
@@ -93,7 +93,7 @@ class Hashed(Quantizer):
     @classmethod
     def storage(cls, config: Any, shape: tuple[int, int]) -> StorageCost:
         """The pool, exact; it does not depend on the table's shape."""
-        return StorageCost(0, codebook_bytes=config.stored_values * _DTYPES[config.pool_dtype].itemsize)
+        return StorageCost(0, codebook_bytes=config.stored_values * DTYPES[config.pool_dtype].itemsize)
 
     @classmethod
     def examples(cls) -> Sequence[HashedConfig]:
@@ -108,7 +108,7 @@ class Hashed(Quantizer):
     def untrained(cls, config: HashedConfig, shape: tuple[int, int], *, seed: int, std: float = 0.05) -> Self:
         """A pool of N(0, std) to train from scratch with a task, in place of a table of ``shape`` (N, D)."""
         pool = torch.randn(config.stored_values, generator=generator(seed)) * std
-        return cls.from_state(config, {"pool": pool.to(_DTYPES[config.pool_dtype])}, shape=shape)
+        return cls.from_state(config, {"pool": pool.to(DTYPES[config.pool_dtype])}, shape=shape)
 
     def _fit_steps(self, table: Table, *, seed: int, weights: Tensor | None, budget: Budget | None) -> Iterator[FitStep]:
         device, dim, width = table.vectors.device, table.embedding_dim, self.config.block_size
@@ -132,7 +132,7 @@ class Hashed(Quantizer):
                     total.index_add_(0, self._slots(blocks).reshape(-1), part.reshape(-1))
                 else:
                     total.view(-1, width).index_add_(0, blocks, part)
-        dtype = _DTYPES[self.config.pool_dtype]
+        dtype = DTYPES[self.config.pool_dtype]
         largest = torch.finfo(dtype).max
         sums /= totals.clamp_min_(1e-300)  # what no value reads stays 0
         self._set_state({"pool": sums.clamp_(-largest, largest).to(dtype)})

@@ -25,10 +25,10 @@ from torch import Tensor
 
 from quantizers.base import Budget, FitStep, Quantizer, QuantizerConfig, Role, Skip, StorageCost
 from quantizers.coding.bits import pack, row_bytes, unpack
+from quantizers.coding.dtypes import DTYPES
 from quantizers.fitting.principal_axes import principal_axes, project, sums_per_part
 from quantizers.table import Table, TableStats
 
-_DTYPES = {"float32": torch.float32, "float16": torch.float16}
 _FLOAT_BITS = {32: torch.float32, 16: torch.float16}
 # Squared error of a coordinate of variance 1: rounding of float16; the best uniform quantizers of 256 and 16 values for a
 # Gaussian (Max 1960, table II).
@@ -110,7 +110,7 @@ class LowRank(Quantizer):
         ranges = 2 * 4 * rank if config.factor_bits <= 8 else 0
         return StorageCost(
             shape[0] * row_bytes(rank, config.factor_bits),
-            codebook_bytes=rank * shape[1] * _DTYPES[config.basis_dtype].itemsize,
+            codebook_bytes=rank * shape[1] * DTYPES[config.basis_dtype].itemsize,
             side_bytes=ranges + (4 * shape[1] if config.center else 0),
         )
 
@@ -136,7 +136,7 @@ class LowRank(Quantizer):
         mean, _, axes = principal_axes(table.vectors, weights, center=config.center)
         basis = axes[: config.rank]
         factors = project(table.vectors, mean, basis)
-        state = {"basis": _cast(basis, _DTYPES[config.basis_dtype])}
+        state = {"basis": _cast(basis, DTYPES[config.basis_dtype])}
         if config.center:
             state["mean"] = mean.to(torch.float32)
         if config.factor_bits in _FLOAT_BITS:

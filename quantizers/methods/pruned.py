@@ -31,9 +31,10 @@ from torch import Tensor
 
 from quantizers.base import Budget, FitStep, Quantizer, QuantizerConfig, Role, Skip, StorageCost
 from quantizers.coding.bits import MAX_BITS, bits_for, pack, row_bytes, unpack
+from quantizers.coding.dtypes import DTYPES
+from quantizers.coding.streams import pack_stream, read_stream, unpack_stream
 from quantizers.table import Table, TableStats
 
-_DTYPES = {"float32": torch.float32, "float16": torch.float16}
 _CHUNK_VALUES = 1 << 20  # bounds the temporaries to some tens of MB
 _SPARSITY_STEPS = 10**6
 _LARGEST_KEY = 0x7FFFFFFF
@@ -92,7 +93,7 @@ class Pruned(Quantizer):
     def configs_for(cls, budget: Budget, stats: TableStats) -> Sequence[PrunedConfig] | Skip:
         """As many float16 values as fit with their positions (half the bytes of float32 keep more of the energy)."""
         shape, total = stats.shape, stats.num_embeddings * stats.embedding_dim
-        width = _DTYPES["float16"].itemsize
+        width = DTYPES["float16"].itemsize
         kept = (budget.payload_bytes - _mask_bytes(shape)) // width
         fixed = _index_bytes(0, shape)
         if fixed is not None:
@@ -119,7 +120,7 @@ class Pruned(Quantizer):
         kept = kept_values(config.sparsity, shape)
         index = _index_bytes(kept, shape)
         side = _mask_bytes(shape) if index is None else min(index, _mask_bytes(shape))
-        return StorageCost(kept * _DTYPES[config.value_dtype].itemsize, side_bytes=side)
+        return StorageCost(kept * DTYPES[config.value_dtype].itemsize, side_bytes=side)
 
     @classmethod
     def examples(cls) -> Sequence[PrunedConfig]:
@@ -140,7 +141,7 @@ class Pruned(Quantizer):
     def _fit_steps(self, table: Table, *, seed: int, weights: Tensor | None, budget: Budget | None) -> Iterator[FitStep]:
         shape = table.shape
         kept = kept_values(self.config.sparsity, shape)
-        dtype = _DTYPES[self.config.value_dtype]
+        dtype = DTYPES[self.config.value_dtype]
         scale = None if weights is None else weights.sqrt()
         threshold, ties = _threshold(table.vectors, scale, kept)
         largest = torch.finfo(dtype).max
@@ -162,8 +163,8 @@ class Pruned(Quantizer):
         if use_mask:
             state["mask"] = torch.cat(masks)
         else:
-            state["columns"] = _pack_stream(torch.cat(columns), bits_for(shape[1]))
-            state["row_counts"] = _pack_stream(torch.cat(counts), bits_for(shape[1] + 1))
+            state["columns"] = pack_stream(torch.cat(columns), bits_for(shape[1]))
+            state["row_counts"] = pack_stream(torch.cat(counts), bits_for(shape[1] + 1))
         self._rows = None
         self._set_state(state)
         yield FitStep("prune", 1.0)
@@ -177,7 +178,7 @@ class Pruned(Quantizer):
                 step = max(1, _CHUNK_VALUES // mask.shape[1])
                 counts = torch.cat([ones[part.to(torch.int64)].sum(dim=1) for part in torch.split(mask, step)])
             else:
-                counts = _unpack_stream(self._state["row_counts"], self.num_embeddings, bits_for(self.embedding_dim + 1))
+                counts = unpack_stream(self._state["row_counts"], self.num_embeddings, bits_for(self.embedding_dim + 1))
             self._rows = (counts.cumsum(0) - counts, counts)
         return self._rows
 
@@ -197,7 +198,7 @@ class Pruned(Quantizer):
         if "mask" in self._state:
             columns = unpack(self._state["mask"][ids], self.embedding_dim, 1).nonzero()[:, 1]
         else:
-            columns = _read_stream(self._state["columns"], positions, bits_for(self.embedding_dim))
+            columns = read_stream(self._state["columns"], positions, bits_for(self.embedding_dim))
         out = torch.zeros((len(ids), self.embedding_dim), dtype=torch.float32, device=ids.device)
         return out.index_put((rows, columns), self._state["values"][positions].to(torch.float32))
 
@@ -234,25 +235,3 @@ def _bucket(histogram: Tensor, kept: int) -> tuple[int, int]:
     from_top = histogram.flip(0).cumsum(0)
     place = int(torch.searchsorted(from_top, kept))
     return len(histogram) - 1 - place, int(from_top[place - 1]) if place else 0
-
-
-def _pack_stream(codes: Tensor, bits: int) -> Tensor:
-    """Codes (T,) without gaps: ceil(T * bits / 8) bytes, code t in the bits t * bits .. of the stream."""
-    groups = torch.nn.functional.pad(codes, (0, -len(codes) % 8)).reshape(-1, 8)  # 8 codes fill whole bytes
-    return pack(groups, bits).reshape(-1)[: row_bytes(len(codes), bits)].clone()
-
-
-def _unpack_stream(packed: Tensor, num_codes: int, bits: int) -> Tensor:
-    """Undo :func:`_pack_stream`: (T,) int64."""
-    padded = torch.nn.functional.pad(packed, (0, -len(packed) % bits)).reshape(-1, bits)
-    return unpack(padded, 8, bits).reshape(-1)[:num_codes]
-
-
-def _read_stream(packed: Tensor, positions: Tensor, bits: int) -> Tensor:
-    """Single codes of a packed stream: positions (T,) -> (T,) int64."""
-    bit = positions * bits
-    first, last = bit >> 3, len(packed) - 1
-    value = packed[first].to(torch.int64)
-    for byte in range(1, (bits + 7 + 7) // 8):
-        value |= packed[(first + byte).clamp_max(last)].to(torch.int64) << (8 * byte)
-    return (value >> (bit & 7)) & ((1 << bits) - 1)

@@ -29,10 +29,11 @@ from torch import Tensor
 
 from quantizers.base import Budget, FitStep, Quantizer, QuantizerConfig, Role, Skip, StorageCost
 from quantizers.coding.bits import row_bytes
+from quantizers.coding.dtypes import DTYPES
+from quantizers.coding.streams import pack_widths, unpack_widths
 from quantizers.fitting.principal_axes import principal_axes, project, sums_per_part
 from quantizers.table import Table, TableStats
 
-_DTYPES = {"float32": torch.float32, "float16": torch.float16}
 _MOST_BITS = 8
 _PARTS = 2048
 _SCALES = [1.1**power for power in range(-3, 7)]  # of the root mean square
@@ -135,7 +136,7 @@ class Transform(Quantizer):
         rank = min(config.rank, shape[1])
         return StorageCost(
             shape[0] * row_bytes(_used_bits(config, rank), 1),
-            codebook_bytes=rank * shape[1] * _DTYPES[config.basis_dtype].itemsize,
+            codebook_bytes=rank * shape[1] * DTYPES[config.basis_dtype].itemsize,
             side_bytes=4 * shape[1] + (1 + 4) * rank,
         )
 
@@ -164,7 +165,7 @@ class Transform(Quantizer):
         distortion, scales = _measure(coordinates, weights)
         bits = allocate(distortion, _used_bits(self.config, len(basis)))
         state = {
-            "basis": basis.to(_DTYPES[self.config.basis_dtype]),
+            "basis": basis.to(DTYPES[self.config.basis_dtype]),
             "mean": mean.to(torch.float32),
             "bits": bits.to(torch.uint8),
             "scale": scales.gather(0, bits[None])[0].to(torch.float32),
@@ -261,28 +262,3 @@ def _encode(coordinates: Tensor, bits: Tensor, scale: Tensor) -> Tensor:
                 codes[:, mine] = _quantize(part[:, mine] / torch.where(scale[mine] > 0, scale[mine], 1.0), width)[0]
         parts.append(pack_widths(codes, bits))
     return torch.cat(parts)
-
-
-def _places(bits: Tensor) -> tuple[Tensor, Tensor]:
-    """First byte and shift within it of each code of a row: (r,) int64, (r,) int32."""
-    start = bits.cumsum(0) - bits
-    return start >> 3, (start & 7).to(torch.int32)
-
-
-def pack_widths(codes: Tensor, bits: Tensor) -> Tensor:
-    """Codes (N, r) int32 of ``bits`` (r,) int64 bits each, 0 to 8, one after another: (N, L) uint8, little-endian."""
-    first, shift = _places(bits)
-    length = row_bytes(int(bits.sum()), 1)
-    total = torch.zeros((len(codes), length + 2), dtype=torch.int32, device=codes.device)
-    shifted = codes << shift
-    # The bits of different codes are disjoint: adding them is or-ing them.
-    total.index_add_(1, first, shifted & 0xFF).index_add_(1, first + 1, shifted >> 8)
-    return total[:, :length].to(torch.uint8)
-
-
-def unpack_widths(packed: Tensor, bits: Tensor) -> Tensor:
-    """Undo :func:`pack_widths`: (N, L) uint8 -> (N, r) int64."""
-    first, shift = _places(bits)
-    padded = torch.nn.functional.pad(packed, (0, 2)).to(torch.int32)
-    value = (padded[:, first] | padded[:, first + 1] << 8) >> shift
-    return (value & ((1 << bits) - 1).to(torch.int32)).to(torch.int64)

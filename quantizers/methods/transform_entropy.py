@@ -33,12 +33,12 @@ from scipy import special
 from torch import Tensor
 
 from quantizers.base import Budget, FitStep, Quantizer, QuantizerConfig, Role, Skip, StorageCost
+from quantizers.coding.dtypes import DTYPES
 from quantizers.coding.frequency_tables import ENTRY_BYTES, TABLE_BYTES, FrequencyTables, count_symbols, share, table_bits
 from quantizers.coding.range_coder import decode, encode, integer_frequencies, symbol_lookup
 from quantizers.fitting.principal_axes import principal_axes, project
 from quantizers.table import Table, TableStats
 
-_DTYPES = {"float32": torch.float32, "float16": torch.float16}
 _ROUNDING = 0.47
 _LARGEST_SYMBOL = 2000
 _BLOCK = 256  # lengths that are coded together
@@ -166,7 +166,7 @@ class TransformEntropy(Quantizer):
         yield FitStep("rotate", 0.2)
         self._reader = None
         coded = _finest(coordinates, int(len(coordinates) * self.config.row_bits / 8))
-        basis = basis.to(_DTYPES[self.config.basis_dtype])
+        basis = basis.to(DTYPES[self.config.basis_dtype])
         self._set_state({"basis": basis, "mean": mean.to(torch.float32), **coded})
         yield FitStep("code", 1.0)
 
@@ -208,7 +208,7 @@ class _Reader:
 
 def _fixed_cost(rank: int, basis_dtype: str, shape: tuple[int, int]) -> StorageCost:
     """Everything but what ``row_bits`` is for."""
-    basis = min(rank, shape[1]) * shape[1] * _DTYPES[basis_dtype].itemsize
+    basis = min(rank, shape[1]) * shape[1] * DTYPES[basis_dtype].itemsize
     return StorageCost(0, codebook_bytes=basis, side_bytes=4 * shape[1] + _FIXED_BYTES + 2 * -(-shape[0] // _BLOCK))
 
 

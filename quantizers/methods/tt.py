@@ -29,9 +29,9 @@ from pydantic import Field
 from torch import Tensor
 
 from quantizers.base import Budget, FitStep, Quantizer, QuantizerConfig, Role, Skip, StorageCost, generator
+from quantizers.coding.dtypes import DTYPES
 from quantizers.table import Table, TableStats
 
-_DTYPES = {"float32": torch.float32, "float16": torch.float16}
 _CHUNK_VALUES = 1 << 22
 _EXACT_SIDE = 2048  # up to here the Gram matrix is decomposed as a whole
 _OVERSAMPLING, _POWER_STEPS = 16, 2
@@ -132,7 +132,7 @@ class TT(Quantizer):
     def storage(cls, config: Any, shape: tuple[int, int]) -> StorageCost:
         """The cores, exact."""
         values = sum(math.prod(core) for core in core_shapes(config, shape))
-        return StorageCost(0, codebook_bytes=values * _DTYPES[config.core_dtype].itemsize)
+        return StorageCost(0, codebook_bytes=values * DTYPES[config.core_dtype].itemsize)
 
     @classmethod
     def examples(cls) -> Sequence[TTConfig]:
@@ -158,7 +158,7 @@ class TT(Quantizer):
             yield FitStep("decompose", (k + 1) / len(shapes))
         n, before, d, after = shapes[-1]
         cores.append(rest.reshape(before, n, d, after).transpose(0, 1))
-        self._set_state(_levelled(cores, unit, _DTYPES[self.config.core_dtype]))
+        self._set_state(_levelled(cores, unit, DTYPES[self.config.core_dtype]))
         yield FitStep("decompose", 1.0)
 
     def reconstruct(self, ids: Tensor) -> Tensor:

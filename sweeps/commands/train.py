@@ -34,16 +34,16 @@ def train(
     """Train a task's network and score the test set. Ctrl-C ends the training and scores the best network so far."""
     from quantizers.files import replacing, write_bytes
     from trainables.baselines import load_baseline, save_baseline
-    from trainables.networks.trained_task import TrainedTask
+    from trainables.leading import LeadingTask
     from trainables.registry import make_task, tasks
 
     check_data(data)
-    names = [name for name, cls in tasks().items() if issubclass(cls, TrainedTask)]
+    names = [name for name, cls in tasks().items() if issubclass(cls, LeadingTask)]
     if task not in names:
         raise unknown_name("task that trains a network", task, names)
     settings = _settings(task, config, changes or [], evaluate)
     made = make_task({"task": task, **settings}, data)
-    assert isinstance(made, TrainedTask)
+    assert isinstance(made, LeadingTask)
     table, compressed = _table(embedding, data)
     nothing = made.check(table)
     if nothing is not None:
@@ -70,8 +70,7 @@ def train(
         kept = load_baseline(evaluate / _NETWORK)
         if table.embedding_dim != (expected := kept.arrays["table"].shape[1]):
             raise InputError(f"{embedding}: has {table.embedding_dim} columns; the network of {evaluate} reads {expected}.")
-        network = made.trained_network(kept)
-        scores = made.test(own.vectors, network, made.vocabulary(own))
+        scores = made.evaluate(own, kept)
         output.mkdir(parents=True, exist_ok=True)
     found = {name: {"value": score.value, "num_examples": score.num_examples} for name, score in scores.items()}
     write_bytes(output / _SCORES, json.dumps({"embedding": embedding, "seed": seed, "scores": found}, indent=1).encode())

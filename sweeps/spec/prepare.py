@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,9 @@ from sweeps.spec.config import SweepConfig
 from sweeps.spec.constraints import Constraint, parse_constraints
 from sweeps.spec.plan import Plan, check_objectives, check_search, make_plan
 from sweeps.storage.inputs import brought
-from trainables.networks.trained_task import TrainedTask
+from trainables.leading import LeadingTask
 from trainables.provenance import code_digest
 from trainables.records import WHOLE_TABLE, content_key
-from trainables.regimes import leading_task
 from trainables.registry import make_task
 from trainables.tables.formats import read_table
 from trainables.task import DownstreamTask
@@ -90,10 +89,23 @@ def prepare(config: SweepConfig, data_dir: Path | None) -> Prepared:
         task_keys=[task_key(task) for task in tasks],
         lead=lead,
         task_scope=leading.label if config.of_task and lead is not None else WHOLE_TABLE,
-        trained=any(isinstance(task, TrainedTask) for task in tasks),
+        trained=any(isinstance(task, LeadingTask) for task in tasks),
         constraints=constraints,
     )
     return Prepared(config, data_dir, table, stats, weights, entries, tasks, plan, objectives, directions, constraints)
+
+
+def leading_task(tasks: Sequence[DownstreamTask], why: str) -> tuple[int, LeadingTask]:
+    """The one task of a sweep that trains a network, and its place.
+
+    Raises:
+        InputError: there is none, or more than one.
+    """
+    trained = [(index, task) for index, task in enumerate(tasks) if isinstance(task, LeadingTask)]
+    if len(trained) != 1:
+        names = ", ".join(task.label for _, task in trained) or "none"
+        raise InputError(f"{why} needs exactly one task that trains a network, such as sentiment; this sweep has {names}.")
+    return trained[0]
 
 
 def _weights_digest(spec: str, weights: np.ndarray | None) -> str:
@@ -110,7 +122,7 @@ def _with_reconstruction(entries: tuple[Any, ...]) -> tuple[Any, ...]:
 
 def task_key(task: DownstreamTask) -> str:
     """Content key of a task: its name, version, settings, data and code."""
-    return content_key("task", task.identity(), code_digest((type(task).__module__,)))
+    return content_key("task", task.identity(), code_digest(task.code_modules()))
 
 
 def read_weights(spec: str, table: Table, data_dir: Path | None) -> np.ndarray | None:

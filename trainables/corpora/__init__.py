@@ -1,14 +1,38 @@
-"""Text corpora for the downstream tasks, read from the publishers' own files under the data folder."""
+"""Text corpora for the downstream tasks, read from the publishers' own files under the data folder.
+
+A reader is imported when its corpus is asked for, by name: what a task reads is then part of that task's code, and no other
+corpus is (see :meth:`trainables.task.DownstreamTask.code_modules`).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import importlib
+from collections.abc import Iterator, Mapping
 
 from trainables.corpora.base import Corpus, Examples, Splits
-from trainables.corpora.conll import CONLL2000
-from trainables.corpora.imdb import IMDB
-from trainables.corpora.sst import SST2, SST5
 
-CORPORA: Mapping[str, Corpus] = {corpus.name: corpus for corpus in (SST5, SST2, IMDB, CONLL2000)}
+_READERS = {"sst5": "sst", "sst2": "sst", "imdb": "imdb", "conll2000": "conll"}
 
-__all__ = ["CORPORA", "Corpus", "Examples", "Splits"]
+
+def reader_module(name: str) -> str:
+    """The module that reads the corpus ``name``; a KeyError if there is none."""
+    return f"{__name__}.{_READERS[name]}"
+
+
+class _Corpora(Mapping[str, Corpus]):
+    """Every corpus by name."""
+
+    def __getitem__(self, name: str) -> Corpus:
+        module = importlib.import_module(reader_module(name))
+        return next(value for value in vars(module).values() if isinstance(value, Corpus) and value.name == name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(_READERS)
+
+    def __len__(self) -> int:
+        return len(_READERS)
+
+
+CORPORA: Mapping[str, Corpus] = _Corpora()
+
+__all__ = ["CORPORA", "Corpus", "Examples", "Splits", "reader_module"]

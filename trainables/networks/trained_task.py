@@ -1,21 +1,14 @@
 """Tasks that train a network on texts: what they share.
 
-Reference: the protocol of Kim, Kim & Lee 2020, section 4; regimes as in :mod:`trainables.regimes`.
+Reference: the protocol of Kim, Kim & Lee 2020, section 4; regimes as in :mod:`trainables.networks.course`.
 
-Shapes: N rows of the table that is given, V rows of the task (its words, and one row for all words without a vector),
-D columns.
-
-The task's vocabulary is every word of its corpus that the table has, as it stands or in lower case, in the table's order.
-Words without a vector share one row: the table's ``<unk>`` where it has one, else the mean of the task's rows, which costs
-no bytes.
+Shapes: N rows of the table that is given, V rows of the task (see :mod:`trainables.networks.vocabulary`), D columns.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import functools
 from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -24,27 +17,24 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from quantizers.base import FitStep, Skip, generator
+from quantizers.base import Skip, generator
 from quantizers.fitting.checkpoint import Stopwatch
 from quantizers.fitting.distortion import root
 from quantizers.table import Table
-from trainables.corpora import CORPORA, Examples, Splits
-from trainables.networks.batches import Encoded, encode
+from trainables.corpora import CORPORA, Splits, reader_module
+from trainables.leading import LeadingTask, Report, silent
+from trainables.networks.batches import Encoded
+from trainables.networks.course import NetworkCourse, begin
 from trainables.networks.sequence import SequenceNetwork
 from trainables.networks.training import Trained, predict, sensitivity, train
-from trainables.task import Baseline, DownstreamTask, Score, TaskSettings, word_rows
+from trainables.networks.vocabulary import UNKNOWN, Vocabulary, read_corpus, vocabulary_of
+from trainables.task import Baseline, Score, TaskSettings
 
-UNKNOWN = "<unk>"
 _METRIC_FLOOR = 1e-4
-Report = Callable[[FitStep], None]
 
 
 def _frozen(rows: Tensor) -> nn.Embedding:
     return nn.Embedding(rows.shape[0], rows.shape[1], _weight=rows, _freeze=True)
-
-
-def silent(step: FitStep) -> None:
-    """A report that nobody reads."""
 
 
 class TrainedSettings(TaskSettings):
@@ -84,70 +74,7 @@ class TrainedSettings(TaskSettings):
     train_texts: int | None = Field(default=None, ge=1)
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Vocabulary:
-    """The task's rows in a table.
-
-    Attributes:
-        rows: (V or V - 1,) int64 rows of the table, rising.
-        unknown: place of the row for words without a vector; V - 1 and not in ``rows`` where the mean stands in.
-        texts: the splits as places in the vocabulary.
-        oov_words: distinct words without a vector.
-    """
-
-    rows: Tensor
-    unknown: int
-    texts: Mapping[str, Encoded]
-    oov_words: int
-
-    def take(self, dense: Tensor) -> Tensor:
-        """The task's rows (V, D) of a table (N, D)."""
-        rows = dense[self.rows.to(dense.device)]
-        return torch.cat([rows, rows.mean(dim=0, keepdim=True)]) if self.unknown == len(rows) else rows
-
-
-@functools.lru_cache(maxsize=2)
-def _read(dataset: str, data_dir: Path | None, train_texts: int | None) -> Splits:
-    """A corpus, its training set cut; a worker reads it once for all its trials."""
-    found = CORPORA[dataset].read(data_dir)
-    train = found.train
-    cut = {
-        part.name: value[:train_texts]
-        for part in dataclasses.fields(train)
-        if (value := getattr(train, part.name)) is not None
-    }
-    return dataclasses.replace(found, train=Examples(**cut))
-
-
-@functools.lru_cache(maxsize=4)
-def _vocabulary(
-    dataset: str, data_dir: Path | None, train_texts: int | None, longest_text: int, words: tuple[str, ...]
-) -> Vocabulary:
-    """The task's rows among ``words``, and its texts as places among them; made once for tables of the same words."""
-    splits = _read(dataset, data_dir, train_texts)
-    examples = {"train": splits.train, "dev": splits.dev, "test": splits.test}
-    find = word_rows(words)
-    tokens = dict.fromkeys(token for one in examples.values() for text in one.tokens for token in text)
-    row_of = {token: row for token in tokens if (row := find(token)) is not None}
-    stand_in = find(UNKNOWN)
-    rows = sorted({*row_of.values(), *([] if stand_in is None else [stand_in])})
-    place = {row: index for index, row in enumerate(rows)}
-    unknown = len(rows) if stand_in is None else place[stand_in]
-    place_of = {token: place[row] for token, row in row_of.items()}
-    number = {name: index for index, name in enumerate(splits.classes)}
-    texts = {
-        split: encode(
-            one.tokens,
-            one.labels or () if one.tags is None else [[number[tag] for tag in tags] for tags in one.tags],
-            lambda token: place_of.get(token, unknown),
-            longest_text,
-        )
-        for split, one in examples.items()
-    }
-    return Vocabulary(torch.tensor(rows, dtype=torch.int64), unknown, texts, len(tokens) - len(row_of))
-
-
-class TrainedTask(DownstreamTask):
+class TrainedTask(LeadingTask):
     """A task with a network. A subclass names its data sets, its output and its metric.
 
     Attributes:
@@ -167,6 +94,10 @@ class TrainedTask(DownstreamTask):
         """The corpus's files."""
         return CORPORA[self.settings.dataset].files(self.data_dir)
 
+    def code_modules(self) -> Sequence[str]:
+        """The task's own, and the reader of its corpus: a change to another corpus's reader changes nothing here."""
+        return (*super().code_modules(), reader_module(self.settings.dataset))
+
     def check(self, table: Table) -> Skip | None:
         """The table must have words, and some of the task's."""
         self.data_files()
@@ -176,7 +107,7 @@ class TrainedTask(DownstreamTask):
 
     def splits(self) -> Splits:
         """The corpus, its training set cut to ``train_texts``."""
-        return _read(self.settings.dataset, self.data_dir, self.settings.train_texts)
+        return read_corpus(self.settings.dataset, self.data_dir, self.settings.train_texts)
 
     # The task's words ------------------------------------------------------------------------------------------------
 
@@ -184,7 +115,7 @@ class TrainedTask(DownstreamTask):
         """The task's rows in ``table``, and its texts as places among them."""
         settings = self.settings
         words = tuple(table.words or ())
-        return _vocabulary(settings.dataset, self.data_dir, settings.train_texts, settings.longest_text, words)
+        return vocabulary_of(settings.dataset, self.data_dir, settings.train_texts, settings.longest_text, words)
 
     def task_table(self, table: Table) -> Table:
         """The table that a network of this task has: V rows, and how often each is read in the training texts."""
@@ -312,3 +243,26 @@ class TrainedTask(DownstreamTask):
         network = self.network(table.embedding_dim, seed)
         self.fit(embedding, network, vocabulary, seed=seed, report=report)
         return self.test(rows, network, vocabulary)
+
+    def evaluate(self, table: Table, baseline: Baseline) -> dict[str, Score]:
+        """The test set's scores with the vectors of ``table`` (V, D) and the baseline's network, not trained again."""
+        return self.test(table.vectors, self.trained_network(baseline), self.vocabulary(table))
+
+    def lead(
+        self,
+        table: Table,
+        weights: Tensor | None,
+        baseline: Baseline,
+        *,
+        method: str,
+        regime: str,
+        retrain: Mapping[str, Any] | None,
+        seed: int,
+        fisher: Collection[str],
+    ) -> NetworkCourse:
+        """The course of a trial: see :mod:`trainables.networks.course`."""
+        if "weights" in fisher:
+            weights = self.row_weights(table, baseline)
+        # The uncompressed table has no error to measure.
+        metric = self.metric(baseline) if "metric" in fisher and method != "identity" else None
+        return begin(self, table, weights, baseline, method=method, regime=regime, retrain=retrain, seed=seed, metric=metric)

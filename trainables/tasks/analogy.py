@@ -23,8 +23,7 @@ from torch import Tensor
 from quantizers.base import Skip
 from quantizers.errors import InputError
 from quantizers.table import Table
-from trainables.task import Baseline, DownstreamTask, Metric, Score, TaskSettings, word_rows
-from trainables.tasks.neighbours import unit_rows
+from trainables.task import Baseline, DownstreamTask, Metric, Score, TaskSettings, unit_rows, word_rows
 
 _FILE = "wordsim/questions-words.txt"
 _SOURCE = "the word2vec distribution"

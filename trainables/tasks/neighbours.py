@@ -19,7 +19,7 @@ from torch import Tensor
 
 from quantizers.base import Skip
 from quantizers.table import Table
-from trainables.task import Baseline, DownstreamTask, Metric, Score, TaskSettings
+from trainables.task import Baseline, DownstreamTask, Metric, Score, TaskSettings, unit_rows
 
 _CHUNK_ROWS = 1 << 12
 _MAX_ROWS = 1 << 28  # what float64 leaves exact below a cosine of 24 bits
@@ -91,10 +91,3 @@ def nearest(vectors: Tensor, queries: Tensor, k: int) -> Tensor:
         keys.masked_fill_(ids == queries[:, None], -torch.inf)
         best = torch.cat([best, keys.topk(min(k, keys.shape[1]), dim=1).values], dim=1).topk(k, dim=1).values
     return -best.to(torch.int64) & (_MAX_ROWS - 1)
-
-
-def unit_rows(vectors: Tensor) -> Tensor:
-    """Rows scaled to length 1, in float64; rows of zeros stay zero."""
-    exact = vectors.to(torch.float64)
-    lengths: Tensor = torch.linalg.vector_norm(exact, dim=1, keepdim=True)
-    return exact / lengths.clamp_min(1e-300)

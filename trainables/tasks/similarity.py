@@ -24,8 +24,7 @@ from torch import Tensor
 from quantizers.base import Skip
 from quantizers.errors import InputError, unknown_name
 from quantizers.table import Table
-from trainables.task import Baseline, DownstreamTask, Metric, Score, TaskSettings, word_rows
-from trainables.tasks.neighbours import unit_rows
+from trainables.task import Baseline, DownstreamTask, Metric, Score, TaskSettings, unit_rows, word_rows
 
 DATASETS: Mapping[str, str] = {
     "ws353": "wordsim353.tsv",

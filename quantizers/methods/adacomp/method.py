@@ -36,13 +36,14 @@ from torch import Tensor
 from quantizers.base import Budget, FitStep, Quantizer, QuantizerConfig, Role, Skip, StorageCost, generator
 from quantizers.coding.bits import bits_for, pack, row_bytes, unpack
 from quantizers.coding.dtypes import DTYPES, codebook_dtype_for
+from quantizers.coding.streams import pack_flat
 from quantizers.embedding import CompressedEmbedding
 from quantizers.errors import InputError
 from quantizers.fitting.checkpoint import Checkpoint, Notes
 from quantizers.fitting.minibatches import Minibatches, chunks
 from quantizers.methods.adacomp.finish import finish
 from quantizers.methods.adacomp.module import AdaCompEmbedding, AdaCompNetwork, unit
-from quantizers.methods.adacomp.storage import AdaCompConfig, decoder_bytes, fixed_bytes, pack_flat, selector_bytes
+from quantizers.methods.adacomp.storage import AdaCompConfig, decoder_bytes, fixed_bytes, selector_bytes
 from quantizers.methods.adacomp.training import Pretraining, allocate, by_error, learn_selector
 from quantizers.table import Table, TableStats
 

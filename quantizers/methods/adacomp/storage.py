@@ -7,11 +7,9 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-import torch
 from pydantic import Field, field_validator
-from torch import Tensor
 
-from quantizers.coding.bits import bits_for, pack, row_bytes
+from quantizers.coding.bits import bits_for, row_bytes
 from quantizers.coding.dtypes import DTYPES
 from quantizers.values import QuantizerConfig
 
@@ -68,9 +66,3 @@ def selector_bytes(config: Any, num_embeddings: int) -> int:
 def fixed_bytes(config: Any, shape: tuple[int, int]) -> int:
     """All but the codes."""
     return decoder_bytes(config, shape[1]) + selector_bytes(config, shape[0])
-
-
-def pack_flat(bits: Tensor) -> Tensor:
-    """(T,) booleans as ceil(T / 8) bytes, without gaps."""
-    lines = torch.nn.functional.pad(bits, (0, -len(bits) % 4096)).view(-1, 4096)  # so that packing goes piece by piece
-    return pack(lines, 1).reshape(-1)[: row_bytes(len(bits), 1)]

@@ -1,0 +1,88 @@
+"""The words of a task's texts among the rows of a table.
+
+Shapes: N rows of the table that is given, V rows of the task (its words, and one row for all words without a vector),
+D columns.
+
+The task's vocabulary is every word of its corpus that the table has, as it stands or in lower case, in the table's order.
+Words without a vector share one row: the table's ``<unk>`` where it has one, else the mean of the task's rows, which costs
+no bytes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from trainables.corpora import CORPORA, Examples, Splits
+from trainables.networks.batches import Encoded, encode
+from trainables.task import word_rows
+
+UNKNOWN = "<unk>"
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Vocabulary:
+    """The task's rows in a table.
+
+    Attributes:
+        rows: (V or V - 1,) int64 rows of the table, rising.
+        unknown: place of the row for words without a vector; V - 1 and not in ``rows`` where the mean stands in.
+        texts: the splits as places in the vocabulary.
+        oov_words: distinct words without a vector.
+    """
+
+    rows: Tensor
+    unknown: int
+    texts: Mapping[str, Encoded]
+    oov_words: int
+
+    def take(self, dense: Tensor) -> Tensor:
+        """The task's rows (V, D) of a table (N, D)."""
+        rows = dense[self.rows.to(dense.device)]
+        return torch.cat([rows, rows.mean(dim=0, keepdim=True)]) if self.unknown == len(rows) else rows
+
+
+@functools.lru_cache(maxsize=2)
+def read_corpus(dataset: str, data_dir: Path | None, train_texts: int | None) -> Splits:
+    """A corpus, its training set cut; a worker reads it once for all its trials."""
+    found = CORPORA[dataset].read(data_dir)
+    train = found.train
+    cut = {
+        part.name: value[:train_texts]
+        for part in dataclasses.fields(train)
+        if (value := getattr(train, part.name)) is not None
+    }
+    return dataclasses.replace(found, train=Examples(**cut))
+
+
+@functools.lru_cache(maxsize=4)
+def vocabulary_of(
+    dataset: str, data_dir: Path | None, train_texts: int | None, longest_text: int, words: tuple[str, ...]
+) -> Vocabulary:
+    """The task's rows among ``words``, and its texts as places among them; made once for tables of the same words."""
+    splits = read_corpus(dataset, data_dir, train_texts)
+    examples = {"train": splits.train, "dev": splits.dev, "test": splits.test}
+    find = word_rows(words)
+    tokens = dict.fromkeys(token for one in examples.values() for text in one.tokens for token in text)
+    row_of = {token: row for token in tokens if (row := find(token)) is not None}
+    stand_in = find(UNKNOWN)
+    rows = sorted({*row_of.values(), *([] if stand_in is None else [stand_in])})
+    place = {row: index for index, row in enumerate(rows)}
+    unknown = len(rows) if stand_in is None else place[stand_in]
+    place_of = {token: place[row] for token, row in row_of.items()}
+    number = {name: index for index, name in enumerate(splits.classes)}
+    texts = {
+        split: encode(
+            one.tokens,
+            one.labels or () if one.tags is None else [[number[tag] for tag in tags] for tags in one.tags],
+            lambda token: place_of.get(token, unknown),
+            longest_text,
+        )
+        for split, one in examples.items()
+    }
+    return Vocabulary(torch.tensor(rows, dtype=torch.int64), unknown, texts, len(tokens) - len(row_of))
