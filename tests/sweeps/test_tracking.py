@@ -24,6 +24,7 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import ViewType
 from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
 from packaging.specifiers import SpecifierSet
 from typer.testing import CliRunner
 
@@ -137,7 +138,7 @@ class Faults:
             Faults.calls[name] += 1
             when = Faults.fails(name, Faults.calls[name], given[0] if given else None)
             if when == "refuse":
-                raise MlflowException("not like this", error_code=3)
+                raise MlflowException("not like this", error_code=INVALID_PARAMETER_VALUE)
             if when == "before":
                 raise MlflowException("connection refused")
             done = act(*given, **options)

@@ -125,7 +125,6 @@ class Runs:
         logging.getLogger("alembic").setLevel(logging.ERROR)
         try:
             self._open()
-            self.last_answer = time.monotonic()
             self._read()
         except Exception as error:
             raise UnreachableError(_one_line(error)) from error
