@@ -425,7 +425,7 @@ def server(tmp_path: Path, uri: str) -> Iterator[int]:
                 time.sleep(0.2)
             yield port
         finally:
-            os.killpg(process.pid, signal.SIGTERM)
+            os.killpg(process.pid, signal.SIGKILL)  # it would wait for connections that are kept open
 
 
 @pytest.mark.slow
