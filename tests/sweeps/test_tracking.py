@@ -432,11 +432,11 @@ def server(tmp_path: Path, uri: str) -> Iterator[int]:
 def test_a_server_that_is_cut_off_three_times(tmp_path: Path, server: int) -> None:
     way = Proxy(server)
     near, there = f"http://127.0.0.1:{way.port}", f"http://127.0.0.1:{server}"
-    statuses = {f"k{number}": list(ENDS)[number % 4] for number in range(30)}
+    statuses = {f"k{number}": list(ENDS)[number % 4] for number in range(15)}
     config = run_folder(tmp_path, [trial(key, status) for key, status in statuses.items()], tracking=near)
     sender = Tracker(near, "s", OBJECTIVES, pause=0.05, patience=120.0)  # nothing is there yet
     for number, (key, status) in enumerate(statuses.items()):
-        if number % 10 == 5:
+        if number % 5 == 4:
             way.mend()
             while len(sender.run_ids) < number - 3:  # while it sends
                 time.sleep(0.01)
