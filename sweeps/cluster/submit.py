@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import importlib.util
 import os
 import shlex
 import shutil
@@ -20,17 +19,17 @@ import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from types import TracebackType
 from typing import Any
 
 import yaml
 
 from quantizers.errors import InputError, unknown_name
+from sweeps.cluster.packages import copy_packages
 from sweeps.spec.config import SweepConfig
-from sweeps.storage import is_remote
+from sweeps.storage import is_remote, join
 
-_PACKAGES = ("quantizers", "trainables", "sweeps", "analysis")
 _ROW = "frontier.sweep"  # under which the job's metadata names its sweep
 _LOOK_SECONDS = 1.0
 _TUNNEL_SECONDS = 60.0
@@ -85,12 +84,35 @@ def read_cluster(target: str) -> Cluster:
 
 
 def on_cluster(config: SweepConfig, cluster: Cluster, output: str | None) -> SweepConfig:
-    """The sweep as the cluster runs it: output and MLflow server as its file says, unless the sweep (or ``output``) does."""
-    given = output or (config.output if is_remote(config.output) or config.output[:1] in "/~" else None)
-    changes = {"output": given or cluster.settings.get("output") or "~/runs"}
-    if config.tracking is None and cluster.settings.get("tracking"):
-        changes["tracking"] = cluster.settings["tracking"]
+    """The sweep as the cluster runs it: output and MLflow server as its file says, unless the sweep (or ``output``) does.
+
+    No path is relative to the job's folder: relative ones are below the home of the cluster's user (output), or below the
+    output folder (ledger, a tracking database).
+    """
+    given = output or (config.output if _is_placed(config.output) else None)
+    folder = _below("~", given or cluster.settings.get("output") or "runs")
+    changes: dict[str, Any] = {"output": folder}
+    if config.ledger and not config.ledger.startswith("RUN_DIR"):
+        changes["ledger"] = _below(folder, config.ledger)
+    tracking = config.tracking if config.tracking is not None else cluster.settings.get("tracking")
+    if tracking:
+        changes["tracking"] = _tracking("~/runs" if is_remote(folder) else folder, tracking)
     return config.model_copy(update=changes)
+
+
+def _is_placed(path: str) -> bool:
+    """Whether a path or address means the same place from whatever folder."""
+    return is_remote(path) or path[:1] in ("/", "~")
+
+
+def _below(folder: str, path: str) -> str:
+    """A relative path as one below ``folder``: the job's own folder is deleted by Ray some time after the job."""
+    return path if _is_placed(path) else join(folder, *PurePosixPath(path).parts)
+
+
+def _tracking(folder: str, uri: str) -> str:
+    start = "sqlite:///" if uri.startswith("sqlite:///") else ""
+    return uri if "://" in uri and not start else start + _below(folder, uri.removeprefix(start))
 
 
 class Connection:
@@ -187,9 +209,11 @@ def find_job(connection: Connection, name: str) -> str | None:
     return None
 
 
-def send(connection: Connection, config: SweepConfig, data: str | None) -> str:
-    """Submit the sweep; returns the job's name."""
-    with _working_dir(config) as folder:
+def send(
+    connection: Connection, config: SweepConfig, data: str | None, show: Callable[[str], None] = lambda line: None
+) -> str:
+    """Submit the sweep; returns the job's name. ``show`` is told what is sent along of other packages."""
+    with _working_dir(config, show) as folder:
         command = ["python", "-m", "sweeps", "run", "sweep.yaml", "--address", "auto"]
         command += [] if data is None else ["--data", data]
         environment = {**_STOPPING, "COLUMNS": "140"}
@@ -209,15 +233,11 @@ def send(connection: Connection, config: SweepConfig, data: str | None) -> str:
 
 
 @contextlib.contextmanager
-def _working_dir(config: SweepConfig) -> Iterator[Path]:
-    """A folder with this program and the sweep."""
+def _working_dir(config: SweepConfig, show: Callable[[str], None] = lambda line: None) -> Iterator[Path]:
+    """A folder with this program, the methods and tasks of other packages, and the sweep; ``show`` is told of the others."""
     with tempfile.TemporaryDirectory(prefix="frontier-submit-") as place:
-        for name in _PACKAGES:
-            spec = importlib.util.find_spec(name)
-            if spec is None or not spec.submodule_search_locations:
-                raise InputError(f"the package {name} cannot be found to be sent along.")
-            source = next(iter(spec.submodule_search_locations))
-            shutil.copytree(source, Path(place, name), ignore=shutil.ignore_patterns("__pycache__"))
+        for line in copy_packages(Path(place)):
+            show(f"Sent along: {line}")
         Path(place, "sweep.yaml").write_text(config.to_yaml(), encoding="utf-8")
         yield Path(place)
 

@@ -44,7 +44,9 @@ def submit(
             out.print(f"{config.name}: ends when its running trials have finished. Follow it with: {again}")
             return
         if job is None:
-            job = jobs.send(connection, config, data or where.settings.get("data"))
+            job = jobs.send(
+                connection, config, data or where.settings.get("data"), lambda line: out.print(line, markup=False)
+            )
             out.print(f"Job {job}: {config.name} on {cluster}; results in {config.output}/{config.name}", soft_wrap=True)
         else:
             out.print(f"Job {job}: {config.name} is already running on {cluster}", soft_wrap=True)

@@ -177,8 +177,12 @@ def presets(
 @app.command(epilog="Example:  frontier sync runs/quick")
 @checked
 def sync(run_dir: RunDir) -> None:
-    """Send MLflow records that could not be sent during the sweep."""
-    from sweeps.record.finish import send_records
+    """Send MLflow records that could not be sent during the sweep. A second call sends nothing."""
+    from sweeps.record.tracking.sync import send_records
 
     sent = send_records(run_dir.absolute())
-    out.print(f"{sent} records sent.")
+    out.print(f"{sent.records} {'record' if sent.records == 1 else 'records'} sent.")
+    if sent.ended:
+        out.print(f"{sent.ended} {'run' if sent.ended == 1 else 'runs'} ended that nobody had ended.")
+    for key, why in sent.refused.items():
+        out.print(f"[yellow]refused[/]: {key}: {escape(why)}", soft_wrap=True)

@@ -18,15 +18,12 @@ from analysis.pareto import build_frontier
 from analysis.report.page import write_report
 from analysis.report.plots import frontier_png
 from analysis.schema import SCHEMA_VERSION
-from quantizers.errors import InputError
 from sweeps.record import checkpoints
 from sweeps.record.artifacts import fetch_copy
 from sweeps.record.intake import INTERRUPTED
-from sweeps.record.ledger import Ledger
 from sweeps.record.tracking import Tracker
-from sweeps.spec.config import load_run
 from sweeps.spec.prepare import Prepared
-from sweeps.storage import mirror, open_storage
+from sweeps.storage import open_storage
 from sweeps.storage.layout import artifact_name
 from trainables.provenance import versions
 from trainables.trial import TrialResult, blank_row
@@ -70,12 +67,13 @@ def finish(
         row["sweep"], row["schema_version"] = config.name, SCHEMA_VERSION
         if isinstance(row.get("started_at"), str):
             row["started_at"] = datetime.datetime.fromisoformat(row["started_at"])
+    finished = datetime.datetime.now(datetime.UTC).isoformat()
     run = {
         "name": config.name,
         "command": command or f"frontier run {run_dir / 'sweep.yaml'}",
         "started_at": started.isoformat(),
         "trial_seconds": sum(result.seconds or 0.0 for result in results.values()),
-        "finished_at": datetime.datetime.now(datetime.UTC).isoformat(),
+        "finished_at": finished,
         "table": {
             "name": prepared.table.name,
             "digest": prepared.table.digest,
@@ -105,7 +103,8 @@ def finish(
     counts = collections.Counter(str(row["status"]) for row in rows)
     if tracker is not None:
         files = [run_dir / "sweep.yaml", trials_path, scores_path, frontier_path, plot, report]
-        tracker.summarize(files, {f"trials.{status}": count for status, count in counts.items()}, finished=not interrupted)
+        metrics = {f"trials.{status}": count for status, count in counts.items()}
+        tracker.summarize(files, metrics, finished_at=finished, finished=not interrupted)
     return dict(counts)
 
 
@@ -147,37 +146,3 @@ def machine() -> dict[str, Any]:
         "gpus": [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())],
         "platform": platform.platform(),
     }
-
-
-def send_records(run_dir: Path) -> int:
-    """Send the MLflow records of a run that are missing.
-
-    Returns:
-        How many trials were sent.
-
-    Raises:
-        InputError: ``run_dir`` is not a run, tracks nothing, or the server still does not answer.
-    """
-    config = load_run(run_dir)
-    if config.tracking_uri is None:
-        raise InputError(f"{run_dir}: this sweep has tracking off.")
-    trials = store.read_trials(run_dir)
-    rows = trials.to_pylist()
-    scores: dict[str, list[dict[str, Any]]] = {}
-    for score in store.read_scores(run_dir).to_pylist():
-        scores.setdefault(score["trial_key"], []).append(score)
-    ledger = None if config.ledger_location is None else Ledger(open_storage(config.ledger_location))
-    missing = [row for row in rows if row["status"] in ("ok", "failed") and row["mlflow_run_id"] is None]
-    tracker = Tracker(config.tracking_uri, config.name, store.read_run(run_dir)["objectives"])
-    for row in missing:
-        known = None if ledger is None else ledger.get(row["trial_key"])
-        curves = known.curves if known is not None else []
-        tracker.log(TrialResult({**row, "reused": False}, scores.get(row["trial_key"], []), curves))
-    tracker.close()
-    if tracker.problem is not None:
-        raise InputError(f"MLflow at {config.tracking_uri}: {tracker.problem}")
-    for row in rows:
-        row["mlflow_run_id"] = tracker.run_ids.get(row["trial_key"])
-    store.write(run_dir, "trials", rows)
-    mirror.push(config)
-    return len(missing)

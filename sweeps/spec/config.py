@@ -178,7 +178,13 @@ class SweepConfig(_Section):
         """Where MLflow records go: by default a database in the output folder; None where tracking is off."""
         if self.tracking is False:
             return None
-        return self.tracking or default_tracking_uri(self.run_dir.parent)
+        if not self.tracking:
+            return default_tracking_uri(self.run_dir.parent)
+        # MLflow itself takes a ~ for the name of a folder.
+        start, _, path = self.tracking.rpartition(":///")
+        if start in ("", "sqlite") and path.startswith("~"):
+            return self.tracking.removesuffix(path) + str(Path(path).expanduser())
+        return self.tracking
 
     @property
     def trial_resources(self) -> Resources:

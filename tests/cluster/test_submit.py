@@ -10,6 +10,7 @@ import yaml
 from typer.testing import CliRunner
 
 import sweeps.commands.submit  # noqa: F401 - adds the command
+import sweeps.commands.sweeps  # noqa: F401 - of one command alone Typer makes the whole program
 from quantizers.errors import InputError
 from sweeps.cluster import submit
 from sweeps.commands.app import app

@@ -1,0 +1,176 @@
+"""Sends a sweep's MLflow records while it runs: from a thread of its own, again and again until they are there."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import threading
+import time
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from sweeps.record.intake import Observer
+from sweeps.record.tracking.runs import Runs, UnreachableError
+from trainables.records import TrialResult
+
+_LONGEST_PAUSE = 60.0
+_LOOK_SECONDS = 0.2
+
+
+@dataclasses.dataclass(frozen=True)
+class _Waiting:
+    key: str
+    result: TrialResult  # without its curves
+    curves: bytes
+
+    def unpacked(self) -> TrialResult:
+        return dataclasses.replace(self.result, curves=json.loads(zlib.decompress(self.curves)))
+
+
+class Tracker(Observer):
+    """Sends a sweep's records to MLflow, so that no trial waits for the server.
+
+    What cannot be sent waits, and is tried again with growing pauses; a server that is back gets it without anybody's doing.
+    Curves wait packed, so that a long outage takes little memory. What MLflow refuses is a matter of that one record.
+
+    Args:
+        uri: of the tracking server or database.
+        sweep: name of the sweep, and of the MLflow experiment.
+        objectives: what the runs page shows beside the sizes.
+        pause: seconds until the first repeat; each is twice as long as the one before, a minute at the most.
+        patience: seconds of failures after which the end of a sweep waits no longer; for a server that says nothing at all,
+            twice as long.
+    """
+
+    def __init__(
+        self, uri: str, sweep: str, objectives: Sequence[str], *, pause: float = 1.0, patience: float = 10.0
+    ) -> None:
+        self._runs = Runs(uri, sweep, objectives)
+        self._pause, self._patience = pause, patience
+        # A database never hangs: where it fails it says so; where it is slow, this machine is.
+        self._silence = 2 * patience if uri.startswith(("http://", "https://")) else 600.0
+        self._waiting: dict[str, _Waiting] = {}
+        self._changed = threading.Condition()
+        self._closing = self._given_up = self._failing = self._connected = False
+        self._why: str | None = None
+        self._summary_left = False
+        self._thread = threading.Thread(target=self._work, daemon=True, name="mlflow")
+        self._thread.start()
+
+    @property
+    def run_ids(self) -> dict[str, str]:
+        """MLflow run of each trial key that has one."""
+        return self._runs.run_ids
+
+    @property
+    def problem(self) -> str | None:
+        """Why records are missing, or None; of use after :meth:`close`."""
+        parts = []
+        with self._changed:
+            if count := len(self._waiting) + self._summary_left:
+                parts.append(f"{count} {'record waits' if count == 1 else 'records wait'} ({self._why})")
+            elif self._given_up:
+                parts.append(str(self._why))
+        refused = dict(self._runs.refused)
+        if refused:
+            key, why = next(iter(refused.items()))
+            parts.append(f"{len(refused)} refused (the first, {key}: {why})")
+        return "; ".join(parts) or None
+
+    def ended(self, result: TrialResult) -> None:
+        """See :class:`~sweeps.record.intake.Observer`."""
+        self.log(result)
+
+    def log(self, result: TrialResult) -> None:
+        """Record a finished trial, some time soon; of several results of one trial the last one counts."""
+        packed = zlib.compress(json.dumps(result.curves).encode())
+        with self._changed:
+            self._waiting.pop(key := str(result.row["trial_key"]), None)
+            self._waiting[key] = _Waiting(key, dataclasses.replace(result, curves=[]), packed)
+            self._changed.notify_all()
+
+    def close(self) -> None:
+        """Send what waits, as long as that succeeds; without success for some seconds, leave it."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify_all()
+        self._wait_for(self._thread)
+
+    def summarize(self, files: Sequence[Path], metrics: Mapping[str, float], *, finished_at: str, finished: bool) -> None:
+        """After :meth:`close`: one run that holds the sweep's tables, plot and report; see :meth:`Runs.summarize`."""
+        self._summary_left = True
+        if self._given_up:
+            return  # trials first
+
+        def send() -> None:
+            self._again(lambda: self._runs.summarize(files, metrics, finished_at=finished_at, finished=finished))
+            self._again(self._runs.end_left)
+            self._summary_left = False
+
+        thread = threading.Thread(target=send, daemon=True, name="mlflow-summary")
+        thread.start()
+        self._wait_for(thread)
+
+    def _wait_for(self, thread: threading.Thread) -> None:
+        begun = time.monotonic()
+        while thread.is_alive():
+            patience = self._patience if self._failing else self._silence
+            if time.monotonic() - max(begun, self._runs.last_answer) > patience:
+                break
+            thread.join(_LOOK_SECONDS)
+        if thread.is_alive():
+            with self._changed:
+                self._given_up = True  # a request that hangs is left to itself
+                self._why = self._why or "MLflow does not answer"
+                self._changed.notify_all()
+
+    def _again(self, act: Callable[[], object]) -> None:
+        """``act`` until it succeeds or is given up."""
+        while not self._given_up:
+            try:
+                act()
+            except UnreachableError as error:
+                self._why, self._failing = str(error), True
+                time.sleep(self._pause)
+            else:
+                self._failing = False
+                return
+
+    def _work(self) -> None:
+        pause = self._pause
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._waiting or self._closing or not self._connected)
+                if self._given_up or (self._closing and self._connected and not self._waiting):
+                    return
+                result = next(iter(self._waiting.values()), None)
+            try:
+                self._runs.connect()
+                self._connected = True
+                if result is not None:
+                    self._runs.send(result.unpacked())
+            except UnreachableError as error:
+                self._failed(result, str(error), pause)
+                pause = min(2 * pause, _LONGEST_PAUSE)
+            else:
+                self._sent(result)
+                pause = self._pause
+
+    def _sent(self, result: _Waiting | None) -> None:
+        with self._changed:
+            self._failing = False
+            key = None if result is None else result.key
+            if key is not None and self._waiting.get(key) is result and not self._given_up:
+                del self._waiting[key]  # else there is a later result by now
+
+    def _failed(self, result: _Waiting | None, why: str, pause: float) -> None:
+        with self._changed:
+            self._why, self._failing = why, True
+            key = None if result is None else result.key
+            if key is not None and self._waiting.get(key) is result:
+                self._waiting[key] = self._waiting.pop(key)  # the others first: it may be this record all the same
+            if self._closing:
+                self._changed.wait_for(lambda: self._given_up, self._pause)
+            else:
+                self._changed.wait_for(lambda: self._closing, pause)
