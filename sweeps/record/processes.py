@@ -6,10 +6,13 @@ import os
 import platform
 from pathlib import Path
 
+import psutil
+
 _BOOT = Path("/proc/sys/kernel/random/boot_id")
 _PIDS = Path("/proc/self/ns/pid")
-# Where process numbers are this process's: this machine since it was started, and its container.
+# Where process numbers are this process's: this machine since it was started, and its container. psutil knows of neither.
 _HERE = f"{_BOOT.read_text().strip()} {os.readlink(_PIDS)}" if _BOOT.exists() and _PIDS.exists() else platform.node()
+_TICKS = 100  # a second, as the kernel counts
 
 
 def note() -> str:
@@ -21,7 +24,12 @@ def is_gone(left: str) -> bool:
     """Whether the process that left a note has ended; False where that is not known, as on another machine."""
     process, _, rest = left.partition(" ")
     started, _, where = rest.partition(" ")
-    return where == _HERE and process.isdecimal() and _started(int(process)) != started
+    if where != _HERE or not process.isdecimal():
+        return False
+    try:
+        return _started(int(process)) != started
+    except psutil.AccessDenied:
+        return False
 
 
 def is_here(left: str) -> bool:
@@ -29,12 +37,23 @@ def is_here(left: str) -> bool:
     return left.endswith(f" {_HERE}")
 
 
+def number(left: str) -> str:
+    """The process number in a note; "?" where it has none."""
+    return left.partition(" ")[0] or "?"
+
+
 def _started(process: int) -> str | None:
-    """When a process was started, in the kernel's ticks (numbers of processes are used again); None: it is not there."""
+    """When a process was started, in ticks since the machine was (numbers of processes are used again); None: it has ended.
+
+    The time is counted from the start of the machine, so that setting the clock does not change it.
+
+    Raises:
+        psutil.AccessDenied: the system does not say.
+    """
     try:
-        os.kill(process, 0)
-        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[19]
-    except ProcessLookupError:
+        boot, there = psutil.boot_time(), psutil.Process(process)
+        if there.status() == psutil.STATUS_ZOMBIE:  # ended; its parent has not asked how
+            return None
+        return str(round((there.create_time() - boot) * _TICKS))
+    except psutil.NoSuchProcess:
         return None
-    except (OSError, IndexError):  # not ours to signal, or a system without /proc
-        return ""
