@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,10 @@ FAR = "1 1 another-boot pid:[1]"
 
 def sweep(output: object, **changes: Any) -> SweepConfig:
     return build({"name": "s", "table": "t", "quantizers": ["pq"], "output": str(output), "tracking": False, **changes})
+
+
+def spec(key: str) -> Any:
+    return types.SimpleNamespace(key=key, method="pq", seed=0)
 
 
 def until(holds: Callable[[], Any]) -> None:
@@ -151,9 +156,9 @@ def test_the_state_is_whole_while_trials_come_and_go(tmp_path: Path, monkeypatch
     monkeypatch.setattr(threading, "excepthook", lambda args: failures.append(args.exc_value))
     with Progress(None, tmp_path, name="s", total=5000, skipped=0, objective=("t.m", "max")) as progress:
         for number in range(2000):
-            progress.started(str(number), "pq")
+            progress.started(spec(str(number)))
             if number % 3:
-                progress.set_aside(str(number))
+                progress.set_aside(spec(str(number)))
     state = read_status(tmp_path)
     assert state is not None and len(state["running"]) <= 667 and failures == []
 
@@ -208,7 +213,7 @@ def test_a_run_on_s3_that_is_at_work(bucket: str, tmp_path: Path, monkeypatch: p
 
         options: dict[str, Any] = {"name": "s", "total": 1, "skipped": 0, "objective": ("t.m", "max"), "send": send}
         with Progress(None, run_dir, **options) as progress:
-            progress.started("k", "pq")
+            progress.started(spec("k"))
             until(lambda: kept.exists("status.json"))  # sent while it runs
             (run_dir / "trials.parquet").write_bytes(b"not yet sent")
 
