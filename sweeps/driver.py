@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
-import os
+import functools
+import logging
 from pathlib import Path
 
 from rich.console import Console
@@ -17,8 +18,8 @@ from quantizers.files import write_bytes
 from sweeps.record.finish import finish
 from sweeps.record.intake import INTERRUPTED, Intake, Listed
 from sweeps.record.ledger import Ledger
-from sweeps.record.run_folder import check_run_dir
-from sweeps.record.status import Progress, is_alive, read_status
+from sweeps.record.run_folder import check_run_dir, owned
+from sweeps.record.status import STATUS_FILE, Progress
 from sweeps.record.tracking import Tracker
 from sweeps.search.adaptive import make_judge, make_search
 from sweeps.search.plateau import Plateau
@@ -79,18 +80,25 @@ def run(
     way the same call goes on from there.
 
     Raises:
-        InputError: something is wrong with the sweep; nothing was written.
+        InputError: something is wrong with the sweep, or another driver works on it; nothing was written.
         KeyboardInterrupt: Ctrl-C was given twice.
     """
+    if not is_remote(config.run_location):
+        check_run_dir(config)
+    with owned(config, say=console.print if console is not None else logging.getLogger(__name__).warning):
+        if is_remote(config.run_location):
+            mirror.pull(config.run_location)
+        check_run_dir(config)  # what is there now does not change any more
+        return _run(config, data_dir, address, console, command)
+
+
+def _run(
+    config: SweepConfig, data_dir: Path | None, address: str | None, console: Console | None, command: str | None
+) -> Run:
+    """Run a sweep whose run is this driver's."""
     started = datetime.datetime.now(datetime.UTC)
-    if is_remote(config.run_location):
-        mirror.pull(config.run_location)
-    check_run_dir(config)
     prepared = prepare(config, data_dir)
     run_dir = config.run_dir
-    state = read_status(run_dir)
-    if state is not None and is_alive(state) and int(state["pid"]) != os.getpid():
-        raise InputError(f"{run_dir}: the sweep is still at work (process {state['pid']}); see: frontier status {run_dir}")
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -111,6 +119,7 @@ def run(
             objective=(metric, prepared.directions[metric]["direction"]),
             data_dir=data_dir,
             sweep=config.model_dump(mode="json"),
+            send=functools.partial(mirror.push, config, [STATUS_FILE]) if is_remote(config.run_location) else None,
         ) as progress,
     ):
         mirror.push(config)
@@ -143,5 +152,5 @@ def run(
         reason = intake.stop_reason
         counts = finish(prepared, intake.results, tracker, started=started, command=command, stop_reason=reason)
         progress.phase(INTERRUPTED if reason == INTERRUPTED else "finished")
-        mirror.push(config)
+    mirror.push(config)
     return Run(run_dir, counts, intake.reused, reason, tracker.problem if tracker is not None else None)

@@ -33,10 +33,10 @@ err = Console(stderr=True, highlight=False, width=_WIDTH)
 
 def run_folder(text: str) -> Path:
     """The folder that an argument RUN_DIR means: runs on ``s3://`` are fetched."""
-    from sweeps.storage import mirror
+    from sweeps.record.run_folder import open_run
 
     try:
-        return mirror.run_folder(text)
+        return open_run(text)
     except InputError as error:
         raise typer.BadParameter(str(error)) from None
 

@@ -105,7 +105,9 @@ def status(
     from rich.live import Live
 
     from sweeps.record.display import render
+    from sweeps.record.run_folder import latest_status
     from sweeps.record.status import is_alive, read_status
+    from sweeps.storage.mirror import origin
 
     state = read_status(run_dir)
     if state is None:
@@ -113,12 +115,13 @@ def status(
     if not watch:
         out.print(render(state))
         if state["phase"] not in ("finished", "interrupted") and not is_alive(state):
-            out.print(f"The sweep has stopped; continue with: frontier resume {run_dir}")
+            where = shlex.quote(origin(run_dir) or str(run_dir))
+            out.print(f"The sweep has stopped; continue with: frontier resume {where}", soft_wrap=True)
         return
     with Live(render(state), console=out, refresh_per_second=2) as live:
         while is_alive(state):
-            time.sleep(0.5)
-            state = read_status(run_dir) or state
+            time.sleep(0.5 if origin(run_dir) is None else 5.0)
+            state = latest_status(run_dir) or state
             live.update(render(state))
 
 

@@ -5,30 +5,23 @@ reads it instead of running. ``results/<key>.stopped.json`` holds one that a swe
 and what one stops, another may have finished.
 
 ``fits/`` and ``baselines/`` hold what several trials share, made once however many ask at the same time: the first claims
-the key by creating a file, the others wait. A claim is taken over when its maker's process is gone from this machine, or no
-longer keeps it fresh: whoever waits watches it by a clock of their own, since two machines' clocks differ.
+the key (:mod:`sweeps.storage.claims`), the others wait.
 """
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import json
-import threading
 import time
-import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from quantizers.files import replacing
-from sweeps.record.processes import is_gone, note
 from sweeps.storage import Folder, Storage
+from sweeps.storage.claims import Claim
 from sweeps.storage.layout import RESULTS, claim_name, result_key, result_name, shared_name
 from trainables.trial import TrialResult
 
-_FRESH_SECONDS = 5.0
-_STALE_SECONDS = 60.0
 _LOOK_SECONDS = 0.2
 _BATCH = 256  # results in memory at a time; with their curves some MB
 
@@ -118,7 +111,7 @@ class Ledger:
 
         ``make`` writes to the path it is given; the file appears under its own name only when it is whole.
         """
-        name, claim = shared_name(kind, key), _Claim(self.storage, claim_name(kind, key))
+        name, claim = shared_name(kind, key), Claim(self.storage, claim_name(kind, key))
         while (path := self.storage.fetch(name)) is None:
             if not claim.take():
                 time.sleep(_LOOK_SECONDS)
@@ -128,7 +121,7 @@ class Ledger:
                     with claim.kept_fresh():
                         self._make(name, make)
             finally:
-                self.storage.delete(claim.name)
+                claim.release()
         return path
 
     def _make(self, name: str, make: Callable[[Path], None]) -> None:
@@ -145,44 +138,3 @@ def _result(content: bytes | None) -> TrialResult | None:
         return TrialResult.from_json(json.loads(content))
     except (ValueError, TypeError):
         return None  # damaged: the trial runs again
-
-
-class _Claim:
-    """The right to make one file, as one of those who want it sees it."""
-
-    def __init__(self, storage: Storage, name: str) -> None:
-        self.name = name
-        self._storage = storage
-        self._seen: Any = None
-        self._since = 0.0
-
-    def take(self) -> bool:
-        """Whether the claim is ours now; one that nobody has touched for a minute is removed, for the next try."""
-        if self._storage.claim(self.name, f"{note()}\n{uuid.uuid4().hex}".encode()):
-            return True
-        version = self._storage.version(self.name)
-        if version != self._seen:
-            self._seen, self._since = version, time.monotonic()
-            if is_gone((self._storage.read(self.name) or b"").decode().partition("\n")[0]):
-                self._storage.delete(self.name)
-        elif version is not None and time.monotonic() - self._since > _STALE_SECONDS:
-            self._storage.delete(self.name)
-        return False
-
-    @contextlib.contextmanager
-    def kept_fresh(self) -> Iterator[None]:
-        """Touch the claim now and then."""
-        done = threading.Event()
-
-        def touch() -> None:
-            while not done.wait(_FRESH_SECONDS):
-                with contextlib.suppress(Exception):  # the next time will do
-                    self._storage.touch(self.name)
-
-        thread = threading.Thread(target=touch, daemon=True)
-        thread.start()
-        try:
-            yield
-        finally:
-            done.set()
-            thread.join()

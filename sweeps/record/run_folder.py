@@ -1,17 +1,32 @@
-"""A run's folder: which sweep it holds."""
+"""A run's folder: which sweep it holds, and who works on it.
+
+One driver works on a run at a time. It holds a claim (``driver.claim``) on the run's storage from before it reads or writes
+anything there until it ends.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import shlex
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import yaml
 
 from quantizers.errors import InputError
-from sweeps.record.status import read_status
+from sweeps.record import claims
+from sweeps.record.status import STATUS_FILE, read_status
 from sweeps.spec.config import SweepConfig
+from sweeps.storage import is_remote, mirror, open_storage
+from sweeps.storage.claims import Claim, Holder
+from sweeps.storage.layout import DRIVER_CLAIM
 
 _FIXED = ("name", "table", "rows", "weights", "metric", "regime", "retrain", "vocabulary")
 _GROWING = ("quantizers", "seeds", "tasks")
+_LOOK_SECONDS = 0.2
+_SETTLE_SECONDS = 0.5
 
 
 def _list(value: Any) -> list[Any]:
@@ -31,7 +46,7 @@ def check_run_dir(config: SweepConfig) -> None:
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder}: a file is where the run's folder should be.")
     if not file.is_file():
-        if folder.is_dir() and any(folder.iterdir()):
+        if folder.is_dir() and any(path.name != DRIVER_CLAIM for path in folder.iterdir()):
             raise InputError(f"{folder}: not empty, and not a run of this program. Choose another --out or name.")
         return
     try:
@@ -50,3 +65,91 @@ def check_run_dir(config: SweepConfig) -> None:
         raise InputError(
             f"{folder}: holds another sweep (different: {', '.join(differs)}). Choose another --out or name, or delete it."
         )
+
+
+@contextlib.contextmanager
+def owned(config: SweepConfig, say: Callable[[str], None]) -> Iterator[None]:
+    """Within this, the run is this driver's alone.
+
+    A claim whose holder is gone is taken over. Where the holder is on another machine, and nobody knows whether it is
+    there, the claim is watched for a minute: a driver that is at work touches it.
+
+    Args:
+        config: the sweep whose run it is.
+        say: tells a person that this waits.
+
+    Raises:
+        InputError: another driver works on the run, or its folder cannot be made; nothing was written.
+    """
+    location = config.run_location
+    made = [] if is_remote(location) else [path for path in (config.run_dir, *config.run_dir.parents) if not path.exists()]
+    claim = Claim(open_storage(location), DRIVER_CLAIM)
+    try:
+        _take(claim, location, say)
+        with claim.kept_fresh():
+            yield
+    finally:
+        with contextlib.suppress(Exception):  # it goes stale by itself
+            claim.release()
+        with contextlib.suppress(OSError):  # the first that is not empty
+            for folder in made:
+                folder.rmdir()
+
+
+def _take(claim: Claim, location: str, say: Callable[[str], None]) -> None:
+    """Take the claim on a run, or refuse."""
+    waits = False
+    while True:
+        try:
+            taken = claim.take()
+        except OSError as error:
+            raise InputError(f"{location}: cannot be made: {error.strerror or error}.") from error
+        if taken:
+            if waits:  # others may have waited as long
+                time.sleep(_SETTLE_SECONDS)
+            if not waits or claim.ours:
+                return
+            continue
+        holder = claim.holder()
+        if holder is not None and (holder.known_alive or claim.moved):
+            raise _refusal(location, holder)
+        if holder is not None and not waits and not holder.gone:
+            waits = True
+            say(
+                f"{location}: a driver ({holder}) may still be at work; waiting up to "
+                f"{claims.STALE_SECONDS:.0f} s to see whether it is."
+            )
+        time.sleep(_LOOK_SECONDS)
+
+
+def _refusal(location: str, holder: Holder) -> InputError:
+    return InputError(f"{location}: the sweep is still at work ({holder}); see: frontier status {shlex.quote(location)}")
+
+
+def open_run(text: str) -> Path:
+    """The folder of a run that a person named: a path, or a copy of a run on ``s3://``.
+
+    The copy is brought up to date, except where a driver of this machine works on it: then nothing is newer.
+
+    Raises:
+        InputError: there is no run at that ``s3://`` address.
+    """
+    if is_remote(text) and _driven_here(text):
+        return mirror.copy_of(text)
+    return mirror.run_folder(text)
+
+
+def latest_status(run_dir: Path) -> dict[str, Any] | None:
+    """The state that the sweep in ``run_dir`` last wrote, or sent to where the run is kept; None where there is none."""
+    location = mirror.origin(run_dir)
+    if location is not None and not _driven_here(location):
+        mirror.pull(location, [STATUS_FILE])
+    return read_status(run_dir)
+
+
+def _driven_here(location: str) -> bool:
+    """Whether a driver of this machine works on its copy of the run at ``location`` (``s3://...``)."""
+    if not (mirror.copy_of(location) / "sweep.yaml").is_file():
+        return False
+    holder = Claim(open_storage(location), DRIVER_CLAIM).holder()
+    return holder is not None and holder.known_alive

@@ -1,38 +1,47 @@
 """A sweep under way: how far it is, the best so far for each budget, and when it will end.
 
-The state is kept in ``status.json`` in the run directory, so that ``frontier status`` can show it from another terminal.
+The state is kept in ``status.json`` in the run directory, so that ``frontier status`` can show it from another terminal, or
+another machine: it is written every few seconds, whether anything happened or not, and sent to where the run is kept.
 """
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import json
 import os
+import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.live import Live
 
 from quantizers import FitStep
 from quantizers.files import write_bytes
 from sweeps.record.display import one_line, render
 from sweeps.record.intake import Observer
-from sweeps.record.processes import is_gone, is_here, note
+from sweeps.storage.claims import STALE_SECONDS
+from sweeps.storage.processes import is_gone, is_here, note
 from trainables.records import TrialResult, TrialSpec
 
 STATUS_FILE = "status.json"
 _WRITE_SECONDS = 1.0
 _LINE_SECONDS = 15.0
-_SILENT_SECONDS = 30.0  # a sweep on another machine that wrote nothing for so long may have ended
-_POINTS_SHOWN = 12
+_BEAT_SECONDS = 5.0
+_SEND_SECONDS = 10.0
+_JOIN_SECONDS = 10.0
 _FAILURES_SHOWN = 3
 
 
 class Progress(Observer):
     """Counts trials, shows them live on a terminal (one line now and then elsewhere), and writes ``status.json``.
+
+    The driver's thread changes the state; a thread of this object writes it every few seconds, so that a long fit that
+    reports nothing is known to be at work.
 
     Args:
         console: where to show it; None shows nothing.
@@ -43,6 +52,7 @@ class Progress(Observer):
         objective: (task.metric, direction) by which "best" is judged.
         data_dir: where the sweep's data is, for ``frontier resume``.
         sweep: the sweep file, resolved: a later edit of it is compared with what was run.
+        send: sends ``status.json`` to where the run is kept, if that is elsewhere.
     """
 
     def __init__(
@@ -56,6 +66,7 @@ class Progress(Observer):
         objective: tuple[str, str],
         data_dir: Path | None = None,
         sweep: Mapping[str, Any] | None = None,
+        send: Callable[[], None] | None = None,
     ) -> None:
         self._console = console
         self._path = run_dir / STATUS_FILE
@@ -65,6 +76,12 @@ class Progress(Observer):
         self._last_write = self._last_line = 0.0
         self._ran, self._ran_seconds = 0, 0.0
         self._live: Live | None = None
+        self._send = send
+        self._lock = threading.RLock()  # of the state and its file; nothing is printed or sent while it is held
+        self._ended = threading.Event()
+        self._beats = [threading.Thread(target=self._beat, args=(_BEAT_SECONDS, self._write), daemon=True)]
+        if send is not None:
+            self._beats.append(threading.Thread(target=self._beat, args=(_SEND_SECONDS, send), daemon=True))
         self.state: dict[str, Any] = {
             "name": name,
             "phase": "starting",
@@ -90,20 +107,40 @@ class Progress(Observer):
     def __enter__(self) -> Progress:
         self._write()
         if self._console is not None and self._console.is_terminal:
-            self._live = Live(console=self._console, get_renderable=lambda: render(self.state), refresh_per_second=4)
+            self._live = Live(console=self._console, get_renderable=self._rendered, refresh_per_second=4)
             self._live.start()
+        for thread in self._beats:
+            thread.start()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._ended.set()
+        for thread in self._beats:
+            # So that nothing older follows what is written or sent now; Ctrl-C does not wait for a storage that is away.
+            thread.join(None if kind is None else _JOIN_SECONDS)
         if self._live is not None:
             self._live.stop()
         if kind is not None:
             self.phase("interrupted")
+            if self._send is not None:
+                with contextlib.suppress(Exception):
+                    self._send()
+
+    def _beat(self, seconds: float, act: Callable[[], None]) -> None:
+        while not self._ended.wait(seconds):
+            with contextlib.suppress(Exception):  # the next time will do
+                act()
+
+    def _rendered(self) -> RenderableType:
+        with self._lock:
+            state = copy.deepcopy(self.state)
+        return render(state)
 
     def phase(self, phase: str) -> None:
         """What the sweep is doing now, in one word."""
-        self.state["phase"] = phase
-        self._write()
+        with self._lock:
+            self.state["phase"] = phase
+            self._write()
 
     def set_slots(self, slots: int) -> None:
         """How many trials run at the same time, at the most; for the time that is left."""
@@ -111,15 +148,17 @@ class Progress(Observer):
 
     def started(self, spec: TrialSpec) -> None:
         """A trial has started."""
-        if self.state["phase"] == "starting":
-            self.state["phase"] = "running"
-        label = f"{spec.method} seed {spec.seed}"
-        self.state["running"][spec.key] = {"label": label, "fraction": 0.0, "started_at": time.time()}
+        with self._lock:
+            if self.state["phase"] == "starting":
+                self.state["phase"] = "running"
+            label = f"{spec.method} seed {spec.seed}"
+            self.state["running"][spec.key] = {"label": label, "fraction": 0.0, "started_at": time.time()}
         self._changed()
 
     def set_aside(self, spec: TrialSpec) -> None:
         """A trial was lost; it will start again later."""
-        self.state["running"].pop(spec.key, None)
+        with self._lock:
+            self.state["running"].pop(spec.key, None)
         self._changed()
 
     def ending(self) -> None:
@@ -141,15 +180,16 @@ class Progress(Observer):
     def ended(self, result: TrialResult) -> None:
         """A trial has ended, or was found in the ledger."""
         row = result.row
-        running = self.state["running"].pop(row["trial_key"], None)
-        if running is not None:
-            self._ran += 1
-            self._ran_seconds += time.time() - running["started_at"]
-        self.state["failed" if row["status"] == "failed" else "done"] += 1
-        self.state["reused"] += bool(row.get("reused"))
-        if row["status"] == "failed":
-            self.state["failures"] = [*self.state["failures"], f"{row['quantizer']}: {row['reason']}"][-_FAILURES_SHOWN:]
-        self._note_best(result)
+        with self._lock:
+            running = self.state["running"].pop(row["trial_key"], None)
+            if running is not None:
+                self._ran += 1
+                self._ran_seconds += time.time() - running["started_at"]
+            self.state["failed" if row["status"] == "failed" else "done"] += 1
+            self.state["reused"] += bool(row.get("reused"))
+            if row["status"] == "failed":
+                self.state["failures"] = [*self.state["failures"], f"{row['quantizer']}: {row['reason']}"][-_FAILURES_SHOWN:]
+            self._note_best(result)
         self._changed()
 
     def _note_best(self, result: TrialResult) -> None:
@@ -184,8 +224,9 @@ class Progress(Observer):
             self._console.print(one_line(self.state), highlight=False)
 
     def _write(self) -> None:
-        self._last_write = self.state["updated_at"] = time.time()
-        write_bytes(self._path, json.dumps(self.state).encode())
+        with self._lock:
+            self._last_write = self.state["updated_at"] = time.time()
+            write_bytes(self._path, json.dumps(self.state).encode())
 
 
 def read_status(run_dir: Path) -> dict[str, Any] | None:
@@ -198,8 +239,11 @@ def read_status(run_dir: Path) -> dict[str, Any] | None:
 
 
 def is_alive(state: Mapping[str, Any]) -> bool:
-    """Whether the sweep that wrote ``state`` is still at work (on this machine), or wrote lately (on another)."""
+    """Whether the sweep that wrote ``state`` is still at work (on this machine), or wrote lately (on another).
+
+    Lately is as long as :mod:`sweeps.storage.claims` has it: what is not alive here, another driver may take over.
+    """
     process = state.get("process", "")
     if state["phase"] in ("finished", "interrupted") or is_gone(process):
         return False
-    return is_here(process) or time.time() - float(state["updated_at"]) < _SILENT_SECONDS
+    return is_here(process) or time.time() - float(state["updated_at"]) < STALE_SECONDS

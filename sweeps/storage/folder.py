@@ -108,7 +108,7 @@ class Folder(Storage):
                 out.write(content)
 
         try:
-            _steadily(create)
+            _steadily(create, final=_FINAL | _REFUSED)
         except FileExistsError:
             return self.read(name) == content  # ours where the mount failed after it had made it
         return True

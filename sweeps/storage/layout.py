@@ -7,6 +7,7 @@ FITS = "fits"
 BASELINES = "baselines"
 ARTIFACTS = "artifacts"
 _JSON, _STOPPED = ".json", ".stopped"
+DRIVER_CLAIM = "driver.claim"  # who works on the run
 
 
 def artifact_name(key: str) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,13 +23,13 @@ if TYPE_CHECKING:
 
 FILES = (
     "sweep.yaml",
-    "status.json",
     "run.json",
     "trials.parquet",
     "scores.parquet",
     "frontier.parquet",
     "report.html",
     "frontier.png",
+    "status.json",  # last: it says "finished" when the others are there
 )
 
 
@@ -39,11 +40,11 @@ def copy_of(location: str) -> Path:
     return Path.home() / ".cache" / "embedding-frontier" / "runs" / digest / path.rpartition("/")[2]
 
 
-def pull(location: str) -> Path:
-    """Bring this machine's copy of a run up to date; returns the copy."""
+def pull(location: str, names: Sequence[str] = FILES) -> Path:
+    """Bring this machine's copy of a run up to date, or those files of it; returns the copy."""
     storage, folder = open_storage(location), copy_of(location)
     folder.mkdir(parents=True, exist_ok=True)
-    for name in FILES:
+    for name in names:
         content = storage.read(name)
         if content is None:
             (folder / name).unlink(missing_ok=True)
@@ -52,11 +53,11 @@ def pull(location: str) -> Path:
     return folder
 
 
-def push(config: SweepConfig) -> None:
-    """Send the files of a run to where it is kept."""
+def push(config: SweepConfig, names: Sequence[str] = FILES) -> None:
+    """Send the files of a run, or some of them, to where it is kept."""
     if is_remote(config.run_location):
         storage = open_storage(config.run_location)
-        for name in FILES:
+        for name in names:
             with contextlib.suppress(FileNotFoundError):
                 storage.write(name, (config.run_dir / name).read_bytes())
 

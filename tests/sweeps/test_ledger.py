@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from sweeps.record import ledger as module
+from sweeps.record import claims as module
 from sweeps.record.ledger import Ledger
 from trainables.trial import TrialResult
 
@@ -43,7 +43,7 @@ def test_a_claim_whose_maker_died_is_taken_over(tmp_path: Path, monkeypatch: pyt
     folder.mkdir()
     claim = folder / "a.claim"
     claim.write_text("1 another-machine pid:[1] x")
-    monkeypatch.setattr(module, "_STALE_SECONDS", 0.5)
+    monkeypatch.setattr(module, "STALE_SECONDS", 0.5)
     began = time.monotonic()
     assert Ledger(tmp_path).once("fits", "a", lambda path: path.write_text("whole") and None).read_text() == "whole"
     assert not claim.exists()
@@ -52,20 +52,20 @@ def test_a_claim_whose_maker_died_is_taken_over(tmp_path: Path, monkeypatch: pyt
 
 @pytest.mark.process
 def test_a_claim_of_a_killed_process_is_taken_over_at_once(tmp_path: Path) -> None:
-    code = "import sys; from sweeps.record.ledger import _Claim; from sweeps.storage import Folder;"
-    code += "assert _Claim(Folder(sys.argv[1]), 'fits/a.claim').take()"
+    code = "import sys; from sweeps.storage.claims import Claim; from sweeps.storage import Folder;"
+    code += "assert Claim(Folder(sys.argv[1]), 'fits/a.claim').take()"
     (tmp_path / "fits").mkdir()
     subprocess.run([sys.executable, "-c", code, tmp_path], check=True)
     assert (tmp_path / "fits" / "a.claim").is_file()
     began = time.monotonic()
     Ledger(tmp_path).once("fits", "a", lambda path: path.write_text("whole") and None)
-    assert time.monotonic() - began < 0.5 * module._STALE_SECONDS
+    assert time.monotonic() - began < 0.5 * module.STALE_SECONDS
     assert [path.name for path in (tmp_path / "fits").iterdir()] == ["a.safetensors"]
 
 
 def test_a_claim_is_kept_fresh_while_its_maker_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_FRESH_SECONDS", 0.05)
-    monkeypatch.setattr(module, "_STALE_SECONDS", 0.5)
+    monkeypatch.setattr(module, "STALE_SECONDS", 0.5)
     ledger, calls = Ledger(tmp_path), []
 
     def make(path: Path) -> None:

@@ -11,11 +11,11 @@ from rich.console import Console
 
 from quantizers.errors import InputError
 from sweeps.record.display import render
-from sweeps.record.processes import is_gone, is_here, note
 from sweeps.record.run_folder import check_run_dir
 from sweeps.record.status import Progress, is_alive, read_status
 from sweeps.search.plateau import Plateau
 from sweeps.spec.config import HypervolumeStop, build
+from sweeps.storage.processes import is_gone, is_here, note
 from trainables.trial import TrialResult
 
 
@@ -93,7 +93,7 @@ def test_a_note_tells_whether_its_process_is_gone() -> None:
     assert not is_gone(note()) and is_here(note())
     process, started, *where = note().split(" ")
     assert is_gone(" ".join([process, str(int(started) + 1), *where])), "the number was given to another process"
-    code = "from sweeps.record.processes import note; print(note())"
+    code = "from sweeps.storage.processes import note; print(note())"
     left = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.strip()
     assert is_here(left) and is_gone(left)
     elsewhere = f"{process} 1 another machine"
