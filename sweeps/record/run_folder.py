@@ -16,10 +16,9 @@ from typing import Any
 import yaml
 
 from quantizers.errors import InputError
-from sweeps.record import claims
 from sweeps.record.status import STATUS_FILE, read_status
 from sweeps.spec.config import SweepConfig
-from sweeps.storage import is_remote, mirror, open_storage
+from sweeps.storage import claims, is_remote, mirror, open_storage
 from sweeps.storage.claims import Claim, Holder
 from sweeps.storage.layout import DRIVER_CLAIM
 

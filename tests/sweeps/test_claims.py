@@ -10,8 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from sweeps.record import claims, processes
-from sweeps.storage import Folder
+from sweeps.storage import Folder, claims, processes
 from sweeps.storage.claims import Claim
 from sweeps.storage.processes import is_gone, is_here, note, number
 

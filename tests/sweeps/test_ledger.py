@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from sweeps.record import claims as module
 from sweeps.record.ledger import Ledger
+from sweeps.storage import claims as module
 from trainables.trial import TrialResult
 
 

@@ -230,7 +230,7 @@ def test_a_run_on_s3_that_is_at_work(bucket: str, tmp_path: Path, monkeypatch: p
             monkeypatch.setattr(claims, "is_gone", lambda left: False)
             monkeypatch.setattr(status, "is_gone", lambda left: False)
             shown = cli.invoke(app, ["status", location])
-            assert shown.exit_code == 0 and "no longer at work" not in shown.output, shown.output
+            assert shown.exit_code == 0 and "has stopped" not in shown.output, shown.output
             state = read_status(open_run(location))
             assert state is not None and is_alive(state) and state["running"]
             content = kept.read(DRIVER_CLAIM)
