@@ -18,11 +18,11 @@ import sweeps.commands.sweeps  # noqa: F401  (its commands)
 from quantizers.errors import InputError
 from sweeps import driver
 from sweeps.commands.app import app
-from sweeps.record import claims, run_folder, status
+from sweeps.record import run_folder, status
 from sweeps.record.run_folder import open_run, owned
 from sweeps.record.status import Progress, is_alive, read_status
 from sweeps.spec.config import SweepConfig, build
-from sweeps.storage import Folder, mirror, open_storage
+from sweeps.storage import Folder, claims, mirror, open_storage
 from sweeps.storage.layout import DRIVER_CLAIM
 from sweeps.storage.processes import note
 
