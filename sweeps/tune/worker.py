@@ -36,9 +36,9 @@ from trainables.registry import make_task
 from trainables.tables.formats import from_shared
 from trainables.trial import TrialResult, TrialSpec
 
-# Longer than all that the driver may rightly do before it asks for more: two calls to a storage that is away, one after the
-# other (a result that it looks up, and one that it writes), and a minute for a search that fits its model.
-_UNHEARD_SECONDS = 2 * RETRY_SECONDS + 60.0
+# Longer than all that the driver may rightly do before it asks for more: a call to a storage that is away (when it gives up,
+# the sweep ends), and a minute for a search that fits its model. No longer, since after a cut link nobody else notices.
+_UNHEARD_SECONDS = RETRY_SECONDS + 60.0
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 

@@ -1,7 +1,7 @@
 """What is used of MLflow beyond its documented interface: the saved view of a sweep's runs page.
 
 MLflow's own "share view" writes the state of the runs page as JSON into a tag of the experiment, and the page reads it
-back where its address names it. Neither is documented. As of MLflow 3.10 to 3.17 this needs:
+back where its address names it. Neither is documented. As of MLflow 3.17 this needs:
 
 * the prefix of the tag, ``mlflow.sharedViewState.``, and the page's parameter ``viewStateShareKey``;
 * the keys of the state that :func:`view` writes: the page takes all of them or shows its defaults;
@@ -17,7 +17,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-VERSIONS = ">=3.10,<3.18"  # looked at in these
+VERSIONS = ">=3.17,<3.18"  # looked at in these
 TAG_PREFIX = "mlflow.sharedViewState."
 PARAMETER = "viewStateShareKey"
 _NAME = "frontier"  # of the saved view, as it stands in the page's address
