@@ -12,11 +12,8 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import datetime
-import json
 import logging
-import math
 import os
-import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -33,26 +30,10 @@ from mlflow.exceptions import MlflowException
 
 from quantizers.errors import InputError
 from sweeps.record.tracking.mlflow_internals import has_view, page_address, view_tag
-from trainables.records import TrialResult, content_key
+from sweeps.record.tracking.records import record_of
+from trainables.records import TrialResult
 
-_MEASURES = (
-    "payload_bytes",
-    "predicted_payload_bytes",
-    "file_bytes",
-    "code_bytes",
-    "codebook_bytes",
-    "side_bytes",
-    "compression_ratio",
-    "bits_per_value",
-    "fit_seconds",
-    "encode_seconds",
-    "decode_rows_per_second",
-    "peak_memory_bytes",
-)
-_PARAMETERS = ("quantizer", "seed", "regime", "weights", "budget_bytes", "table")
-_MAX_TEXT = 6000  # characters of a parameter; tags may be longer
 _SUMMARY = "summary"
-_ENDS = {"ok": "FINISHED", "infeasible": "FINISHED", "stopped": "KILLED"}  # MLflow's words for how a run ended
 # Answers that concern one record. All others (no connection, no permission, a fault of the server) concern all of them.
 _REFUSALS = {"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_DOES_NOT_EXIST", "RESOURCE_ALREADY_EXISTS", "INVALID_STATE"}
 
@@ -67,21 +48,6 @@ class _Run:
     start: int  # ms since 1970
     ended: bool
     record: str | None
-
-
-@dataclasses.dataclass(frozen=True)
-class _Record:
-    """What is sent of one trial; metrics with their time in ms after the run's start."""
-
-    key: str
-    name: str
-    start: int | None
-    end: int | None
-    status: str
-    metrics: Sequence[tuple[str, float, int, int]]
-    params: Mapping[str, str]
-    tags: Mapping[str, str]
-    digest: str
 
 
 class Runs:
@@ -185,7 +151,7 @@ class Runs:
         key = str(result.row["trial_key"])
         self.connect()
         try:
-            record = _record(result)
+            record = record_of(result)
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             self.refused[key] = f"no record can be made of it: {_one_line(error)}"
             return False
@@ -312,35 +278,6 @@ def page_addresses(uri: str, server: str) -> list[tuple[str, str]]:
     return [(one.name, page_address(server, one.experiment_id)) for one in experiments if has_view(one.tags)]
 
 
-def _record(result: TrialResult) -> _Record:
-    row = result.row
-    start = _milliseconds(row.get("started_at"))
-    metrics = [(name, float(row[name]), 0, 0) for name in _MEASURES if _finite(row.get(name))]
-    for score in result.scores:
-        if _finite(score["value"]):
-            metrics.append((_name(f"{score['task']}.{score['metric']}"), float(score["value"]), 0, 0))
-    for step, report in enumerate(result.curves):
-        after = int(1000 * report["seconds"]) if _finite(report.get("seconds")) else 0
-        for name, value in report.items():
-            if name not in ("phase", "fraction") and _finite(value):
-                metrics.append((_name(f"fit.{name}"), float(value), after, step))
-    values = {name: row.get(name) for name in _PARAMETERS}
-    values.update({_name(f"config.{name}"): value for name, value in json.loads(row["config_json"] or "{}").items()})
-    params = {name: str(value)[:_MAX_TEXT] for name, value in values.items() if value is not None}
-    tags = {"status": str(row["status"]), "reason": str(row.get("reason") or "")[:_MAX_TEXT]}
-    return _Record(
-        key=str(row["trial_key"]),
-        name=f"{row['quantizer']}-{_size(row)}-s{row['seed']}",
-        start=start,
-        end=None if result.seconds is None or start is None else start + int(1000 * result.seconds),
-        status=_ENDS.get(row["status"], "FAILED"),
-        metrics=metrics,
-        params=params,
-        tags=tags,
-        digest=content_key("record", start, params, tags),
-    )
-
-
 @contextlib.contextmanager
 def _if_there() -> Iterator[None]:
     """A refusal means that the run is no longer there, or as it should be: nothing is left to do."""
@@ -357,23 +294,3 @@ def _is_refusal(error: Exception) -> bool:
 
 def _one_line(error: Exception) -> str:
     return " ".join(str(error).split())[:300]
-
-
-def _finite(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _name(text: str) -> str:
-    """As MLflow takes names of metrics and parameters."""
-    return re.sub(r"[^\w\-. :/]", "_", text)[:250]
-
-
-def _milliseconds(started: Any) -> int | None:
-    if isinstance(started, str):
-        started = datetime.datetime.fromisoformat(started)
-    return int(1000 * started.timestamp()) if isinstance(started, datetime.datetime) else None
-
-
-def _size(row: Mapping[str, Any]) -> str:
-    ratio = row.get("compression_ratio")
-    return f"x{ratio:.0f}" if ratio else str(row["status"])
