@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from analysis import store
+from analysis.layout import SWEEP_FILE
 from analysis.pareto import build_frontier
 from analysis.recommend import chosen_metrics
 from quantizers.errors import InputError
@@ -79,5 +80,5 @@ def _prefixed(table: pa.Table, number: int) -> pa.Table:
 
 
 def _sweep_text(run_dir: Path) -> str:
-    path = run_dir / "sweep.yaml"
+    path = run_dir / SWEEP_FILE
     return path.read_text(encoding="utf-8") if path.is_file() else ""

@@ -14,12 +14,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from analysis.layout import RUN_FILE
 from analysis.schema import SCHEMA_VERSION, SCHEMAS, FileName, to_table
 from quantizers.errors import InputError
 from quantizers.files import write_bytes
 
 _KEY = b"embedding_frontier"
-RUN_FILE = "run.json"
 
 
 def write(

@@ -19,13 +19,14 @@ from sweeps.record.finish import finish
 from sweeps.record.intake import INTERRUPTED, Intake, Listed
 from sweeps.record.ledger import Ledger
 from sweeps.record.run_folder import check_run_dir, owned
-from sweeps.record.status import STATUS_FILE, Progress
+from sweeps.record.status import Progress
 from sweeps.record.tracking import Tracker
 from sweeps.search.adaptive import make_judge, make_search
 from sweeps.search.plateau import Plateau
 from sweeps.spec.config import SweepConfig
 from sweeps.spec.prepare import prepare
 from sweeps.storage import is_remote, join, mirror, open_storage
+from sweeps.storage.layout import RAY, SHARED, STATUS_FILE, SWEEP_FILE
 from sweeps.storage.through_driver import Places
 from sweeps.tune import engine
 
@@ -103,8 +104,8 @@ def _run(
         run_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"{run_dir}: cannot be made: {error.strerror or error}.") from error
-    write_bytes(run_dir / "sweep.yaml", config.to_yaml().encode())
-    location = config.ledger_location or join(config.run_location, "ray", "shared")
+    write_bytes(run_dir / SWEEP_FILE, config.to_yaml().encode())
+    location = config.ledger_location or join(config.run_location, RAY, SHARED)
     ledger = Ledger(open_storage(location), remember_results=config.ledger_location is not None)
     tracker = None if config.tracking_uri is None else Tracker(config.tracking_uri, config.name, prepared.objectives)
     metric = next((name for name in prepared.objectives if name != "payload_bytes"), "reconstruction.nmse")

@@ -19,6 +19,7 @@ import numpy as np
 import yaml
 
 from analysis import store, text
+from analysis.layout import SWEEP_FILE
 from analysis.paper.figures import Drawn, figures, in_figures
 from analysis.paper.numbers import COLUMNS, DIM, ROWS, Column
 from analysis.paper.trials import Interval, Measured, Trial, labelled, measured, read_trials, unfinished
@@ -232,7 +233,7 @@ def _what_was_run(run_dirs: Sequence[str | Path]) -> Block:
             run = store.read_run(run_dir)
             counts = collections.Counter(store.read_trials(run_dir)["status"].to_pylist())
             trials = ", ".join(f"{count} {status}" for status, count in sorted(counts.items()))
-        file = run_dir / "sweep.yaml"
+        file = run_dir / SWEEP_FILE
         sweep = yaml.safe_load(file.read_text(encoding="utf-8")) if file.is_file() else {}
         tasks = "; ".join(text.inline(task) for task in sweep.get("tasks", ()))
         machine = run.get("machine", {})

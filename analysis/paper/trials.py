@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from analysis import store, text
+from analysis.layout import SWEEP_FILE, TRIALS_FILE, artifact_name
 from analysis.paper.numbers import Column
 from analysis.statistics import paired_difference, t_interval
 
@@ -57,7 +58,7 @@ class Trial:
 
 def unfinished(run_dir: Path) -> bool:
     """Whether it is the folder of a run that has no results yet."""
-    return (run_dir / "sweep.yaml").is_file() and not (run_dir / "trials.parquet").is_file()
+    return (run_dir / SWEEP_FILE).is_file() and not (run_dir / TRIALS_FILE).is_file()
 
 
 def read_trials(run_dirs: Sequence[str | Path]) -> list[Trial]:
@@ -78,7 +79,7 @@ def read_trials(run_dirs: Sequence[str | Path]) -> list[Trial]:
         for row in store.read_trials(run_dir).to_pylist():
             key = row["trial_key"]
             config = json.loads(row["config_json"] or "{}")
-            trial = Trial(row, config, scores[key], run_dir / "artifacts" / f"{key}.safetensors")
+            trial = Trial(row, config, scores[key], run_dir / artifact_name(key))
             if key not in found or (trial.ok and not found[key].ok):
                 found[key] = trial
     return list(found.values())

@@ -29,6 +29,7 @@ from quantizers.errors import InputError, unknown_name
 from sweeps.cluster.packages import copy_packages
 from sweeps.spec.config import SweepConfig
 from sweeps.storage import is_remote, join
+from sweeps.storage.layout import SWEEP_FILE
 
 _ROW = "frontier.sweep"  # under which the job's metadata names its sweep
 _LOOK_SECONDS = 1.0
@@ -214,7 +215,7 @@ def send(
 ) -> str:
     """Submit the sweep; returns the job's name. ``show`` is told what is sent along of other packages."""
     with _working_dir(config, show) as folder:
-        command = ["python", "-m", "sweeps", "run", "sweep.yaml", "--address", "auto"]
+        command = ["python", "-m", "sweeps", "run", SWEEP_FILE, "--address", "auto"]
         command += [] if data is None else ["--data", data]
         environment = {**_STOPPING, "COLUMNS": "140"}
         job = f"frontier-{uuid.uuid4().hex[:12]}"
@@ -238,7 +239,7 @@ def _working_dir(config: SweepConfig, show: Callable[[str], None] = lambda line:
     with tempfile.TemporaryDirectory(prefix="frontier-submit-") as place:
         for line in copy_packages(Path(place)):
             show(f"Sent along: {line}")
-        Path(place, "sweep.yaml").write_text(config.to_yaml(), encoding="utf-8")
+        Path(place, SWEEP_FILE).write_text(config.to_yaml(), encoding="utf-8")
         yield Path(place)
 
 
@@ -308,7 +309,7 @@ def fetch(config: SweepConfig, cluster: Cluster, folder: Path) -> bool:
     if done.returncode:
         lines = [line for line in (done.stdout + done.stderr).splitlines() if line.strip()]
         raise InputError(f"{cluster.target}: the results could not be fetched ({lines[-1] if lines else done.returncode}).")
-    return (folder / "sweep.yaml").is_file()
+    return (folder / SWEEP_FILE).is_file()
 
 
 def stop(connection: Connection, job: str) -> None:

@@ -15,6 +15,7 @@ from quantizers.errors import InputError
 from quantizers.files import writing
 from sweeps.commands.app import DataOption, RunDir, app, check_data, checked, out, remembered_data, run_folder
 from sweeps.storage import mirror
+from sweeps.storage.layout import SWEEP_FILE
 
 MaxBytes = Annotated[str | None, typer.Option(help="Largest payload, such as 2MB.")]
 MaxDrop = Annotated[
@@ -170,7 +171,7 @@ def _verify(artifact: Any, row: dict[str, Any], run_dir: Path, data: Path | None
             raise InputError(
                 f"{run_dir}: the file of trial {row['trial_key']} has {name} {value}, {row[name]} was recorded."
             )
-    config = load(str(run_dir / "sweep.yaml"))
+    config = load(str(run_dir / SWEEP_FILE))
     try:
         table = read_table(brought(config.table), data_dir=data, rows=config.rows)
     except InputError:

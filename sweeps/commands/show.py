@@ -21,6 +21,7 @@ from sweeps.record.run_folder import check_run_dir
 from sweeps.spec.config import SweepConfig, default_tracking_uri
 from sweeps.spec.prepare import Prepared, prepare
 from sweeps.storage import open_storage
+from sweeps.storage.layout import REPORT_FILE
 
 
 def show_plan(config: SweepConfig, data_dir: Path | None, console: Console) -> None:
@@ -97,7 +98,7 @@ def show_run(run: Run, config: SweepConfig, console: Console) -> None:
     summary = ", ".join(f"{count} {status}" for status, count in sorted(run.counts.items()))
     reused = f" ({run.reused} reused)" if run.reused else ""
     console.print(f"Trials: {summary}{reused}")
-    console.print(f"Report: {run.run_dir / 'report.html'}", soft_wrap=True)
+    console.print(f"Report: {run.run_dir / REPORT_FILE}", soft_wrap=True)
     if run.tracking_problem is not None:
         console.print(f"[yellow]MLflow: {escape(run.tracking_problem)}[/]", soft_wrap=True)
         console.print(f"Send the records later with: frontier sync {run.run_dir}", soft_wrap=True)

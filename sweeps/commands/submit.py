@@ -11,6 +11,7 @@ import typer
 
 from quantizers.errors import InputError
 from sweeps.commands.app import SetOption, app, checked, out
+from sweeps.storage.layout import REPORT_FILE
 
 
 @app.command(
@@ -58,7 +59,7 @@ def submit(
             raise typer.Exit(130) from None
     if code != 2:
         if jobs.fetch(config, where, folder):
-            out.print(f"Results here: {folder / 'report.html'}", soft_wrap=True)
+            out.print(f"Results here: {folder / REPORT_FILE}", soft_wrap=True)
         else:
             out.print(f"Results on the cluster: {config.output}/{config.name}", soft_wrap=True)
     raise typer.Exit(code)

@@ -19,6 +19,7 @@ from rich.markup import escape
 
 from quantizers.errors import InputError
 from sweeps.commands.app import DataOption, RunDir, SetOption, app, check_data, checked, out, remembered_data, run_folder
+from sweeps.storage.layout import REPORT_FILE
 
 
 @app.command(
@@ -154,7 +155,7 @@ def report(
     else:
         from analysis.report.page import write_report
 
-        path = write_report(run_dirs, output or run_dirs[0] / "report.html")
+        path = write_report(run_dirs, output or run_dirs[0] / REPORT_FILE)
     out.print(f"Report: {path}", soft_wrap=True)
 
 

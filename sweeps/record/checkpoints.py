@@ -11,9 +11,10 @@ import torch
 
 from quantizers.fitting.checkpoint import Saver
 from sweeps.storage import Storage
+from sweeps.storage.layout import CHECKPOINTS
 
 SECONDS = 30.0  # between two checkpoints of a trial: what a lost worker costs at the most
-FOLDER = "checkpoints"
+FOLDER = CHECKPOINTS
 _DIGEST_BYTES = 16
 
 

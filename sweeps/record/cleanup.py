@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 from quantizers.errors import InputError
 from quantizers.files import PART_SUFFIX
 from sweeps.storage import open_storage
-from sweeps.storage.layout import BASELINES, FITS, RESULTS, result_key
+from sweeps.storage.layout import BASELINES, FITS, RESULTS, SWEEP_FILE, TRIALS_FILE, result_key
 
 _KINDS = (RESULTS, FITS, BASELINES)
 _LEFT_OVER = (".claim", PART_SUFFIX, ".gone", ".stale")  # of processes that were killed
@@ -68,12 +68,12 @@ def referred_to(runs: Sequence[Path]) -> set[str]:
     """
     keys: set[str] = set()
     for folder in runs:
-        found = [path.parent for path in sorted([*folder.glob("sweep.yaml"), *folder.glob("*/sweep.yaml")])]
+        found = [path.parent for path in sorted([*folder.glob(SWEEP_FILE), *folder.glob("*/sweep.yaml")])]
         if not found:
             raise InputError(f"{folder}: neither a run nor a folder of runs.")
         for run_dir in found:
-            if not (run_dir / "trials.parquet").is_file():
+            if not (run_dir / TRIALS_FILE).is_file():
                 raise InputError(f"{run_dir}: this run has not ended. First: frontier resume {run_dir}")
-            table = pq.read_table(run_dir / "trials.parquet", columns=["trial_key", "fit_key"])
+            table = pq.read_table(run_dir / TRIALS_FILE, columns=["trial_key", "fit_key"])
             keys.update(key for column in table.columns for key in column.to_pylist() if key is not None)
     return keys

@@ -24,7 +24,7 @@ from sweeps.record.intake import INTERRUPTED
 from sweeps.record.tracking import Tracker
 from sweeps.spec.prepare import Prepared
 from sweeps.storage import open_storage
-from sweeps.storage.layout import artifact_name
+from sweeps.storage.layout import PLOT_FILE, REPORT_FILE, SWEEP_FILE, artifact_name
 from trainables.provenance import versions
 from trainables.trial import TrialResult, blank_row
 
@@ -70,7 +70,7 @@ def finish(
     finished = datetime.datetime.now(datetime.UTC).isoformat()
     run = {
         "name": config.name,
-        "command": command or f"frontier run {run_dir / 'sweep.yaml'}",
+        "command": command or f"frontier run {run_dir / SWEEP_FILE}",
         "started_at": started.isoformat(),
         "trial_seconds": sum(result.seconds or 0.0 for result in results.values()),
         "finished_at": finished,
@@ -94,15 +94,15 @@ def finish(
     frontier = build_frontier(store.read_trials(run_dir), store.read_scores(run_dir), run)
     frontier_path = store.write(run_dir, "frontier", frontier)
     _settle_artifacts(prepared, rows, frontier, results)
-    plot = frontier_png(run_dir, run_dir / "frontier.png")
-    report = write_report([run_dir], run_dir / "report.html")
+    plot = frontier_png(run_dir, run_dir / PLOT_FILE)
+    report = write_report([run_dir], run_dir / REPORT_FILE)
     if not interrupted:  # else a lost trial still has its second chance
         checkpoints.delete_all(open_storage(config.run_location))
         with contextlib.suppress(OSError):
             (run_dir / checkpoints.FOLDER).rmdir()
     counts = collections.Counter(str(row["status"]) for row in rows)
     if tracker is not None:
-        files = [run_dir / "sweep.yaml", trials_path, scores_path, frontier_path, plot, report]
+        files = [run_dir / SWEEP_FILE, trials_path, scores_path, frontier_path, plot, report]
         metrics = {f"trials.{status}": count for status, count in counts.items()}
         tracker.summarize(files, metrics, finished_at=finished, finished=not interrupted)
     return dict(counts)

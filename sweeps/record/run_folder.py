@@ -16,11 +16,11 @@ from typing import Any
 import yaml
 
 from quantizers.errors import InputError
-from sweeps.record.status import STATUS_FILE, read_status
+from sweeps.record.status import read_status
 from sweeps.spec.config import SweepConfig
 from sweeps.storage import claims, is_remote, mirror, open_storage
 from sweeps.storage.claims import Claim, Holder
-from sweeps.storage.layout import DRIVER_CLAIM
+from sweeps.storage.layout import DRIVER_CLAIM, STATUS_FILE, SWEEP_FILE
 
 _FIXED = ("name", "table", "rows", "weights", "metric", "regime", "retrain", "vocabulary")
 _GROWING = ("quantizers", "seeds", "tasks")
@@ -41,7 +41,7 @@ def check_run_dir(config: SweepConfig) -> None:
         InputError: the folder is a file, holds another sweep, or holds something else.
     """
     folder = config.run_dir
-    file = folder / "sweep.yaml"
+    file = folder / SWEEP_FILE
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder}: a file is where the run's folder should be.")
     if not file.is_file():
@@ -148,7 +148,7 @@ def latest_status(run_dir: Path) -> dict[str, Any] | None:
 
 def _driven_here(location: str) -> bool:
     """Whether a driver of this machine works on its copy of the run at ``location`` (``s3://...``)."""
-    if not (mirror.copy_of(location) / "sweep.yaml").is_file():
+    if not (mirror.copy_of(location) / SWEEP_FILE).is_file():
         return False
     holder = Claim(open_storage(location), DRIVER_CLAIM).holder()
     return holder is not None and holder.known_alive

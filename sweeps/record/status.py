@@ -25,10 +25,10 @@ from quantizers.files import write_bytes
 from sweeps.record.display import one_line, render
 from sweeps.record.intake import Observer
 from sweeps.storage.claims import STALE_SECONDS
+from sweeps.storage.layout import STATUS_FILE
 from sweeps.storage.processes import is_gone, is_here, note
 from trainables.records import TrialResult, TrialSpec
 
-STATUS_FILE = "status.json"
 _WRITE_SECONDS = 1.0
 _LINE_SECONDS = 15.0
 _BEAT_SECONDS = 5.0

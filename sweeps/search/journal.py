@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 
 from sweeps.storage import Storage
+from sweeps.storage.layout import JOURNAL_FILE
 
-JOURNAL = "search.jsonl"
 _WRITE_SECONDS = 10.0
 
 
@@ -24,7 +24,7 @@ class Journal:
 
     def __init__(self, storage: Storage, seconds: float = _WRITE_SECONDS) -> None:
         self._storage, self._seconds = storage, seconds
-        self._lines = (storage.read(JOURNAL) or b"").decode().splitlines()
+        self._lines = (storage.read(JOURNAL_FILE) or b"").decode().splitlines()
         self._next_write = 0.0
         self._written = len(self._lines)
 
@@ -43,7 +43,7 @@ class Journal:
         if self._written == len(self._lines):
             return
         begin = time.monotonic()
-        self._storage.write(JOURNAL, ("\n".join(self._lines) + "\n").encode())
+        self._storage.write(JOURNAL_FILE, ("\n".join(self._lines) + "\n").encode())
         self._written = len(self._lines)
         now = time.monotonic()
         self._next_write = now + max(self._seconds, 20 * (now - begin))

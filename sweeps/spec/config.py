@@ -18,6 +18,7 @@ from quantizers.errors import InputError
 from sweeps.spec.sweep_file import change, read_documents
 from sweeps.spec.units import Bytes, Seconds
 from sweeps.storage import is_remote, join
+from sweeps.storage.layout import SWEEP_FILE
 from sweeps.storage.mirror import copy_of, origin
 
 
@@ -244,10 +245,10 @@ def load_run(run_dir: Path) -> SweepConfig:
     Raises:
         InputError: it is no run's folder.
     """
-    if not (run_dir / "sweep.yaml").is_file():
+    if not (run_dir / SWEEP_FILE).is_file():
         raise InputError(f"{run_dir}: not a run (it has no sweep.yaml).")
     moved = {} if origin(run_dir) else {"output": str(run_dir.absolute().parent), "name": run_dir.absolute().name}
-    return load(str(run_dir / "sweep.yaml"), **moved)
+    return load(str(run_dir / SWEEP_FILE), **moved)
 
 
 def build(data: Mapping[str, Any], where: str = "sweep") -> SweepConfig:

@@ -1,18 +1,56 @@
-"""Paths below a run directory and a ledger."""
+"""Every path below a run directory and a ledger; those that the analysis reads too stand in :mod:`analysis.layout`."""
 
 from __future__ import annotations
 
+from analysis.layout import (
+    ARTIFACTS,
+    FRONTIER_FILE,
+    PLOT_FILE,
+    REPORT_FILE,
+    RUN_FILE,
+    SCORES_FILE,
+    SWEEP_FILE,
+    TRIALS_FILE,
+    artifact_name,
+)
+
+__all__ = [
+    "ARTIFACTS",
+    "BASELINES",
+    "CHECKPOINTS",
+    "DRIVER_CLAIM",
+    "FITS",
+    "FRONTIER_FILE",
+    "JOURNAL_FILE",
+    "LEDGER",
+    "PLOT_FILE",
+    "RAY",
+    "REPORT_FILE",
+    "RESULTS",
+    "RUN_FILE",
+    "SCORES_FILE",
+    "SHARED",
+    "STATUS_FILE",
+    "SWEEP_FILE",
+    "TRIALS_FILE",
+    "artifact_name",
+    "claim_name",
+    "result_key",
+    "result_name",
+    "shared_name",
+]
+
+STATUS_FILE = "status.json"
+JOURNAL_FILE = "search.jsonl"  # what a search chose
+CHECKPOINTS = "checkpoints"
+RAY = "ray"  # only while the sweep runs
+SHARED = "shared"  # in ray/: fits and baselines where the ledger is off
+LEDGER = "ledger"
 RESULTS = "results"
 FITS = "fits"
 BASELINES = "baselines"
-ARTIFACTS = "artifacts"
 _JSON, _STOPPED = ".json", ".stopped"
 DRIVER_CLAIM = "driver.claim"  # who works on the run
-
-
-def artifact_name(key: str) -> str:
-    """Where the compressed file of a trial is, below the run."""
-    return f"{ARTIFACTS}/{key}.safetensors"
 
 
 def shared_name(kind: str, key: str) -> str:

@@ -16,20 +16,30 @@ import yaml
 from quantizers.errors import InputError
 from quantizers.files import write_bytes
 from sweeps.storage import is_remote, join, open_storage
-from sweeps.storage.layout import artifact_name
+from sweeps.storage.layout import (
+    FRONTIER_FILE,
+    PLOT_FILE,
+    REPORT_FILE,
+    RUN_FILE,
+    SCORES_FILE,
+    STATUS_FILE,
+    SWEEP_FILE,
+    TRIALS_FILE,
+    artifact_name,
+)
 
 if TYPE_CHECKING:
     from sweeps.spec.config import SweepConfig
 
 FILES = (
-    "sweep.yaml",
-    "run.json",
-    "trials.parquet",
-    "scores.parquet",
-    "frontier.parquet",
-    "report.html",
-    "frontier.png",
-    "status.json",  # last: it says "finished" when the others are there
+    SWEEP_FILE,
+    RUN_FILE,
+    TRIALS_FILE,
+    SCORES_FILE,
+    FRONTIER_FILE,
+    REPORT_FILE,
+    PLOT_FILE,
+    STATUS_FILE,  # last: it says "finished" when the others are there
 )
 
 
@@ -71,7 +81,7 @@ def run_folder(text: str) -> Path:
     if not is_remote(text):
         return Path(text)
     folder = pull(text)
-    if not (folder / "sweep.yaml").is_file():
+    if not (folder / SWEEP_FILE).is_file():
         raise InputError(f"{text}: not a run (it has no sweep.yaml).")
     return folder
 
@@ -79,7 +89,7 @@ def run_folder(text: str) -> Path:
 def origin(run_dir: Path) -> str | None:
     """Where the run in ``run_dir`` is kept, if ``run_dir`` is a copy of one on ``s3://``."""
     try:
-        sweep = yaml.safe_load((run_dir / "sweep.yaml").read_text(encoding="utf-8"))
+        sweep = yaml.safe_load((run_dir / SWEEP_FILE).read_text(encoding="utf-8"))
     except (OSError, yaml.YAMLError):
         return None
     location = join(str(sweep["output"]), str(sweep["name"]))

@@ -9,6 +9,8 @@ import sys
 import time
 from pathlib import Path
 
+from sweeps.storage.layout import RAY
+
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
@@ -90,7 +92,7 @@ def run_trials(
             weights=prepared.weights,
             settings=settings,
         )
-        storage = config.run_dir / "ray"
+        storage = config.run_dir / RAY
         shutil.rmtree(storage / "tune", ignore_errors=True)
         os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(most_pending())
         tuner = tune.Tuner(

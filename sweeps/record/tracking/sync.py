@@ -15,10 +15,11 @@ from sweeps.record.status import is_alive, read_status
 from sweeps.record.tracking.runs import Runs, UnreachableError
 from sweeps.spec.config import load_run
 from sweeps.storage import mirror, open_storage
+from sweeps.storage.layout import FRONTIER_FILE, PLOT_FILE, REPORT_FILE, SCORES_FILE, SWEEP_FILE, TRIALS_FILE
 from trainables.records import TrialResult
 
 # What the summary run holds.
-FILES = ("sweep.yaml", "trials.parquet", "scores.parquet", "frontier.parquet", "frontier.png", "report.html")
+FILES = (SWEEP_FILE, TRIALS_FILE, SCORES_FILE, FRONTIER_FILE, PLOT_FILE, REPORT_FILE)
 
 
 @dataclasses.dataclass(frozen=True)
