@@ -42,16 +42,15 @@ def discover(package: ModuleType, base: type[T], group: str, kind: str) -> dict[
         kind: what ``base`` is to people ("quantizer"), for messages.
 
     Raises:
-        InputError: two classes have the same name, a named class lacks something that ``base`` asks for, or an entry point
-            cannot be loaded or holds no such class. (To leave it out in silence would look like a method that is not
-            installed.)
+        InputError: two classes have the same name, a finished class has none, a named class lacks something that ``base``
+            asks for, or an entry point cannot be loaded or holds no such class. (To leave it out in silence would look like
+            a method that is not installed.)
     """
     found: dict[str, type[T]] = {}
 
     def add(cls: type[T], source: str) -> None:
-        if inspect.isabstract(cls):
-            missing = ", ".join(sorted(getattr(cls, "__abstractmethods__", ())))
-            raise InputError(f"The {kind} {cls.name!r} of {source} does not define {missing}.")
+        if missing := _missing(cls):
+            raise InputError(f"The {kind} {cls.name!r} of {source} does not define {', '.join(missing)}.")
         other = found.setdefault(cls.name, cls)
         if other is not cls:
             raise InputError(f"Two {kind}s are called {cls.name!r}: {other.__module__} and {source}.")
@@ -63,11 +62,14 @@ def discover(package: ModuleType, base: type[T], group: str, kind: str) -> dict[
             if inspect.isclass(value)
             and issubclass(value, base)
             and f"{value.__module__}.".startswith(f"{module.__name__}.")
-            and "name" in vars(value)
         ]
         for cls in own:
+            if not (hasattr(cls, "name") or inspect.isabstract(cls)):
+                raise InputError(f'The {kind} {cls.__name__} of {source} has no name: give the class a line name = "...".')
+        named = [cls for cls in own if "name" in vars(cls)]
+        for cls in named:
             add(cls, source)
-        return len(own)
+        return len(named)
 
     for info in pkgutil.iter_modules(package.__path__):
         module = importlib.import_module(f"{package.__name__}.{info.name}")
@@ -84,6 +86,17 @@ def discover(package: ModuleType, base: type[T], group: str, kind: str) -> dict[
             raise InputError(f"{whose} {point.name} = {point.value} holds no {kind} with a name.")
         add(loaded, point.value)
     return dict(sorted(found.items()))
+
+
+def _missing(cls: type) -> list[str]:
+    """What the base classes of ``cls`` ask for and it does not have: methods, then attributes of the class."""
+    attributes = {
+        name
+        for base in cls.__mro__
+        for name, annotation in inspect.get_annotations(base).items()
+        if str(annotation).removeprefix("typing.").startswith("ClassVar") and not hasattr(cls, name)
+    }
+    return sorted(getattr(cls, "__abstractmethods__", ())) + sorted(attributes)
 
 
 def validated(model: type[M], parameters: Mapping[str, Any], what: str) -> M:

@@ -1,12 +1,19 @@
 """The templates of the documentation work as they stand: copied into place, without a change anywhere else."""
 
+import importlib
 import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+from analysis.report.panel import Panel
+from quantizers import InputError, Quantizer
+from quantizers.registry import discover
+from trainables.task import DownstreamTask
 
 ROOT = Path(__file__).parents[1]
 PLACES = {"method": "quantizers/methods", "task": "trainables/tasks", "panel": "analysis/report/panels"}
@@ -59,6 +66,14 @@ def run(root: Path, *arguments: str) -> str:
 
 
 @pytest.mark.slow
+def test_lint_finds_nothing_in_them(copy: Path) -> None:
+    files = [f"{place}/my_{name}.py" for name, place in PLACES.items()]
+    run(copy, "-m", "mypy", *files)
+    run(copy, "-m", "ruff", "check", *files)
+    run(copy, "-m", "ruff", "format", "--check", *files)
+
+
+@pytest.mark.slow
 def test_the_method_keeps_the_contract(copy: Path) -> None:
     chosen = "my_method and (test_storage or test_edges)"
     output = run(copy, "-m", "pytest", "tests/contract", "-k", chosen, "-q", "-p", "no:cacheprovider")
@@ -86,3 +101,30 @@ def test_the_panel_is_in_the_report(copy: Path) -> None:
     assert '<a href="#my-panel">Time of fits</a>' in page
     assert page.index('id="trials-section"') < page.index('id="my-panel"') < page.index('id="reproduce"')
     assert "<tr><td>rq</td>" in page
+
+
+@pytest.mark.parametrize(
+    ("kind", "base", "without", "message"),
+    [
+        ("method", Quantizer, "name", "The method MyMethod of .*half_method_name.half has no name: give the class a line"),
+        ("method", Quantizer, "state_roles", "The method 'my_method' of .* does not define state_roles"),
+        ("task", DownstreamTask, "name", "The task MyTask of .* has no name"),
+        ("task", DownstreamTask, "metrics", "The task 'my_task' of .* does not define metrics"),
+        ("panel", Panel, "name", "The panel MyPanel of .* has no name"),
+        ("panel", Panel, "order", "The panel 'my-panel' of .* does not define order"),
+    ],
+)
+def test_a_line_that_was_forgotten_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, base: type[Any], without: str, message: str
+) -> None:
+    """A class without a name was left out in silence; one without another attribute failed later, far from its file."""
+    package = tmp_path / f"half_{kind}_{without}"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    lines = (ROOT / "docs" / "templates" / f"{kind}.py").read_text(encoding="utf-8").splitlines(keepends=True)
+    kept = [line for line in lines if not line.startswith(f"    {without} = ")]
+    assert len(kept) == len(lines) - 1
+    (package / "half.py").write_text("".join(kept), encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(InputError, match=message):
+        discover(importlib.import_module(package.name), base, "embedding_frontier.none", kind)

@@ -50,4 +50,5 @@ class MyTask(DownstreamTask):
         return {"length_error": Score(float(error), len(expected))}
 
     def _lengths(self, vectors: Tensor) -> Tensor:
-        return torch.linalg.vector_norm(vectors[: self.settings.rows].double(), dim=1).cpu()
+        lengths: Tensor = torch.linalg.vector_norm(vectors[: self.settings.rows].double(), dim=1)
+        return lengths.cpu()
