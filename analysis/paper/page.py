@@ -75,7 +75,8 @@ def write_paper(run_dirs: Sequence[str | Path], out: str | Path) -> list[Path]:
         _configurations(relevant),
     ]
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("analysis.paper"),
+        # the report's style sheet serves here too
+        loader=jinja2.ChoiceLoader([jinja2.PackageLoader("analysis.paper"), jinja2.PackageLoader("analysis.report")]),
         autoescape=path.suffix.lower() != ".md",
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,

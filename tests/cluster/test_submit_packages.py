@@ -74,6 +74,7 @@ def information(folder: Path, name: str, *entries: str, files: tuple[str, ...] |
     (info / "entry_points.txt").write_text("[embedding_frontier.quantizers]\n" + "\n".join(entries) + "\n")
     if files is not None:
         (info / "RECORD").write_text("".join(f"{file},,\n" for file in (*files, f"{info.name}/METADATA", "../../bin/x")))
+    importlib.invalidate_caches()  # what is looked up within one tick of the file system's clock may be from before
 
 
 def test_methods_of_other_packages_are_sent_along(path: Path, tmp_path: Path) -> None:

@@ -9,9 +9,7 @@ import yaml
 from typer.testing import CliRunner, Result
 
 import quantizers
-import sweeps.commands.choose
-import sweeps.commands.tables  # noqa: F401 - both add their commands
-from sweeps.commands.app import app
+from sweeps.commands import application
 from sweeps.driver import Run
 from sweeps.spec.config import SweepConfig
 
@@ -25,7 +23,7 @@ def table(tmp_path: Path) -> Path:
 
 
 def frontier(*words: object) -> Result:
-    return CliRunner().invoke(app, [str(word) for word in words], env={"COLUMNS": "200"})
+    return CliRunner().invoke(application(), [str(word) for word in words], env={"COLUMNS": "200"})
 
 
 def test_compress_inspect_convert(table: Path, tmp_path: Path) -> None:
@@ -81,7 +79,7 @@ def test_compress_with_parameters(table: Path, tmp_path: Path) -> None:
         (["--method", "pq", "--set", "num_codebooks=4", "--set", "codebook_size=1024"], "more than the table's 300 rows"),
         (["--method", "pq", "--ratio", "8", "--set", "codebook_size=256"], "are allowed"),
         (["--method", "pq", "--ratio", "8", "--weights", "sqrt_counts"], "has no counts"),
-        (["--method", "pq", "--ratio", "8", "--weights", "nowhere.txt"], "nor a file"),
+        (["--method", "pq", "--ratio", "8", "--weights", "nowhere.txt"], "is not a file; expected none"),
     ],
 )
 def test_wrong_input_to_compress(table: Path, tmp_path: Path, words: list[str], message: str) -> None:

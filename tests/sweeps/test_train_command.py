@@ -9,16 +9,14 @@ import pytest
 from typer.testing import CliRunner, Result
 
 import quantizers
-import sweeps.commands.train
-from sweeps.commands.app import app
+from sweeps.commands import application
 from trainables.tables.formats import read_table
 
-assert sweeps.commands.train
 QUICK = ["hidden_size=8", "epochs=2", "batch_size=16", "learning_rate=0.01"]
 
 
 def frontier(*arguments: str | Path) -> Result:
-    return CliRunner().invoke(app, ["train", *map(str, arguments)])
+    return CliRunner().invoke(application(), ["train", *map(str, arguments)])
 
 
 def scores(folder: Path) -> float:
