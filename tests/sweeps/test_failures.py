@@ -154,7 +154,7 @@ def test_the_sweep_ends_by_itself_with_a_row_for_each(swept: Any) -> None:
         ("hang", ["timed out", "trial_timeout = 15 s"]),
         ("hog", ["over its memory limit of 600,000,000 bytes", "can't allocate memory"]),
         ("hog in numpy", ["over its memory limit of 600,000,000 bytes", "Unable to allocate"]),
-        ("killed", ["worker lost", "ran again, alone"]),
+        ("killed", ["worker lost", "tried 2 times"]),
     ],
 )
 def test_the_reason_says_what_happened(swept: Any, what: str, words: list[str]) -> None:
