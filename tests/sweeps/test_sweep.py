@@ -304,19 +304,19 @@ STOPPED_EARLY = """
 import sys
 
 import sweeps
-from sweeps.tune.queue import Feed
+from sweeps.tune.queue import Queue
 
-suggest = Feed.suggest
+suggest = Queue.suggest
 
 
 def last(feed, trial_id):
     made = suggest(feed, trial_id)
     if isinstance(made, dict):
-        feed.stop("now")
+        feed._intake.stop("now")
     return made
 
 
-Feed.suggest = last
+Queue.suggest = last
 done = sweeps.run(sys.argv[1])
 print(done.stop_reason, done.counts)
 """
