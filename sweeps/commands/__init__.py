@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from typer import Typer
 
+_GROUPS = ("sweeps", "choose", "ui", "tables", "train", "data", "submit", "ledger")  # in the order of ``frontier --help``
+
 
 def application() -> Typer:
     """``frontier`` with all its commands."""
-    from sweeps.commands import choose, data, ledger, submit, sweeps, tables, train, ui  # noqa: F401 - each adds its commands
+    for group in _GROUPS:
+        importlib.import_module(f"sweeps.commands.{group}")  # adds its commands
     from sweeps.commands.app import app
 
     return app
