@@ -17,8 +17,9 @@ $(STAMP): pyproject.toml constraints.txt
 sweep: setup
 	$(BIN)/frontier run quick
 
+# Three processes on two cores: sweeps wait for Ray much of their time.
 test: setup
-	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not slow"
+	$(BIN)/python -m pytest -n 3 --dist loadgroup -m "not slow"
 
 # While one works: no Ray, no other programs, and a slice of the contract suite.
 test-fast: setup

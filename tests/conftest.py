@@ -1,5 +1,6 @@
+import importlib.metadata
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,11 +9,14 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 # Ray starts its workers at niceness 15: beside anything else that computes, the next test process too, they hardly move.
 os.environ.setdefault("RAY_worker_niceness", "0")
+# Messages are compared line by line.
+os.environ.setdefault("COLUMNS", "200")
 
 import hypothesis
 import numpy as np
 import pytest
 import torch
+from typer.testing import CliRunner, Result
 
 # The same examples in every run, and no deadline: machines that share their processors pause at any time.
 hypothesis.settings.register_profile("tests", derandomize=True, deadline=None, print_blob=True)
@@ -46,6 +50,59 @@ def install() -> Callable[..., Path]:
         return folder
 
     return into
+
+
+@pytest.fixture(scope="session")
+def warm_ray(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Ray, started once in a test process, for sweeps that run in it; yields a folder from which its workers import too.
+
+    A sweep in a process of its own spends some 12 s on imports, on starting Ray and on ending it: only tests of death, of
+    signals and of the program itself pay for that.
+    """
+    import ray
+
+    site = tmp_path_factory.mktemp("site")
+    paths = os.pathsep.join([str(site), str(Path(__file__).parents[1])])
+    ray.init(
+        address="local",
+        num_cpus=2,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level="ERROR",
+        runtime_env={"env_vars": {"PYTHONPATH": paths}},
+    )
+    yield site
+    ray.shutdown()
+
+
+@pytest.fixture(scope="module")
+def warm_site(warm_ray: Path) -> Iterator[Path]:
+    """A folder from which this process and Ray's workers import while the tests of one module run."""
+    patch = pytest.MonkeyPatch()
+    patch.syspath_prepend(str(warm_ray))
+    _forget_packages()
+    yield warm_ray
+    patch.undo()
+    _forget_packages()
+
+
+@pytest.fixture(scope="session")
+def frontier() -> Callable[..., Result]:
+    """``frontier("recommend", run_dir)``: the command line, in this process."""
+    from sweeps.commands import application
+
+    return lambda *words: CliRunner().invoke(application(), [str(word) for word in words], catch_exceptions=False)
+
+
+def _forget_packages() -> None:
+    """Methods and tasks of other packages are looked for anew."""
+    import quantizers.registry
+    import trainables.registry
+
+    # On Python 3.11 importlib.invalidate_caches() leaves this one as it is.
+    importlib.metadata.MetadataPathFinder().invalidate_caches()
+    quantizers.registry._registry.cache_clear()
+    trainables.registry._registry.cache_clear()
 
 
 @pytest.fixture

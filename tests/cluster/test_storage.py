@@ -6,15 +6,15 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import ray
 import torch
 import yaml
+from typer.testing import Result
 
 from analysis import store
 from quantizers.errors import InputError
@@ -29,7 +29,7 @@ from sweeps.storage.through_driver import Place, Places, ThroughDriver
 from sweeps.tune.task_files import pack, unpack
 from trainables.registry import make_task
 
-pytestmark = [pytest.mark.xdist_group("storage"), pytest.mark.ray]
+pytestmark = [pytest.mark.xdist_group("warm ray"), pytest.mark.ray]
 
 
 @pytest.fixture(scope="module")
@@ -69,13 +69,6 @@ def _wait_for_port(port: int) -> None:
     raise AssertionError("the server did not start")
 
 
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[None]:
-    ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
-    yield
-    ray.shutdown()
-
-
 @pytest.fixture(params=["folder", "s3", "ray"])
 def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Storage]:
     if request.param == "folder":
@@ -83,7 +76,7 @@ def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Storage]
     elif request.param == "s3":
         yield open_storage(request.getfixturevalue("bucket").format(tmp_path.name))
     else:
-        request.getfixturevalue("cluster")
+        request.getfixturevalue("warm_ray")
         with Places(str(tmp_path), elsewhere=True) as places:
             place = places.place(str(tmp_path))
             opened = Place(place.location, "not-there", place.keeper).open()
@@ -207,7 +200,7 @@ def test_a_server_that_is_away_is_waited_for(monkeypatch: pytest.MonkeyPatch) ->
         module.retried(lambda: (_ for _ in ()).throw(ConnectionError("gone")), lambda error: True)
 
 
-def test_a_worker_takes_no_folder_for_the_drivers_by_its_name(cluster: None, tmp_path: Path) -> None:
+def test_a_worker_takes_no_folder_for_the_drivers_by_its_name(warm_ray: Path, tmp_path: Path) -> None:
     with Places(str(tmp_path), elsewhere=True) as places:
         place = places.place(str(tmp_path))
         assert isinstance(place.open(), Folder)  # the mark is there
@@ -243,13 +236,9 @@ def test_a_table_from_s3(bucket: str) -> None:
     assert brought("builtin:glove-10k-50d") == "builtin:glove-10k-50d"
 
 
-def frontier(home: Path, *words: object) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "HOME": str(home), "COLUMNS": "300"}
-    command = [sys.executable, "-m", "sweeps", *map(str, words)]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=280, check=False)
-
-
-def test_a_run_that_is_kept_on_s3(bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_that_is_kept_on_s3(
+    bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, warm_ray: Path, frontier: Callable[..., Result]
+) -> None:
     rng = np.random.default_rng(0)
     np.save(tmp_path / "t.npy", rng.standard_normal((64, 8)).astype(np.float32))
     output = bucket.format("runs")
@@ -263,26 +252,27 @@ def test_a_run_that_is_kept_on_s3(bucket: str, tmp_path: Path, monkeypatch: pyte
     (tmp_path / "sweep.yaml").write_text(yaml.safe_dump(sweep))
     first, other = tmp_path / "first", tmp_path / "other"
     first.mkdir(), other.mkdir()
-    done = frontier(first, "run", tmp_path / "sweep.yaml", "--out", output)
-    assert done.returncode == 0, done.stdout + done.stderr
+    monkeypatch.setenv("HOME", str(first))
+    done = frontier("run", tmp_path / "sweep.yaml", "--out", output)
+    assert done.exit_code == 0, done.output
     location = join(output, "on-s3")
     kept = open_storage(location)
     assert {"sweep.yaml", "trials.parquet", "report.html", "status.json"} <= set(kept.names(""))
     assert len(kept.names("artifacts")) == len(kept.names("ledger/results")) == 3
 
     # Another machine: its disk knows nothing of the run.
-    again = frontier(other, "resume", location)
-    assert again.returncode == 0, again.stdout + again.stderr
+    monkeypatch.setenv("HOME", str(other))
+    again = frontier("resume", location)
+    assert again.exit_code == 0, again.output
     assert "3 reused" in again.stdout
     small = tmp_path / "small.safetensors"
-    exported = frontier(other, "export", location, "--max-bytes", "2KB", "-o", small)
-    assert exported.returncode == 0, exported.stdout + exported.stderr
+    exported = frontier("export", location, "--max-bytes", "2KB", "-o", small)
+    assert exported.exit_code == 0, exported.output
     assert small.is_file()
-    missing = frontier(other, "report", join(output, "nothing"))
-    assert missing.returncode == 2
+    missing = frontier("report", join(output, "nothing"))
+    assert missing.exit_code == 2
     assert "not a run" in missing.stderr
 
-    monkeypatch.setenv("HOME", str(other))
     folder = run_folder(location)
     assert folder == copy_of(location)
     rows = store.read_trials(folder).to_pylist()

@@ -18,7 +18,7 @@ import yaml
 from analysis import store
 from sweeps.tune.resources import CONTEXT_BYTES, MARGIN
 
-pytestmark = [pytest.mark.xdist_group("failures"), pytest.mark.ray]
+pytestmark = [pytest.mark.xdist_group("gpu shares"), pytest.mark.ray, pytest.mark.slow]
 
 PATIENCE = float(os.environ.get("TEST_PATIENCE_SECONDS", "280"))  # on a machine that does other work: more
 GPU_BYTES = 4 * 10**9

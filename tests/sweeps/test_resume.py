@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow.compute as pc
 import pytest
 import yaml
+from typer.testing import Result
 
 from analysis import store
 
@@ -47,7 +48,7 @@ class SlowConfig(QuantizerConfig):
 class Slow(Quantizer):
     """The first columns in float16."""
 
-    name = "slow"
+    name = "slow_columns"
     Config = SlowConfig
     reference = "a test"
     state_roles: ClassVar[dict[str, Any]] = {"values": "code"}
@@ -76,10 +77,11 @@ class Slow(Quantizer):
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory, install: Callable[..., Path]) -> Iterator[Path]:
+def place(tmp_path_factory: pytest.TempPathFactory, install: Callable[..., Path], warm_site: Path) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("resume")
+    install(warm_site, slow_columns=METHODS)
     np.save(folder / "table.npy", np.random.default_rng(0).standard_normal((200, 12)).astype(np.float32))
-    install(folder / "packages", slow=METHODS)
+    install(folder / "packages", slow_columns=METHODS)
     yield folder
     for pid in marked(folder):  # of a test that failed
         with contextlib.suppress(ProcessLookupError):
@@ -88,7 +90,7 @@ def place(tmp_path_factory: pytest.TempPathFactory, install: Callable[..., Path]
 
 def sweep_file(place: Path, output: str, **changes: Any) -> Path:
     (place / "notes").mkdir(exist_ok=True)
-    entry = {"method": "slow", "columns": list(range(1, 9)), "notes": str(place / "notes")}
+    entry = {"method": "slow_columns", "columns": list(range(1, 9)), "notes": str(place / "notes")}
     sweep = {"name": "s", "table": str(place / "table.npy"), "quantizers": [entry], "seeds": [0, 1, 2], "output": output}
     file = place / f"{output}.yaml"
     file.write_text(yaml.safe_dump({**sweep, **changes, "output": str(place / output)}))
@@ -139,15 +141,15 @@ def rows_of(run_dir: Path) -> dict[str, dict[str, Any]]:
 
 
 @pytest.mark.filterwarnings("ignore:The ``noload``")  # inside MLflow
-@pytest.mark.parametrize("moments", [2, pytest.param(5, marks=pytest.mark.slow)])
-def test_killed_and_resumed(place: Path, moments: int) -> None:
+@pytest.mark.parametrize("moments", [1, pytest.param(5, marks=pytest.mark.slow)])
+def test_killed_and_resumed(place: Path, moments: int, frontier: Callable[..., Result]) -> None:
     dice = random.Random(7)
     notes = place / f"notes of {moments}"
     notes.mkdir()
-    entry = {"method": "slow", "columns": list(range(1, 9)), "notes": str(notes)}
+    entry = {"method": "slow_columns", "columns": list(range(1, 9)), "notes": str(notes)}
     killed_file, whole_file = (sweep_file(place, f"{name}-{moments}", quantizers=[entry]) for name in ("killed", "whole"))
     run_dir, known = place / f"killed-{moments}" / "s", {}
-    for count in sorted(dice.sample(range(22), moments)):
+    for count in sorted(dice.sample(range(5, 22), moments)):
         process = start(place, "resume", run_dir) if known else start(place, "run", killed_file)
         wait_for(process, run_dir, count)
         time.sleep(dice.uniform(0, 1))
@@ -167,8 +169,8 @@ def test_killed_and_resumed(place: Path, moments: int) -> None:
     begun = sum(len(note.read_text()) for note in notes.iterdir())
     assert 24 <= begun <= 24 + moments * len(os.sched_getaffinity(0))  # at most those that ran at a kill began twice
 
-    code, output = done(start(place, "run", whole_file))
-    assert code == 0, output
+    whole = frontier("run", whole_file, "--set", "tracking=false")
+    assert whole.exit_code == 0, whole.output
     frontiers = [store.read_frontier(folder) for folder in (run_dir, place / f"whole-{moments}" / "s")]
     assert frontiers[0].equals(frontiers[1]) and pc.sum(frontiers[0]["on_frontier"]).as_py() >= 8
 
@@ -190,11 +192,11 @@ def test_killed_and_resumed(place: Path, moments: int) -> None:
         time.sleep(0.5)
 
 
-def test_interrupted_once_ends_what_runs_and_twice_stops_at_once(place: Path) -> None:
+def test_interrupted_once_ends_what_runs_and_twice_stops_at_once(place: Path, frontier: Callable[..., Result]) -> None:
     """A terminal sends Ctrl-C to all processes of the foreground, so this does too."""
     notes = place / "notes of interrupted"
     notes.mkdir()
-    entry = {"method": "slow", "seconds": 2, "columns": [1, 2, 3, 4], "notes": str(notes)}
+    entry = {"method": "slow_columns", "seconds": 2, "columns": [1, 2, 3, 4], "notes": str(notes)}
     file = sweep_file(place, "interrupted", tracking=False, quantizers=[entry])
     run_dir = place / "interrupted" / "s"
     process = start(place, "run", file)
@@ -231,12 +233,12 @@ def test_interrupted_once_ends_what_runs_and_twice_stops_at_once(place: Path) ->
     known = results(run_dir)
     sweep = yaml.safe_load((run_dir / "sweep.yaml").read_text())
     (run_dir / "sweep.yaml").write_text(yaml.safe_dump({**sweep, "seeds": [0]}))
-    code, output = done(start(place, "resume", run_dir))
-    assert code == 2 and "seeds" in output, output
-    more = {"method": "slow", "seconds": 0.1, "columns": [5, 6], "notes": str(notes)}
+    refused = frontier("resume", run_dir)
+    assert refused.exit_code == 2 and "seeds" in refused.stderr, refused.output
+    more = {"method": "slow_columns", "seconds": 0.1, "columns": [5, 6], "notes": str(notes)}
     (run_dir / "sweep.yaml").write_text(yaml.safe_dump({**sweep, "quantizers": [*sweep["quantizers"], more]}))
-    code, output = done(start(place, "resume", run_dir))
-    assert code == 0, output
+    extended = frontier("resume", run_dir)
+    assert extended.exit_code == 0, extended.output
     rows = rows_of(run_dir)
     assert len(rows) == 13 + 6 and {row["status"] for row in rows.values()} == {"ok"}
     assert all(rows[key]["started_at"].isoformat() == began_at for key, began_at in known.items())

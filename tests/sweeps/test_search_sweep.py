@@ -1,24 +1,21 @@
 """Sweeps that choose and stop their trials, from the sweep file to the rows."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 import sweeps
 from analysis import store
 from quantizers.errors import InputError
 from sweeps.record.ledger import Ledger
 
-pytestmark = [pytest.mark.xdist_group("sweep"), pytest.mark.ray]
+pytestmark = [pytest.mark.xdist_group("warm ray"), pytest.mark.ray, pytest.mark.usefixtures("warm_ray")]
 
 
 def run(folder: Path, name: str, **changes: Any) -> tuple[Path, list[dict[str, Any]]]:
-    """The sweep through the command line: its folder, and its rows."""
+    """The sweep's folder, and its rows; every trial must have ended well."""
     sweep = {
         "name": name,
         "table": "builtin:glove-10k-50d",
@@ -26,13 +23,11 @@ def run(folder: Path, name: str, **changes: Any) -> tuple[Path, list[dict[str, A
         "objectives": ["payload_bytes", "reconstruction.nmse"],
         "keep_artifacts": "none",
         "tracking": False,
+        "output": str(folder),
         **changes,
     }
-    file = folder / f"{name}.yaml"
-    file.write_text(yaml.safe_dump(sweep))
-    words = [sys.executable, "-m", "sweeps", "run", str(file), "--out", str(folder)]
-    done = subprocess.run(words, capture_output=True, text=True, timeout=280)
-    assert done.returncode == 0, done.stdout + done.stderr
+    done = sweeps.run(sweep)
+    assert done.exit_code == 0, done.counts
     return folder / name, store.read_trials(folder / name).to_pylist()
 
 

@@ -18,13 +18,16 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from typer.testing import Result
 
 import quantizers
+import sweeps
 from analysis import store
+from sweeps.tune.queue import Queue
 from trainables import reconstruction
 from trainables.tables.formats import read_table
 
-pytestmark = [pytest.mark.xdist_group("sweep"), pytest.mark.ray]
+pytestmark = [pytest.mark.xdist_group("warm ray"), pytest.mark.ray]
 
 METHODS = '''
 """Two methods in one file: one that works, one that does not."""
@@ -101,15 +104,19 @@ class Slow(Signs):
 '''
 
 
+Command = Callable[..., Result]
+
+
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory, install: Callable[..., Path]) -> Path:
-    """A folder with a table, and a package that brings methods by entry point."""
+def place(tmp_path_factory: pytest.TempPathFactory, install: Callable[..., Path], warm_site: Path) -> Path:
+    """A folder with a table, and a package that brings methods by entry point, to this process too."""
     folder = tmp_path_factory.mktemp("sweep")
     generator = np.random.default_rng(0)
     vectors = generator.standard_normal((400, 12)) * np.linspace(2, 0.2, 12)
     np.save(folder / "table.npy", vectors.astype(np.float32))
     (folder / "table.words").write_text("".join(f"word{number}\n" for number in range(400)))
     install(folder / "packages", more_methods=METHODS)
+    install(warm_site, more_methods=METHODS)
     return folder
 
 
@@ -136,7 +143,8 @@ def environment(place: Path) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(place / "packages"), "COLUMNS": "200"}
 
 
-def frontier(place: Path, *words: object) -> subprocess.CompletedProcess[str]:
+def program(place: Path, *words: object) -> subprocess.CompletedProcess[str]:
+    """The command in a process of its own."""
     return subprocess.run(
         command(place, *words), env=environment(place), capture_output=True, text=True, cwd=place, timeout=250
     )
@@ -148,7 +156,7 @@ def rows_of(run_dir: Path) -> list[dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def swept(place: Path) -> tuple[Path, subprocess.CompletedProcess[str]]:
-    done = frontier(place, "run", sweep_file(place, "all"), "--data", place, "--out", place / "runs")
+    done = program(place, "run", sweep_file(place, "all"), "--data", place, "--out", place / "runs")
     return place / "runs" / "all", done
 
 
@@ -191,7 +199,7 @@ def test_sizes_and_metrics_are_those_of_the_file(place: Path, swept: tuple[Path,
 
 def test_a_new_method_is_listed_and_drawn(place: Path, swept: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
     run_dir, _ = swept
-    assert "signs" in frontier(place, "methods", "--names").stdout.split()
+    assert "signs" in program(place, "methods", "--names").stdout.split()
     assert "signs" in store.read_frontier(run_dir).column("quantizer").to_pylist()
     assert "signs" in (run_dir / "report.html").read_text(encoding="utf-8")
     assert (run_dir / "frontier.png").stat().st_size > 10_000
@@ -221,7 +229,9 @@ def test_mlflow_has_one_ended_run_for_each_trial(swept: tuple[Path, subprocess.C
     assert {"trials.parquet", "frontier.parquet", "report.html", "frontier.png"} <= names
 
 
-def test_the_ui_says_where_a_run_s_page_is(place: Path, swept: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
+def test_the_ui_says_where_a_run_s_page_is(
+    place: Path, swept: tuple[Path, subprocess.CompletedProcess[str]], frontier: Command
+) -> None:
     run_dir, _ = swept
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -245,26 +255,27 @@ def test_the_ui_says_where_a_run_s_page_is(place: Path, swept: tuple[Path, subpr
                 with contextlib.suppress(OSError), urllib.request.urlopen(f"{server}/health", timeout=5):
                     break
                 time.sleep(0.2)
-            there = frontier(place, "ui", "--tracking", server)
+            there = frontier("ui", "--tracking", server)
         finally:
             os.killpg(process.pid, signal.SIGTERM)
-    assert there.returncode == 0 and page in there.stdout.splitlines(keepends=True), there.stdout + there.stderr
+    assert there.exit_code == 0 and page in there.stdout.splitlines(keepends=True), there.output
 
 
 def test_again_runs_only_what_failed_and_a_new_folder_gives_the_same_numbers(
-    place: Path, swept: tuple[Path, subprocess.CompletedProcess[str]]
+    place: Path, swept: tuple[Path, subprocess.CompletedProcess[str]], frontier: Command
 ) -> None:
     run_dir, _ = swept
     before = {row["trial_key"]: row for row in rows_of(run_dir)}
-    again = frontier(place, "run", place / "all.yaml", "--data", place, "--out", place / "runs")
-    assert again.returncode == 1
+    again = frontier("run", place / "all.yaml", "--data", place, "--out", place / "runs", "--set", "tracking=false")
+    assert again.exit_code == 1, again.output
     after = {row["trial_key"]: row for row in rows_of(run_dir)}
     assert after.keys() == before.keys()
     for key, row in after.items():
         if row["status"] == "ok":
             assert row["reused"] and row["started_at"] == before[key]["started_at"]
-    fresh = frontier(place, "run", place / "all.yaml", "--data", place, "--out", place / "fresh", "--set", "ledger=false")
-    assert fresh.returncode == 1, fresh.stderr
+    words = ["run", place / "all.yaml", "--data", place, "--out", place / "fresh", "--set", "tracking=false"]
+    fresh = frontier(*words, "--set", "ledger=false")
+    assert fresh.exit_code == 1, fresh.output
     measured = ("payload_bytes", "file_bytes", "artifact_digest", "mse", "cosine", "max_abs_error")
     for row in rows_of(place / "fresh" / "all"):
         assert not row["reused"]
@@ -274,6 +285,7 @@ def test_again_runs_only_what_failed_and_a_new_folder_gives_the_same_numbers(
     assert scores[0] == scores[1]
 
 
+@pytest.mark.slow  # test_resume.py interrupts all processes of a sweep at once, as a terminal does
 def test_interrupted_then_resumed(place: Path) -> None:
     entry = {"method": "slow", "seconds": 1.5, "number": list(range(8))}
     file = sweep_file(place, "slow", quantizers=[entry], seeds=[0])
@@ -291,78 +303,64 @@ def test_interrupted_then_resumed(place: Path) -> None:
     assert 3 <= counts.count("ok") < 9 and counts.count("ok") + counts.count("stopped") == 9
     assert (run_dir / "report.html").is_file()
     finished = {row["trial_key"]: row["started_at"] for row in rows_of(run_dir) if row["status"] == "ok"}
-    done = frontier(place, "resume", run_dir)
+    done = program(place, "resume", run_dir)
     assert done.returncode == 0, done.stdout + done.stderr
     rows = {row["trial_key"]: row for row in rows_of(run_dir)}
     assert {row["status"] for row in rows.values()} == {"ok"} and len(rows) == 9
     assert all(rows[key]["started_at"] == started for key, started in finished.items())
-    shown = frontier(place, "status", run_dir)
+    shown = program(place, "status", run_dir)
     assert shown.returncode == 0 and "9/9" in shown.stdout
 
 
-STOPPED_EARLY = """
-import sys
+def test_a_sweep_may_end_between_the_making_and_the_start_of_a_trial(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    suggest = Queue.suggest
 
-import sweeps
-from sweeps.tune.queue import Queue
+    def last(queue: Queue, trial_id: str) -> dict[str, Any] | str | None:
+        made = suggest(queue, trial_id)
+        if isinstance(made, dict):
+            queue._intake.stop("now")
+        return made
 
-suggest = Queue.suggest
-
-
-def last(feed, trial_id):
-    made = suggest(feed, trial_id)
-    if isinstance(made, dict):
-        feed._intake.stop("now")
-    return made
-
-
-Queue.suggest = last
-done = sweeps.run(sys.argv[1])
-print(done.stop_reason, done.counts)
-"""
-
-
-def test_a_sweep_may_end_between_the_making_and_the_start_of_a_trial(place: Path) -> None:
-    file = sweep_file(place, "between", quantizers=["signs"], seeds=[0], output=str(place / "runs"))
-    words = [sys.executable, "-c", STOPPED_EARLY, str(file)]
-    done = subprocess.run(words, env=environment(place), cwd=place, capture_output=True, text=True, timeout=240, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.splitlines()[-1].startswith("now "), done.stdout
+    monkeypatch.setattr(Queue, "suggest", last)
+    file = sweep_file(place, "between", quantizers=["signs"], seeds=[0], output=str(place / "runs"), tracking=False)
+    assert sweeps.run(str(file), data_dir=place).stop_reason == "now"
     rows = rows_of(place / "runs" / "between")
     assert rows and {row["status"] for row in rows} == {"stopped"}
     assert (place / "runs" / "between" / "report.html").is_file()
 
 
-def test_a_chosen_file_is_verified_and_loads(place: Path, swept: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
+def test_a_chosen_file_is_verified_and_loads(
+    place: Path, swept: tuple[Path, subprocess.CompletedProcess[str]], frontier: Command
+) -> None:
     run_dir, _ = swept
     row = next(row for row in rows_of(run_dir) if row["quantizer"] == "pq")
-    done = frontier(place, "export", run_dir, "--trial", row["trial_key"], "-o", place / "chosen.safetensors")
-    assert done.returncode == 0 and "digest and error as recorded" in done.stdout, done.stdout + done.stderr
+    done = frontier("export", run_dir, "--trial", row["trial_key"], "-o", place / "chosen.safetensors")
+    assert done.exit_code == 0 and "digest and error as recorded" in done.stdout, done.output
     embedding = quantizers.load(place / "chosen.safetensors")
     assert embedding(torch.tensor([[0, 1]])).shape == (1, 2, 12)
     assert embedding.words is not None and embedding.words[3] == "word3"
-    advice = frontier(place, "recommend", run_dir, "--max-bytes", "3KB")
-    assert advice.returncode == 0 and "recall" in advice.stdout, advice.stdout + advice.stderr
+    advice = frontier("recommend", run_dir, "--max-bytes", "3KB")
+    assert advice.exit_code == 0 and "recall" in advice.stdout, advice.output
     damaged = run_dir / "artifacts" / f"{row['trial_key']}.safetensors"
     whole = damaged.read_bytes()
     try:
         damaged.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
-        refused = frontier(place, "export", run_dir, "--trial", row["trial_key"], "-o", place / "bad.safetensors")
-        assert refused.returncode == 2 and not (place / "bad.safetensors").exists()
+        refused = frontier("export", run_dir, "--trial", row["trial_key"], "-o", place / "bad.safetensors")
+        assert refused.exit_code == 2 and not (place / "bad.safetensors").exists()
     finally:
         damaged.write_bytes(whole)
 
 
 def test_another_sweep_in_the_folder_is_refused_and_an_extension_is_not(
-    place: Path, swept: tuple[Path, subprocess.CompletedProcess[str]]
+    place: Path, swept: tuple[Path, subprocess.CompletedProcess[str]], frontier: Command
 ) -> None:
     run_dir, _ = swept
     kept = (run_dir / "trials.parquet").read_bytes()
-    other = frontier(place, "run", place / "all.yaml", "--data", place, "--out", place / "runs", "--set", "rows=100")
-    assert other.returncode == 2 and "holds another sweep" in other.stderr and "rows" in other.stderr
+    other = frontier("run", place / "all.yaml", "--data", place, "--out", place / "runs", "--set", "rows=100")
+    assert other.exit_code == 2 and "holds another sweep" in other.stderr and "rows" in other.stderr
     assert (run_dir / "trials.parquet").read_bytes() == kept
     words = ["run", place / "all.yaml", "--data", place, "--out", place / "runs", "--set"]
-    more = frontier(place, *words, "budgets.compression_ratio=[4,8,10]", "--set", "tracking=false")
-    assert more.returncode == 1, more.stderr
+    more = frontier(*words, "budgets.compression_ratio=[4,8,10]", "--set", "tracking=false")
+    assert more.exit_code == 1, more.output
     assert sum(row["reused"] for row in rows_of(run_dir) if row["reused"]) >= 10
     assert json.loads((run_dir / "run.json").read_text())["interrupted"] is False

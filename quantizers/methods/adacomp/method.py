@@ -139,11 +139,11 @@ class AdaComp(Quantizer):
     def examples(cls) -> Sequence[AdaCompConfig]:
         """Four code-books whose lengths fill no bytes, one alone, signs, and a size that is kept."""
         return [
-            AdaCompConfig(code_lengths=(48, 24, 12, 5)),
-            AdaCompConfig(code_lengths=(20,), codebook_dtype="float16"),
-            AdaCompConfig(code_lengths=(16, 16, 8), code_values="pm1"),
-            AdaCompConfig(code_lengths=(48, 24, 12), max_payload_bytes=8_000),
-            AdaCompConfig(code_lengths=(32, 16, 8), max_payload_bytes=7_000, finish=True),
+            AdaCompConfig(code_lengths=(48, 24, 12, 5), epochs=40),
+            AdaCompConfig(code_lengths=(20,), codebook_dtype="float16", epochs=40),
+            AdaCompConfig(code_lengths=(16, 16, 8), code_values="pm1", epochs=40),
+            AdaCompConfig(code_lengths=(48, 24, 12), max_payload_bytes=8_000, epochs=40),
+            AdaCompConfig(code_lengths=(32, 16, 8), max_payload_bytes=7_000, finish=True, epochs=40),
         ]
 
     # Fitting -----------------------------------------------------------------------------------------------------
