@@ -81,7 +81,9 @@ def owned(config: SweepConfig, say: Callable[[str], None]) -> Iterator[None]:
         InputError: another driver works on the run, or its folder cannot be made; nothing was written.
     """
     location = config.run_location
-    made = [] if is_remote(location) else [path for path in (config.run_dir, *config.run_dir.parents) if not path.exists()]
+    made: list[Path] = []
+    if not is_remote(location):  # the run's own folder even where it is there: another driver may have made it just now
+        made = [config.run_dir, *(path for path in config.run_dir.parents if not path.exists())]
     claim = Claim(open_storage(location), DRIVER_CLAIM)
     try:
         _take(claim, location, say)

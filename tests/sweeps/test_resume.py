@@ -141,15 +141,16 @@ def rows_of(run_dir: Path) -> dict[str, dict[str, Any]]:
 
 
 @pytest.mark.filterwarnings("ignore:The ``noload``")  # inside MLflow
-@pytest.mark.parametrize("moments", [1, pytest.param(5, marks=pytest.mark.slow)])
-def test_killed_and_resumed(place: Path, moments: int, frontier: Callable[..., Result]) -> None:
+@pytest.mark.slow  # in `make test`, test_lost_workers.py kills a driver and goes on
+def test_killed_and_resumed(place: Path, frontier: Callable[..., Result]) -> None:
+    moments = 5
     dice = random.Random(7)
-    notes = place / f"notes of {moments}"
+    notes = place / "notes of killed"
     notes.mkdir()
     entry = {"method": "slow_columns", "columns": list(range(1, 9)), "notes": str(notes)}
-    killed_file, whole_file = (sweep_file(place, f"{name}-{moments}", quantizers=[entry]) for name in ("killed", "whole"))
-    run_dir, known = place / f"killed-{moments}" / "s", {}
-    for count in sorted(dice.sample(range(5, 22), moments)):
+    killed_file, whole_file = (sweep_file(place, name, quantizers=[entry]) for name in ("killed", "whole"))
+    run_dir, known = place / "killed" / "s", {}
+    for count in sorted(dice.sample(range(22), moments)):
         process = start(place, "resume", run_dir) if known else start(place, "run", killed_file)
         wait_for(process, run_dir, count)
         time.sleep(dice.uniform(0, 1))
@@ -171,7 +172,7 @@ def test_killed_and_resumed(place: Path, moments: int, frontier: Callable[..., R
 
     whole = frontier("run", whole_file, "--set", "tracking=false")
     assert whole.exit_code == 0, whole.output
-    frontiers = [store.read_frontier(folder) for folder in (run_dir, place / f"whole-{moments}" / "s")]
+    frontiers = [store.read_frontier(folder) for folder in (run_dir, place / "whole" / "s")]
     assert frontiers[0].equals(frontiers[1]) and pc.sum(frontiers[0]["on_frontier"]).as_py() >= 8
 
     from mlflow import MlflowClient
@@ -192,6 +193,7 @@ def test_killed_and_resumed(place: Path, moments: int, frontier: Callable[..., R
         time.sleep(0.5)
 
 
+@pytest.mark.slow  # on hosts, `make test-cluster` interrupts a sweep
 def test_interrupted_once_ends_what_runs_and_twice_stops_at_once(place: Path, frontier: Callable[..., Result]) -> None:
     """A terminal sends Ctrl-C to all processes of the foreground, so this does too."""
     notes = place / "notes of interrupted"

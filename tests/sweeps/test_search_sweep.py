@@ -70,7 +70,7 @@ def test_moasha_stops_what_is_behind_and_leaves_the_rest_alone(tmp_path: Path) -
     rates = [0.05, 5e-6, 4e-6, 3e-6, 2e-6, 1e-6]  # each behind those before it
     sweep = {
         "quantizers": [
-            {"method": "bin", "num_bits": 32, "learning_rate": rates, "epochs": 4000},
+            {"method": "bin", "num_bits": 32, "learning_rate": rates, "epochs": 3000},
             {"method": "lowrank", "rank": [2, 4]},
         ],
         "scheduler": {"kind": "moasha", "grace": 0.1},

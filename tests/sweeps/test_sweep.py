@@ -229,6 +229,7 @@ def test_mlflow_has_one_ended_run_for_each_trial(swept: tuple[Path, subprocess.C
     assert {"trials.parquet", "frontier.parquet", "report.html", "frontier.png"} <= names
 
 
+@pytest.mark.slow
 def test_the_ui_says_where_a_run_s_page_is(
     place: Path, swept: tuple[Path, subprocess.CompletedProcess[str]], frontier: Command
 ) -> None:
