@@ -19,7 +19,7 @@ sweep: setup
 
 # Three processes on two cores: sweeps wait for Ray much of their time.
 test: setup
-	$(BIN)/python -m pytest -n 3 --dist loadgroup -m "not slow"
+	$(BIN)/python -m pytest -n 3 --dist loadgroup --no-loadscope-reorder -m "not slow"
 
 # While one works: no Ray, no other programs, and a slice of the contract suite.
 test-fast: setup

@@ -89,6 +89,7 @@ def sweeps(place: Path, *words: object) -> int:
     return done.returncode
 
 
+@pytest.mark.slow
 def test_what_is_killed_costs_the_steps_since_its_checkpoint(place: Path) -> None:
     notes, run_dir = place / "notes", place / "runs" / "disturbed"
     sweep = {

@@ -141,7 +141,7 @@ def rows_of(run_dir: Path) -> dict[str, dict[str, Any]]:
 
 
 @pytest.mark.filterwarnings("ignore:The ``noload``")  # inside MLflow
-@pytest.mark.slow  # in `make test`, test_lost_workers.py kills a driver and goes on
+@pytest.mark.slow  # on hosts, `make test-cluster` kills some
 def test_killed_and_resumed(place: Path, frontier: Callable[..., Result]) -> None:
     moments = 5
     dice = random.Random(7)

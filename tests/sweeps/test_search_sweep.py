@@ -88,7 +88,14 @@ def test_moasha_stops_what_is_behind_and_leaves_the_rest_alone(tmp_path: Path) -
         assert known is not None and known.curves[-1]["fraction"] < 1 and known.curves[-1]["phase"] == "train"
     _, again = run(tmp_path, "moasha", **sweep)
     assert all(row["reused"] for row in again) and by_status(again).keys() == found.keys()
-    _, whole = run(tmp_path, "moasha", **{**sweep, "scheduler": {"kind": "none"}})
+
+
+@pytest.mark.slow
+def test_a_sweep_without_a_scheduler_runs_what_another_stopped(tmp_path: Path) -> None:
+    quantizers = [{"method": "bin", "num_bits": 32, "learning_rate": [0.05, 5e-6, 1e-6], "epochs": 3000}]
+    _, rows = run(tmp_path, "moasha", quantizers=quantizers, scheduler={"kind": "moasha", "grace": 0.1})
+    assert by_status(rows).keys() == {"ok", "stopped"}
+    _, whole = run(tmp_path, "moasha", quantizers=quantizers)
     assert {row["status"] for row in whole} == {"ok"}
 
 
