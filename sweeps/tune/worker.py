@@ -62,6 +62,11 @@ class Settings:
         return None if self.data_dir is None else Path(self.data_dir) if data is None else unpack(data)
 
 
+def device_of(share: Share) -> torch.device:
+    """Where a trial with this share fits: Ray shows it no other GPU than its own, which then is the first."""
+    return torch.device("cuda", 0) if share.gpu and torch.cuda.is_available() else torch.device("cpu")
+
+
 _TABLES: dict[str, Table] = {}
 
 
@@ -100,7 +105,7 @@ def run_one(
     report: Callable[[FitStep], None],
 ) -> Outcome:
     """Run ``spec``; whatever goes wrong becomes a row with status ``failed`` and the reason."""
-    device = torch.device("cuda" if share.gpu and torch.cuda.is_available() else "cpu")
+    device = device_of(share)
     table, name = _table(shared), artifact_name(spec.key)
     try:
         files, data_dir = settings.run.open(), settings.data_folder(data)

@@ -1,15 +1,18 @@
 """What trials take: shares of GPUs by measured memory, none for methods without work for one, never more than there is."""
 
+import dataclasses
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import pytest
+import torch
 
 from quantizers.errors import InputError
 from sweeps.record.intake import Intake, Listed
 from sweeps.spec.config import Resources, build
 from sweeps.tune.queue import Queue
-from sweeps.tune.resources import CONTEXT_BYTES, MARGIN, Policy, check_fits
+from sweeps.tune.resources import CONTEXT_BYTES, MARGIN, Policy, Share, check_fits
+from sweeps.tune.worker import device_of
 from trainables.trial import TrialSpec
 
 GB = 10**9
@@ -113,3 +116,11 @@ def test_what_no_machine_has_is_refused() -> None:
     for resources, key in ((Resources(cpu=5), "cpu"), (Resources(gpu=2), "gpu"), (Resources(memory="9GB"), "memory")):
         with pytest.raises(InputError, match=f"resources.{key}"):
             check_fits(resources, nodes)
+
+
+def test_a_share_of_a_gpu_is_on_the_first_that_the_worker_sees(monkeypatch: pytest.MonkeyPatch) -> None:
+    share = Share(cpu=1, gpu=0.5, memory_bytes=None, gpu_bytes=GB)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    device = device_of(share)
+    assert device == torch.device("cuda", 0)  # torch refuses to limit the memory of a device without a number
+    assert device_of(dataclasses.replace(share, gpu=0)) == torch.device("cpu")
