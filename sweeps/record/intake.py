@@ -16,7 +16,8 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 from quantizers import FitStep
@@ -29,6 +30,11 @@ from trainables.records import TrialResult, TrialSpec, blank_row
 
 INTERRUPTED = "interrupted"  # the reason where a person has ended the sweep
 Judge = Callable[[str, FitStep, float], str | None]
+
+
+def _shared(row: Mapping[str, Any]) -> dict[str, Any]:
+    """``row`` with texts that it shares with other rows: most are the same in all, and each came with copies of its own."""
+    return {sys.intern(name): sys.intern(value) if type(value) is str else value for name, value in row.items()}
 
 
 class Observer:
@@ -267,7 +273,10 @@ class Intake:
 
     def _record(self, result: TrialResult) -> None:
         constraints.mark(self._limits, result)
-        self.results[result.row["trial_key"]] = dataclasses.replace(result, curves=[])
+        kept = dataclasses.replace(
+            result, row=_shared(result.row), scores=[_shared(row) for row in result.scores], curves=[]
+        )
+        self.results[result.row["trial_key"]] = kept
         self.reused += bool(result.row["reused"])
         for observer in self._observers:
             observer.ended(result)

@@ -11,7 +11,7 @@ from ray.tune.progress_reporter import TrialProgressCallback
 from sweeps.record.intake import Intake
 from sweeps.spec.config import SweepConfig
 from sweeps.tune.queue import Queue
-from sweeps.tune.ray_internals import Loss, kill_worker, why_lost
+from sweeps.tune.ray_internals import Loss, forget, kill_worker, why_lost
 from trainables.records import TrialSpec
 
 
@@ -62,6 +62,7 @@ class Callbacks(Callback):  # type: ignore[misc]
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A trial has ended, or was stopped."""
         self._started.pop(self._spec(trial).key, None)
+        forget(trial)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A trial's worker is gone."""

@@ -6,6 +6,8 @@ Needs Ray 2.60:
 - ``Trial.pickled_error_file``: where Tune keeps the exception that ended a trial.
 - the texts of ``ActorDiedError``: "exit detail: ...", "running low on memory", "node has died". Nothing else tells a lack of
   memory, or a node that is gone, from a process that crashed.
+- ``metric_analysis``, ``metric_n_steps``, ``last_result`` of ``Trial.run_metadata``, and ``Trial.get_json_state``: what Tune
+  keeps of every number that a trial reported, and what it writes of each trial into a snapshot at the end: 40 kB a trial.
 - ``Searcher.FINISHED`` and that a scheduler's ``on_trial_result`` is called with a trial's last report.
 """
 
@@ -41,6 +43,18 @@ def kill_worker(trial: Any) -> None:
     actor = trial.temporary_state.ray_actor
     if actor is not None:
         ray.kill(actor)
+
+
+def forget(trial: Any) -> None:
+    """Drop what Tune keeps of an ended trial for statistics and snapshots, which nobody reads: 0.8 GB of 20,000 trials."""
+    trial.run_metadata.metric_analysis.clear()
+    trial.run_metadata.metric_n_steps.clear()
+    trial.run_metadata.last_result = {}
+    trial.get_json_state = _no_state
+
+
+def _no_state() -> tuple[str, str]:
+    return "{}", "{}"
 
 
 def why_lost(trial: Any) -> Loss:

@@ -19,7 +19,7 @@ from analysis.paper.numbers import COLUMNS, ROWS
 from analysis.paper.page import write_paper
 from quantizers import Table
 from quantizers.errors import InputError
-from sweeps.commands.app import app
+from sweeps.commands import application
 from trainables.tasks.polarity import lexicon
 
 N, D = 600, 12
@@ -143,7 +143,7 @@ def drawn(tmp_path: Path) -> Path:
 
 
 def test_figures_of_a_run(drawn: Path, tmp_path: Path) -> None:
-    done = CliRunner().invoke(app, ["report", str(drawn), "--paper-tables", "-o", str(tmp_path / "paper.html")])
+    done = CliRunner().invoke(application(), ["report", str(drawn), "--paper-tables", "-o", str(tmp_path / "paper.html")])
     assert done.exit_code == 0, done.output
     page = (tmp_path / "paper.html").read_text()
     assert page.count('src="data:image/png;base64,') == 4 and "<script" not in page

@@ -13,7 +13,7 @@ import sweeps.commands.submit  # noqa: F401 - adds the command
 import sweeps.commands.sweeps  # noqa: F401 - of one command alone Typer makes the whole program
 from quantizers.errors import InputError
 from sweeps.cluster import submit
-from sweeps.commands.app import app
+from sweeps.commands import application
 from sweeps.spec.config import SweepConfig, build, load
 
 
@@ -96,7 +96,7 @@ def test_results_never_go_over_other_files(tmp_path: Path) -> None:
 def test_a_cluster_that_is_not_there_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "sweep.yaml").write_text(sweep().to_yaml())
     words = ["submit", "http://127.0.0.1:1", str(tmp_path / "sweep.yaml"), "--fetch", str(tmp_path / "runs")]
-    done = CliRunner().invoke(app, words, env={"RAY_AUTH_TOKEN": "x" * 64})
+    done = CliRunner().invoke(application(), words, env={"RAY_AUTH_TOKEN": "x" * 64})
     assert done.exit_code == 2
     assert "http://127.0.0.1:1" in done.output and "answer" in done.output or "cluster up" in done.output
     assert not (tmp_path / "runs").exists()

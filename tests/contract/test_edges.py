@@ -25,7 +25,7 @@ def test_edge_tables(case, edge, fitted, tmp_path):
     rebuilt = quantizer.to_dense()
     assert tuple(rebuilt.shape) == table.shape
     assert rebuilt.dtype == torch.float32
-    assert torch.isfinite(rebuilt).all()
+    assert torch.isfinite(rebuilt).all(), "a float16 that overflowed?"
     for name, tensor in quantizer.state().items():
         assert not tensor.is_floating_point() or torch.isfinite(tensor).all(), name
     predicted = case.cls.storage(case.config, table.shape)
@@ -53,7 +53,7 @@ def test_proposals_for_edge_tables(method, edge):
             assert method.cls.check(config, table.shape) is None
             quantizer = method.cls(config).fit(table, budget=budget)
             assert quantizer.payload_bytes <= budget.payload_bytes
-            assert torch.isfinite(quantizer.to_dense()).all()
+            assert torch.isfinite(quantizer.to_dense()).all(), "a float16 that overflowed?"
     if len(refused) == 3:
         pytest.skip(f"refused: {refused[0]}")
 

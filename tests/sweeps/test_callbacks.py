@@ -60,8 +60,14 @@ class Sweep:
         assert isinstance(suggested, dict)
         state = types.SimpleNamespace(ray_actor=f"actor of {name}")
         file = self.folder / name
+        kept = types.SimpleNamespace(metric_analysis={}, metric_n_steps={}, last_result={})
         trial = types.SimpleNamespace(
-            trial_id=name, config=suggested, temporary_state=state, pickled_error_file=str(file), get_error=lambda: None
+            run_metadata=kept,
+            trial_id=name,
+            config=suggested,
+            temporary_state=state,
+            pickled_error_file=str(file),
+            get_error=lambda: None,
         )
         self.callbacks.on_trial_start(0, [], trial)
         return trial

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 import sweeps.commands.ledger  # noqa: F401 - adds its commands
 from analysis import store
 from quantizers.errors import InputError
-from sweeps.commands.app import app
+from sweeps.commands import application
 from sweeps.record.cleanup import clean
 from sweeps.record.estimate import History, estimate
 from sweeps.record.ledger import Ledger
@@ -81,9 +81,9 @@ def test_what_is_refused(ledger: Path, tmp_path: Path) -> None:
 
 
 def test_the_command(ledger: Path) -> None:
-    done = CliRunner().invoke(app, ["ledger", "clean", str(ledger), "--older-than", "30d", "--dry-run"])
+    done = CliRunner().invoke(application(), ["ledger", "clean", str(ledger), "--older-than", "30d", "--dry-run"])
     assert done.exit_code == 0 and "results: 1 would be deleted, 5 bytes" in done.stdout, done.output
-    assert CliRunner().invoke(app, ["ledger", "clean", str(ledger), "--older-than", "1 moon"]).exit_code == 2
+    assert CliRunner().invoke(application(), ["ledger", "clean", str(ledger), "--older-than", "1 moon"]).exit_code == 2
     assert len(left(ledger)) == 6
 
 

@@ -10,8 +10,10 @@ from ray.tune.experiment import Trial
 from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 
+from sweeps.tune.ray_internals import forget
+
 PROJECT = Path(__file__).parents[2] / "pyproject.toml"
-USED = ("temporary_state", "pickled_error_file", "ActorDiedError")
+USED = ("temporary_state", "pickled_error_file", "ActorDiedError", "run_metadata", "get_json_state")
 
 
 def test_ray_is_of_the_version_that_these_were_seen_in() -> None:
@@ -25,6 +27,17 @@ def test_a_trial_has_its_actor_and_the_file_of_its_error() -> None:
     trial = Trial("function", stub=True)
     assert hasattr(trial.temporary_state, "ray_actor")
     assert "pickled_error_file" in dir(trial)
+
+
+def test_an_ended_trial_keeps_no_statistics_and_no_snapshot() -> None:
+    trial = Trial("function", stub=True)
+    trial.update_last_result({"loss": 1.0, "trial_id": "a", "fraction": 0.5})
+    assert trial.metric_analysis and trial.metric_n_steps and len(trial.get_json_state()[1]) > 500
+    forget(trial)
+    assert not trial.metric_analysis and not trial.metric_n_steps
+    assert trial.get_json_state() == ("{}", "{}")
+    source = inspect.getsource(tune_controller.TuneController._get_trial_checkpoints)
+    assert "trial.get_json_state()" in source
 
 
 def test_the_last_report_goes_to_the_scheduler_before_the_callbacks() -> None:

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 import sweeps.commands.sweeps  # noqa: F401  (its commands)
 from quantizers.errors import InputError
 from sweeps import driver
-from sweeps.commands.app import app
+from sweeps.commands import application
 from sweeps.record import run_folder, status
 from sweeps.record.run_folder import open_run, owned
 from sweeps.record.status import Progress, is_alive, read_status
@@ -218,9 +218,9 @@ def test_a_run_on_s3_that_is_at_work(bucket: str, tmp_path: Path, monkeypatch: p
             (run_dir / "trials.parquet").write_bytes(b"not yet sent")
 
             # Another driver, and somebody who looks, on this machine: the copy stays the driver's.
-            refused = cli.invoke(app, ["resume", location])
+            refused = cli.invoke(application(), ["resume", location])
             assert refused.exit_code == 2 and "still at work" in refused.output, refused.output
-            assert cli.invoke(app, ["status", location]).exit_code == 0
+            assert cli.invoke(application(), ["status", location]).exit_code == 0
             assert (run_dir / "trials.parquet").read_bytes() == b"not yet sent"
 
             # The same on another machine, to which this process's notes say nothing.
@@ -229,7 +229,7 @@ def test_a_run_on_s3_that_is_at_work(bucket: str, tmp_path: Path, monkeypatch: p
             monkeypatch.setattr(status, "is_here", lambda left: False)
             monkeypatch.setattr(claims, "is_gone", lambda left: False)
             monkeypatch.setattr(status, "is_gone", lambda left: False)
-            shown = cli.invoke(app, ["status", location])
+            shown = cli.invoke(application(), ["status", location])
             assert shown.exit_code == 0 and "has stopped" not in shown.output, shown.output
             state = read_status(open_run(location))
             assert state is not None and is_alive(state) and state["running"]
@@ -243,7 +243,7 @@ def test_a_run_on_s3_that_is_at_work(bucket: str, tmp_path: Path, monkeypatch: p
                     kept.touch(DRIVER_CLAIM)
 
             monkeypatch.setattr(run_folder, "time", type("Clock", (), {"sleep": staticmethod(touch)}))
-            refused = cli.invoke(app, ["resume", location])
+            refused = cli.invoke(application(), ["resume", location])
             assert refused.exit_code == 2 and "still at work" in refused.output, refused.output
             assert kept.read(DRIVER_CLAIM) == content and note() in (content or b"").decode()
             monkeypatch.setenv("HOME", str(here))

@@ -32,7 +32,7 @@ import sweeps.commands.sweeps  # noqa: F401 - adds the command
 from analysis import store
 from analysis.schema import SCHEMA_VERSION
 from quantizers.errors import InputError
-from sweeps.commands.app import app
+from sweeps.commands import application
 from sweeps.record.ledger import Ledger
 from sweeps.record.tracking import Tracker, mlflow_internals, runs
 from sweeps.record.tracking.sync import send_records
@@ -267,7 +267,7 @@ def test_what_is_left_is_said_and_sync_sends_it_once(
     assert {key: run_id for key, run_id in rows.items() if run_id} == {key: there[key] for key in expected}
 
     before = faults.calls.copy()
-    said = CliRunner().invoke(app, ["sync", str(config.run_dir)])
+    said = CliRunner().invoke(application(), ["sync", str(config.run_dir)])
     assert (said.exit_code, said.output) == (0, "0 records sent.\n")
     changes = {"create_run", "log_batch", "set_terminated", "log_artifact", "set_tag"}
     assert {name for name in faults.calls if faults.calls[name] > before[name]}.isdisjoint(changes)

@@ -18,7 +18,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 import sweeps.commands.data  # noqa: F401 - adds its commands
-from sweeps.commands.app import app
+from sweeps.commands import application
 from trainables.corpora import CORPORA
 from trainables.published import catalogue as published
 from trainables.published import fetching
@@ -158,7 +158,7 @@ def tarred(files: dict[str, bytes]) -> bytes:
 
 
 def data(*words: object, env: dict[str, str] | None = None) -> Result:
-    return CliRunner().invoke(app, ["data", *map(str, words)], env={"COLUMNS": "200", **(env or {})})
+    return CliRunner().invoke(application(), ["data", *map(str, words)], env={"COLUMNS": "200", **(env or {})})
 
 
 def here(folder: Path) -> list[str]:
