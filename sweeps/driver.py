@@ -20,7 +20,6 @@ from sweeps.record.intake import INTERRUPTED, Intake, Listed
 from sweeps.record.ledger import Ledger
 from sweeps.record.run_folder import check_run_dir, owned
 from sweeps.record.status import Progress
-from sweeps.record.tracking import Tracker
 from sweeps.search.adaptive import make_judge, make_search
 from sweeps.search.plateau import Plateau
 from sweeps.spec.config import SweepConfig
@@ -107,7 +106,11 @@ def _run(
     write_bytes(run_dir / SWEEP_FILE, config.to_yaml().encode())
     location = config.ledger_location or join(config.run_location, RAY, SHARED)
     ledger = Ledger(open_storage(location), remember_results=config.ledger_location is not None)
-    tracker = None if config.tracking_uri is None else Tracker(config.tracking_uri, config.name, prepared.objectives)
+    tracker = None
+    if config.tracking_uri is not None:
+        from sweeps.record.tracking import Tracker  # MLflow takes a second and 50 MB
+
+        tracker = Tracker(config.tracking_uri, config.name, prepared.objectives)
     metric = next((name for name in prepared.objectives if name != "payload_bytes"), "reconstruction.nmse")
     with (
         Places(config.run_location, location, elsewhere=engine.elsewhere(address)) as places,

@@ -9,7 +9,7 @@ import os
 import platform
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -21,12 +21,14 @@ from analysis.schema import SCHEMA_VERSION
 from sweeps.record import checkpoints
 from sweeps.record.artifacts import fetch_copy
 from sweeps.record.intake import INTERRUPTED
-from sweeps.record.tracking import Tracker
 from sweeps.spec.prepare import Prepared
 from sweeps.storage import open_storage
 from sweeps.storage.layout import PLOT_FILE, REPORT_FILE, SWEEP_FILE, artifact_name
 from trainables.provenance import versions
 from trainables.trial import TrialResult, blank_row
+
+if TYPE_CHECKING:
+    from sweeps.record.tracking import Tracker
 
 
 def finish(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import shutil
@@ -123,6 +124,7 @@ def run_trials(
     finally:
         if mine:
             ray.shutdown()
+        gc.collect()  # Tune's trials hold each other, and the report needs the room
 
 
 class _Cluster:

@@ -6,8 +6,9 @@ Needs Ray 2.60:
 - ``Trial.pickled_error_file``: where Tune keeps the exception that ended a trial.
 - the texts of ``ActorDiedError``: "exit detail: ...", "running low on memory", "node has died". Nothing else tells a lack of
   memory, or a node that is gone, from a process that crashed.
-- ``metric_analysis``, ``metric_n_steps``, ``last_result`` of ``Trial.run_metadata``, and ``Trial.get_json_state``: what Tune
-  keeps of every number that a trial reported, and what it writes of each trial into a snapshot at the end: 40 kB a trial.
+- ``metric_analysis``, ``metric_n_steps``, ``last_result`` of ``Trial.run_metadata``, ``Trial.evaluated_params``, and
+  ``Trial.get_json_state``: what Tune keeps of every number that a trial reported, and what it writes of each trial into a
+  snapshot at the end: 40 kB a trial.
 - ``Searcher.FINISHED`` and that a scheduler's ``on_trial_result`` is called with a trial's last report.
 """
 
@@ -50,6 +51,7 @@ def forget(trial: Any) -> None:
     trial.run_metadata.metric_analysis.clear()
     trial.run_metadata.metric_n_steps.clear()
     trial.run_metadata.last_result = {}
+    trial.evaluated_params = {}
     trial.get_json_state = _no_state
 
 

@@ -32,6 +32,7 @@ def test_a_trial_has_its_actor_and_the_file_of_its_error() -> None:
 def test_an_ended_trial_keeps_no_statistics_and_no_snapshot() -> None:
     trial = Trial("function", stub=True)
     trial.update_last_result({"loss": 1.0, "trial_id": "a", "fraction": 0.5})
+    assert hasattr(trial, "evaluated_params")
     assert trial.metric_analysis and trial.metric_n_steps and len(trial.get_json_state()[1]) > 500
     forget(trial)
     assert not trial.metric_analysis and not trial.metric_n_steps
