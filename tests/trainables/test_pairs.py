@@ -77,6 +77,7 @@ def test_a_pair_is_one_text_with_a_target_where_it_falls_in_two(corpora: Path) -
     train, vocabulary = read(400)
     data = vocabulary.texts["train"]
     assert len(data) == len(train) == 7 and len(vocabulary.texts["test"]) == 40
+    assert table.words is not None
     words = [table.words[row] for row in vocabulary.rows.tolist()] + ["zzqx"]  # the word without a vector
     for index, (first, second) in enumerate(zip(train.tokens, train.hypotheses, strict=True)):
         start, stop = data.starts[index : index + 2]

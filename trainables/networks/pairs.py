@@ -104,7 +104,7 @@ class PairNetwork(SequenceNetwork):
         states = self.dropout(vectors)
         for index, layer in enumerate(layers):
             states, _ = layer(self.dropout(states) if index else states)
-        return states.cummax(dim=1).values
+        return torch.cummax(states, dim=1).values
 
 
 class PairTask(TrainedTask):
