@@ -1,4 +1,5 @@
 import importlib.metadata
+import json
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -128,12 +129,22 @@ def corpora(tmp_path: Path) -> Path:
             lines.append(f"{random.choice(['was', 'made'])} VB B-VP")
         return "\n".join([*lines, ". . O"]) + "\n\n"
 
+    def pair(index: int) -> str:
+        first = str(random.choice(["good", "bad"]))
+        other = {"good": "bad", "bad": "good"}[first]
+        label = ("entailment", "neutral", "contradiction")[index % 3]
+        last = {"entailment": first, "neutral": "about", "contradiction": other}[label]
+        filler = " ".join(random.choice(fillers, random.integers(1, 6)))
+        pair = {"gold_label": label, "sentence1": f"The {filler} was {first}.", "sentence2": f"Its story was {last}"}
+        return json.dumps(pair) + "\n"
+
     sizes = {"train": 240, "dev": 40, "test": 40}
     files = {f"sst/trees/{split}.txt": [tree(index % 5) + "\n" for index in range(size)] for split, size in sizes.items()}
     files |= {
         "conll2000/train.txt": [sentence() for _ in range(1040)],
         "conll2000/test.txt": [sentence() for _ in range(20)],
     }
+    files |= {f"snli/snli_1.0_{split}.jsonl": [pair(index) for index in range(size)] for split, size in sizes.items()}
     for name, lines in files.items():
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)

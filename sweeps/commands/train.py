@@ -21,7 +21,9 @@ _NETWORK, _TASK, _SCORES = "network.safetensors", "task.json", "scores.json"
 )
 @checked
 def train(
-    task: Annotated[str, typer.Argument(help="A task that trains a network: sentiment, chunking (see: frontier tasks).")],
+    task: Annotated[
+        str, typer.Argument(help="A task that trains a network: sentiment, chunking, entailment (see: frontier tasks).")
+    ],
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder for the network, its settings and its scores.")],
     embedding: Annotated[str, typer.Option("--embedding", help="A table, or a compressed file.")],
     config: Annotated[Path | None, typer.Option("--config", help="YAML file of settings; --set overrides it.")] = None,

@@ -41,7 +41,7 @@ def task_keys(corpora: Path) -> Callable[[], dict[str, str]]:
     (corpora / "imdb" / "reviews.csv").write_text("\n".join(["review,sentiment", *reviews]) + "\n")
 
     def keys() -> dict[str, str]:
-        entries = ({"task": "sentiment"}, {"task": "sentiment", "dataset": "imdb"}, {"task": "chunking"})
+        entries = ("sentiment", {"task": "sentiment", "dataset": "imdb"}, "chunking", "entailment")
         return {task.label: task_key(task) for task in (make_task(entry, corpora) for entry in entries)}
 
     return keys

@@ -84,6 +84,23 @@ def test_pretrained_compresses_the_whole_table_and_trains_on_it(bench: Bench) ->
     assert bench.made.count("baselines") == 2  # reconstruction's and the task's, shared by both trials
 
 
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {},
+        {"regime": "finetuned", "metric": "fisher", "weights": "fisher", "retrain": {"epochs": 2}},
+        {"regime": "end_to_end"},
+    ],
+    ids=["pretrained", "finetuned", "end_to_end"],
+)
+def test_pairs_of_sentences_in_every_regime(bench: Bench, keys: dict[str, Any]) -> None:
+    method = {"method": "rq", "num_codebooks": 2, "codebook_size": 4 if keys else 64}  # of some ten rows, or of 10,000
+    found = bench.results(tasks=[{**TASK, "task": "entailment"}], quantizers=[method], **keys)
+    value, baseline = accuracy(found["identity"])
+    assert value == baseline == accuracy(found["rq"])[1] and baseline > 0.5
+    assert accuracy(found["rq"])[0] > 0.3 and {score["num_examples"] for score in found["rq"].scores} >= {40}
+
+
 def test_finetuned_compresses_the_tuned_table_of_its_seed(bench: Bench) -> None:
     prepared = bench.prepared(regime="finetuned", seeds=[0, 1])
     assert prepared.table.num_embeddings < 20
