@@ -108,7 +108,7 @@ def _run(
     ledger = Ledger(open_storage(location), remember_results=config.ledger_location is not None)
     tracker = None
     if config.tracking_uri is not None:
-        from sweeps.record.tracking import Tracker  # MLflow takes a second and 50 MB
+        from sweeps.record.tracking import Tracker  # MLflow is slow to import
 
         tracker = Tracker(config.tracking_uri, config.name, prepared.objectives)
     metric = next((name for name in prepared.objectives if name != "payload_bytes"), "reconstruction.nmse")

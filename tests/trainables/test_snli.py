@@ -10,7 +10,7 @@ import pytest
 
 from quantizers.errors import InputError
 from trainables.corpora.base import Examples
-from trainables.corpora.snli import SNLI, Pairs, tokenize
+from trainables.corpora.snli import SNLI, tokenize
 from trainables.published.catalogue import PUBLISHED
 
 RAW = [
@@ -34,7 +34,7 @@ def write(path: Path, rows: list[dict[str, str]]) -> None:
 
 
 def pairs(examples: Examples) -> list[tuple[str, str]]:
-    assert isinstance(examples, Pairs)
+    assert isinstance(examples, Examples) and examples.hypotheses is not None
     return [(" ".join(first), " ".join(other)) for first, other in zip(examples.tokens, examples.hypotheses, strict=True)]
 
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 
 from trainables.corpora.base import Corpus, Examples, Splits
 
-_READERS = {"sst5": "sst", "sst2": "sst", "imdb": "imdb", "conll2000": "conll"}
+_READERS = {"sst5": "sst", "sst2": "sst", "imdb": "imdb", "conll2000": "conll", "snli": "snli"}
 
 
 def reader_module(name: str) -> str:

@@ -21,11 +21,13 @@ class Examples:
         tokens: of every text, in order.
         labels: one a text (classification): its place in the classes.
         tags: one a token (tagging).
+        hypotheses: tokens of the second sentence of every pair, where a text is one of two.
     """
 
     tokens: tuple[tuple[str, ...], ...]
     labels: tuple[int, ...] | None = None
     tags: tuple[tuple[str, ...], ...] | None = None
+    hypotheses: tuple[tuple[str, ...], ...] | None = None
 
     def __len__(self) -> int:
         return len(self.tokens)

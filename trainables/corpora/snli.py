@@ -15,7 +15,6 @@ import json
 import re
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from quantizers.errors import InputError
@@ -34,17 +33,6 @@ _TOKEN = re.compile(
     """,
     re.VERBOSE,
 )
-
-
-@dataclass(frozen=True)
-class Pairs(Examples):
-    """One split: ``tokens`` are the premises.
-
-    Attributes:
-        hypotheses: tokens of the second sentence of every pair.
-    """
-
-    hypotheses: tuple[tuple[str, ...], ...] = ()
 
 
 def _parse(paths: Sequence[Path]) -> Splits:
@@ -68,7 +56,7 @@ def tokenize(sentence: str) -> tuple[str, ...]:
     return tuple(map(sys.intern, _TOKEN.findall(sentence.lower().replace("\u2019", "'"))))
 
 
-def _read(path: Path) -> Pairs:
+def _read(path: Path) -> Examples:
     premises, hypotheses, labels = [], [], []
     before: tuple[str, tuple[str, ...]] = ("", ())  # a premise stands in three pairs, one after the other
     for number, line in enumerate(read_lines(path), start=1):
@@ -84,7 +72,7 @@ def _read(path: Path) -> Pairs:
         labels.append(_CLASSES.index(label))
     if not labels:
         raise InputError(f"{path}: no pair has a label; expected some with another gold_label than {_NO_LABEL!r}.")
-    return Pairs(tuple(premises), tuple(labels), hypotheses=tuple(hypotheses))
+    return Examples(tuple(premises), tuple(labels), hypotheses=tuple(hypotheses))
 
 
 def _pair(line: str, where: str) -> tuple[str, str, str]:

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+NO_TARGET = -100  # of tokens that no loss looks at, as torch's cross-entropy has it
 _POOL_BATCHES = 16
 
 
@@ -80,6 +81,30 @@ def encode(
     return Encoded(ids, starts, np.array(targets, dtype=np.int64))
 
 
+def encode_pairs(
+    firsts: Sequence[Sequence[str]],
+    seconds: Sequence[Sequence[str]],
+    labels: Sequence[int],
+    row_of: Callable[[str], int],
+    longest: int,
+) -> Encoded:
+    """Pairs of sentences, each as one text: the first, then the second in reverse, with a target at the first's last word.
+
+    Args:
+        firsts: S sentences.
+        seconds: S sentences.
+        labels: a class for each pair.
+        row_of: the row of a word, whatever the word is.
+        longest: tokens of each sentence that are read.
+    """
+    texts, targets = [], []
+    for first, second, label in zip(firsts, seconds, labels, strict=True):
+        one, other = (text[:longest] or ("",) for text in (first, second))  # a sentence of no words is one unknown word
+        texts.append((*one, *reversed(other)))
+        targets.append([*[NO_TARGET] * (len(one) - 1), label, *[NO_TARGET] * len(other)])
+    return encode(texts, targets, row_of, 2 * longest)
+
+
 def batches(
     data: Encoded, batch_size: int, *, generator: torch.Generator | None = None, per_token: bool = False
 ) -> Iterator[Batch]:
@@ -114,5 +139,5 @@ def _batch(data: Encoded, group: np.ndarray, per_token: bool) -> Batch:
     inside = places < lengths[:, None]
     where = np.where(inside, data.starts[group][:, None] + places, 0)
     ids = np.where(inside, data.ids[where], 0)
-    targets = np.where(inside, data.targets[where], -100) if per_token else data.targets[group]
+    targets = np.where(inside, data.targets[where], NO_TARGET) if per_token else data.targets[group]
     return Batch(torch.from_numpy(ids), torch.from_numpy(lengths), torch.from_numpy(targets))

@@ -1,38 +1,24 @@
 """Networks on pairs of sentences, trained as all others are.
 
-Shapes: B batch, T tokens of the longest pair, D columns of the table, H hidden units, F features, C classes, V rows of the
-task.
+Shapes: B batch, T tokens of the longest pair, D columns of the table, H hidden units, C classes.
 
-A pair is one text to batches and training: the words of the first sentence in their order, then those of the second in
-reverse. It has a target at the first sentence's last word and nowhere else. The network answers at every place what it would
+A pair is one text to batches and training (:func:`trainables.networks.batches.encode_pairs`): the first sentence, then the
+second in reverse, with one target, at the first sentence's last word. The network answers at every place what it would
 say if the first sentence ended there: one LSTM reads from the left, the other (or the same one) from the right, so that a
-place sees the first sentence as it was written, up to there, and the second as it was written, down to the next place. Of
-these answers only the one with a target is trained and scored. So a text that falls in two needs no batches, no training and
-no scoring of its own.
+place sees the first sentence as it was written, up to there, and the second as it was written, down to the next place. Only
+the answer with a target is trained and scored, so pairs need no batches, training or scoring of their own.
 """
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
-from quantizers.base import generator
-from quantizers.table import Table
-from trainables.corpora.base import Splits
-from trainables.corpora.snli import SNLI, Pairs
-from trainables.leading import LeadingTask
-from trainables.networks.batches import Encoded, encode
+from trainables.networks.batches import NO_TARGET
 from trainables.networks.sequence import SequenceNetwork
-from trainables.networks.trained_task import TrainedTask
-from trainables.networks.vocabulary import UNKNOWN, Vocabulary
-from trainables.task import word_rows
-
-_NO_TARGET = -100  # as in batches and in the loss
 
 
 class PairNetwork(SequenceNetwork):
@@ -107,92 +93,8 @@ class PairNetwork(SequenceNetwork):
         return torch.cummax(states, dim=1).values
 
 
-class PairTask(TrainedTask):
-    """A task on pairs of sentences: what differs from one on single texts.
-
-    Its corpus is not one of :data:`trainables.corpora.CORPORA`: every other trained task's code holds that list, and their
-    results would count as made by other code.
-    """
-
-    per_token = True
-
-    def data_files(self) -> Sequence[Path]:
-        """The corpus's files."""
-        return SNLI.files(self.data_dir)
-
-    def code_modules(self) -> Sequence[str]:
-        """The task's own; it imports the reader of its corpus."""
-        return LeadingTask.code_modules(self)
-
-    def splits(self) -> Splits:
-        """The corpus, its training set cut to ``train_texts`` pairs."""
-        return read_pairs(self.data_dir, self.settings.train_texts)
-
-    def vocabulary(self, table: Table) -> Vocabulary:
-        """The task's rows in ``table``, and its pairs as places among them."""
-        settings = self.settings
-        return vocabulary_of_pairs(self.data_dir, settings.train_texts, settings.longest_text, tuple(table.words or ()))
-
-    def network(self, embedding_dim: int, seed: int) -> SequenceNetwork:
-        """A network at its start."""
-        settings = self.settings
-        return PairNetwork(
-            embedding_dim,
-            settings.hidden_size,
-            settings.num_layers,
-            len(self.splits().classes),
-            dropout=settings.dropout,
-            shared=settings.shared,
-            generator=generator(seed),
-        )
-
-
 def of_pairs(truth: Sequence[Sequence[int]], predicted: Sequence[Sequence[int]]) -> tuple[list[int], list[int]]:
     """Classes and predicted classes of pairs, one each, from those at every place."""
-    ends = [next(place for place, target in enumerate(targets) if target != _NO_TARGET) for targets in truth]
+    ends = [next(place for place, target in enumerate(targets) if target != NO_TARGET) for targets in truth]
     true, guessed = ([one[end] for one, end in zip(side, ends, strict=True)] for side in (truth, predicted))
     return true, guessed
-
-
-@functools.lru_cache(maxsize=2)
-def read_pairs(data_dir: Path | None, train_texts: int | None) -> Splits:
-    """The corpus, its training set cut; a worker reads it once for all its trials."""
-    found = SNLI.read(data_dir)
-    train = found.train
-    assert isinstance(train, Pairs) and train.labels is not None
-    cut = slice(train_texts)
-    return Splits(
-        Pairs(train.tokens[cut], train.labels[cut], hypotheses=train.hypotheses[cut]), found.dev, found.test, found.classes
-    )
-
-
-@functools.lru_cache(maxsize=4)
-def vocabulary_of_pairs(
-    data_dir: Path | None, train_texts: int | None, longest_text: int, words: tuple[str, ...]
-) -> Vocabulary:
-    """As :func:`trainables.networks.vocabulary.vocabulary_of`; of each sentence ``longest_text`` tokens are read."""
-    splits = read_pairs(data_dir, train_texts)
-    examples: dict[str, Any] = {"train": splits.train, "dev": splits.dev, "test": splits.test}
-    find = word_rows(words)
-    tokens = dict.fromkeys(
-        token for one in examples.values() for side in (one.tokens, one.hypotheses) for text in side for token in text
-    )
-    row_of = {token: row for token in tokens if (row := find(token)) is not None}
-    stand_in = find(UNKNOWN)
-    rows = sorted({*row_of.values(), *([] if stand_in is None else [stand_in])})
-    place = {row: index for index, row in enumerate(rows)}
-    unknown = len(rows) if stand_in is None else place[stand_in]
-    place_of = {token: place[row] for token, row in row_of.items()}
-    texts = {split: _encode(one, place_of, unknown, longest_text) for split, one in examples.items()}
-    return Vocabulary(torch.tensor(rows, dtype=torch.int64), unknown, texts, len(tokens) - len(row_of))
-
-
-def _encode(pairs: Pairs, place_of: dict[str, int], unknown: int, longest_text: int) -> Encoded:
-    texts, targets = [], []
-    assert pairs.labels is not None
-    for first, second, label in zip(pairs.tokens, pairs.hypotheses, pairs.labels, strict=True):
-        # A sentence of no words is one unknown word.
-        one, other = (text[:longest_text] or ("",) for text in (first, second))
-        texts.append((*one, *reversed(other)))
-        targets.append([*[_NO_TARGET] * (len(one) - 1), label, *[_NO_TARGET] * len(other)])
-    return encode(texts, targets, lambda token: place_of.get(token, unknown), 2 * longest_text)

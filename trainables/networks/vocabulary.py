@@ -12,14 +12,14 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from trainables.corpora import CORPORA, Examples, Splits
-from trainables.networks.batches import Encoded, encode
+from trainables.networks.batches import Encoded, encode, encode_pairs
 from trainables.task import word_rows
 
 UNKNOWN = "<unk>"
@@ -68,21 +68,26 @@ def vocabulary_of(
     splits = read_corpus(dataset, data_dir, train_texts)
     examples = {"train": splits.train, "dev": splits.dev, "test": splits.test}
     find = word_rows(words)
-    tokens = dict.fromkeys(token for one in examples.values() for text in one.tokens for token in text)
+    sentences = (text for one in examples.values() for text in (*one.tokens, *(one.hypotheses or ())))
+    tokens = dict.fromkeys(token for text in sentences for token in text)
     row_of = {token: row for token in tokens if (row := find(token)) is not None}
     stand_in = find(UNKNOWN)
     rows = sorted({*row_of.values(), *([] if stand_in is None else [stand_in])})
     place = {row: index for index, row in enumerate(rows)}
     unknown = len(rows) if stand_in is None else place[stand_in]
     place_of = {token: place[row] for token, row in row_of.items()}
-    number = {name: index for index, name in enumerate(splits.classes)}
     texts = {
-        split: encode(
-            one.tokens,
-            one.labels or () if one.tags is None else [[number[tag] for tag in tags] for tags in one.tags],
-            lambda token: place_of.get(token, unknown),
-            longest_text,
-        )
+        split: _encode(one, splits.classes, lambda token: place_of.get(token, unknown), longest_text)
         for split, one in examples.items()
     }
     return Vocabulary(torch.tensor(rows, dtype=torch.int64), unknown, texts, len(tokens) - len(row_of))
+
+
+def _encode(examples: Examples, classes: Sequence[str], row_of: Callable[[str], int], longest: int) -> Encoded:
+    """One split with its targets: a class for each text, each token, or each pair."""
+    if examples.hypotheses is not None:
+        return encode_pairs(examples.tokens, examples.hypotheses, examples.labels or (), row_of, longest)
+    if examples.tags is not None:
+        number = {name: index for index, name in enumerate(classes)}
+        return encode(examples.tokens, [[number[tag] for tag in tags] for tags in examples.tags], row_of, longest)
+    return encode(examples.tokens, examples.labels or (), row_of, longest)

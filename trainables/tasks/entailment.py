@@ -14,8 +14,10 @@ from typing import Literal
 from pydantic import Field, field_validator
 from sklearn.metrics import accuracy_score
 
-from trainables.networks.pairs import PairTask, of_pairs
-from trainables.networks.trained_task import TrainedSettings
+from quantizers.base import generator
+from trainables.networks.pairs import PairNetwork, of_pairs
+from trainables.networks.sequence import SequenceNetwork
+from trainables.networks.trained_task import TrainedSettings, TrainedTask
 from trainables.task import Metric
 
 
@@ -39,13 +41,27 @@ class EntailmentSettings(TrainedSettings):
         return value
 
 
-class Entailment(PairTask):
+class Entailment(TrainedTask):
     """Accuracy of SNLI. Data: the corpus, see ``frontier data``."""
 
     name = "entailment"
     metrics = (Metric("accuracy", "max", description="share of the test pairs that are classified right"),)
     Settings = EntailmentSettings
     main_metric = "accuracy"
+    per_token = True  # a pair has its target at the first sentence's last word
+
+    def network(self, embedding_dim: int, seed: int) -> SequenceNetwork:
+        """A network at its start."""
+        settings = self.settings
+        return PairNetwork(
+            embedding_dim,
+            settings.hidden_size,
+            settings.num_layers,
+            len(self.splits().classes),
+            dropout=settings.dropout,
+            shared=settings.shared,
+            generator=generator(seed),
+        )
 
     def measure(self, truth: Sequence[Sequence[int]], predicted: Sequence[Sequence[int]], classes: Sequence[str]) -> float:
         """Accuracy, of one class a pair."""
