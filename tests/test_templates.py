@@ -80,6 +80,7 @@ def test_the_method_keeps_the_contract(copy: Path) -> None:
     assert "passed" in output and "failed" not in output
 
 
+@pytest.mark.process
 def test_the_method_compresses_a_table(copy: Path) -> None:
     table = ("builtin:glove-10k-50d", "--rows", "300")
     output = run(
@@ -89,10 +90,12 @@ def test_the_method_compresses_a_table(copy: Path) -> None:
     assert "my_method (bits=5)" in run(copy, "-m", "sweeps", "inspect", "small.safetensors", "the")
 
 
+@pytest.mark.process
 def test_the_task_scores_a_table(copy: Path) -> None:
     assert "value=0.1" in run(copy, "-c", USE_TASK)
 
 
+@pytest.mark.process
 def test_the_panel_is_in_the_report(copy: Path) -> None:
     run(copy, "-c", USE_PANEL)
     page = (copy / "report.html").read_text(encoding="utf-8")

@@ -84,6 +84,7 @@ def _forget() -> None:
     importlib.metadata.MetadataPathFinder().invalidate_caches()  # on Python 3.11 the line above leaves it as it is
 
 
+@pytest.mark.process
 def test_methods_of_other_packages_are_sent_along(path: Path, tmp_path: Path) -> None:
     # One that is installed, with a helper of its own; one that is a file on the path; one that is installed as editable.
     compiled = f"fast{EXTENSION_SUFFIXES[0]}"

@@ -64,6 +64,7 @@ def test_a_method_that_forgets_its_checkpoints_is_found(observe_fit):
         check_saves(seen)
 
 
+@pytest.mark.thorough
 def test_a_lost_fit_goes_on_where_it_was(iterative_case, observed, repeated, same_state, saver):
     """Lost after its first save, half-way, and before its last: each attempt goes on from the one before."""
     case, seen = iterative_case, observed(iterative_case)
@@ -85,6 +86,7 @@ def test_a_lost_fit_goes_on_where_it_was(iterative_case, observed, repeated, sam
     assert trained == reports[-len(trained) :]
 
 
+@pytest.mark.thorough
 def test_a_weighted_fit_that_is_lost_twice(method, observed, same_state, saver):
     case = method.first
     if not observed(case).saves:
@@ -100,6 +102,7 @@ def test_a_weighted_fit_that_is_lost_twice(method, observed, same_state, saver):
     same_state(quantizer, expected)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("damage", ["cut", "changed", "empty", "another"])
 def test_a_broken_checkpoint_is_ignored(damage, same_state, saver, tmp_path):
     cls, table = quantizers.get("bin"), quantizers.Table(torch.randn(300, 8, generator=torch.Generator().manual_seed(0)))

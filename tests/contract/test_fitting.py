@@ -69,6 +69,7 @@ def test_a_fit_that_is_given_up_leaves_nothing(method, fitted):
             quantizer.to_dense()
 
 
+@pytest.mark.thorough
 def test_weights(weighted_method):
     """The error of rows from another cluster falls when they weigh more: only then do they get codewords and bits."""
     usual = weighted_method.table("realistic").vectors

@@ -22,6 +22,7 @@ def test_the_methods_that_can() -> None:
     assert {"rq", "lsq", "dccl", "lowrank", "transform", "transform_entropy", "adacomp"} <= set(METHODS)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", METHODS)
 def test_errors_are_small_where_they_are_felt(name: str) -> None:
     table, metric = made()

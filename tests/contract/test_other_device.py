@@ -155,6 +155,7 @@ def far_table(case, device):
     return Table(table.vectors.to(device), table.words, table.counts.to(device), table.name)
 
 
+@pytest.mark.thorough
 def test_fit(case, fitted, elsewhere, tmp_path):
     reference = fitted(case, name_of_table(case)).to_dense().cpu()
     table = far_table(case, elsewhere)
@@ -174,6 +175,7 @@ def test_fit(case, fitted, elsewhere, tmp_path):
         assert torch.equal(artifact.quantizer.state()[name], tensor), name
 
 
+@pytest.mark.thorough
 def test_weighted_fit(weighted_method, elsewhere):
     case = weighted_method.first
     table = far_table(case, elsewhere)

@@ -83,6 +83,7 @@ def test_file_round_trip(case, fitted, same_state, tmp_path):
     close(module.to_dense(), quantizer.to_dense().cpu(), case.cls)
 
 
+@pytest.mark.thorough
 def test_proposals_are_within_their_budget(method, fitted):
     table = method.table("realistic")
     proposals = method.proposals(table)

@@ -43,6 +43,7 @@ def stats_of(shape, decay):
     return TableStats(shape[0], shape[1], spectrum)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("method", [pytest.param(cls, id=name) for name, cls in quantizers.list_methods().items()])
 @settings(max_examples=60)
 @given(shape=SHAPES, ratio=RATIOS, decay=st.floats(0.3, 1.0))

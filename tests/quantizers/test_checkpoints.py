@@ -61,6 +61,7 @@ def run_training(embedding: nn.Module, saver: Any, **options: Any) -> tuple[Any,
     return done, reports, [*embedding.state_dict().values(), *network.state_dict().values()]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("method", ["trained", "held", *METHODS])
 def test_a_lost_training_goes_on_where_it_was(method: str, saver: Any) -> None:
     watched = saver()
@@ -93,6 +94,7 @@ def test_a_lost_retraining_of_codebooks(saver: Any) -> None:
     assert all(torch.equal(one, other) for one, other in zip(weights, resumed, strict=True))
 
 
+@pytest.mark.thorough
 def test_a_trial_that_is_lost_again_and_again(saver: Any, corpora: Path, tmp_path: Path) -> None:
     """Baseline, fit and training of one trial: each is lost once, and the row says what all of it took."""
     task = {"task": "sentiment", "hidden_size": 8, "epochs": 2, "batch_size": 8}

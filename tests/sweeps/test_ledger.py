@@ -63,6 +63,7 @@ def test_a_claim_of_a_killed_process_is_taken_over_at_once(tmp_path: Path) -> No
     assert [path.name for path in (tmp_path / "fits").iterdir()] == ["a.safetensors"]
 
 
+@pytest.mark.thorough
 def test_a_claim_is_kept_fresh_while_its_maker_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_FRESH_SECONDS", 0.05)
     monkeypatch.setattr(module, "STALE_SECONDS", 0.5)

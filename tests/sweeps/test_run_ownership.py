@@ -68,6 +68,7 @@ def test_of_two_drivers_at_the_same_moment_one_works(tmp_path: Path) -> None:
     assert not config.run_dir.exists(), "nobody wrote anything, so nothing is left"
 
 
+@pytest.mark.process
 def test_a_second_driver_of_another_process_is_refused_and_touches_nothing(tmp_path: Path) -> None:
     config = sweep(tmp_path)
     (tmp_path / "sweep.yaml").write_text(config.to_yaml())

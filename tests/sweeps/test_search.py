@@ -201,6 +201,7 @@ def test_sizes_and_marks() -> None:
 OPTUNA = [{"kind": "optuna", "sampler": name} for name in ("tpe", "nsga2", "gp")]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("search", [*OPTUNA, {"kind": "frontier"}])
 def test_a_finite_space_is_exhausted_without_repeats(tmp_path: Path, search: dict[str, Any]) -> None:
     ready = prepared(tmp_path, quantizers=[GRID, LSQ, "scalar"], budgets={"compression_ratio": [4, 8]}, search=search)
@@ -238,6 +239,7 @@ def test_nan_and_violations_do_not_stop_optuna(tmp_path: Path) -> None:
     assert strategy.ask() is None
 
 
+@pytest.mark.thorough
 def test_the_frontier_search_is_ahead_of_the_grid(tmp_path: Path) -> None:
     """Half of the methods are dominated and slow: those it leaves for later."""
     ready = prepared(tmp_path, quantizers=[GRID, {**LSQ, "rounds": [1, 2, 3, 4]}], search={"kind": "frontier"})

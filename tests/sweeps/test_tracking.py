@@ -181,6 +181,7 @@ def summarize(sender: Tracker, folder: Path) -> None:
     sender.summarize([folder / "report.html"], {"trials.ok": 1.0}, finished_at=STARTED.isoformat(), finished=True)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("seed", range(3))
 def test_a_server_that_fails_now_and_then_loses_nothing_and_doubles_nothing(
     tmp_path: Path, uri: str, faults: type[Faults], monkeypatch: pytest.MonkeyPatch, seed: int
@@ -201,6 +202,7 @@ def test_a_server_that_fails_now_and_then_loses_nothing_and_doubles_nothing(
     assert [run.info.status for run in runs_of(uri, "s") if run.data.tags["role"] == "summary"] == ["FINISHED"]
 
 
+@pytest.mark.thorough
 def test_a_server_that_comes_back_gets_what_waited(
     tmp_path: Path, uri: str, faults: type[Faults], monkeypatch: pytest.MonkeyPatch
 ) -> None:

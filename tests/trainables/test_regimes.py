@@ -84,6 +84,7 @@ def test_pretrained_compresses_the_whole_table_and_trains_on_it(bench: Bench) ->
     assert bench.made.count("baselines") == 2  # reconstruction's and the task's, shared by both trials
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "keys",
     [
@@ -142,6 +143,7 @@ def test_retraining_moves_codebooks_and_keeps_codes(bench: Bench) -> None:
     assert accuracy(found["codebooks", "network"])[0] > accuracy(plain)[0]
 
 
+@pytest.mark.thorough
 def test_end_to_end_trains_a_new_network_through_the_module(bench: Bench) -> None:
     methods = [{"method": "adacomp", "code_lengths": [[32, 16]]}, {"method": "hashed", "pool_size": 64}]
     methods.append({"method": "dpq", "num_codebooks": 5, "codebook_size": 8})

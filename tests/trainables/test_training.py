@@ -221,6 +221,7 @@ def test_vocabulary_and_words_without_a_vector(corpora: Any) -> None:
     assert all(np.array_equal(again.texts[s].ids, task.vocabulary(table).texts[s].ids) for s in ("train", "dev", "test"))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", ["sentiment", "chunking", "entailment"])
 def test_a_finetuned_baseline_learns_its_task(name: str, corpora: Any) -> None:
     task = small(name, corpora, epochs=25, patience=25, train_texts=240)
