@@ -35,6 +35,7 @@ from sweeps.tune import task_files
 from sweeps.tune.callbacks import Callbacks, Silence
 from sweeps.tune.interrupts import on_interrupt
 from sweeps.tune.queue import Queue, request
+from sweeps.tune.ray_internals import count_no_callbacks
 from sweeps.tune.resources import Policy, check_fits, gpu_bytes
 from sweeps.tune.scheduler import Scheduler
 from sweeps.tune.worker import Settings, tune_trial
@@ -113,6 +114,7 @@ def run_trials(
                 log_to_file=False,
             ),
         )
+        count_no_callbacks()
         logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # a lost trial is a row, and said there
 
         def stop() -> None:

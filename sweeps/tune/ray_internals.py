@@ -9,6 +9,7 @@ Needs Ray 2.60:
 - ``metric_analysis``, ``metric_n_steps``, ``last_result`` of ``Trial.run_metadata``, ``Trial.evaluated_params``, and
   ``Trial.get_json_state``: what Tune keeps of every number that a trial reported, and what it writes of each trial into a
   snapshot at the end.
+- ``ray.air._internal.usage.tag_callbacks``: imports MLflow, Comet and Weights & Biases to count whose callbacks a sweep has.
 - ``Searcher.FINISHED`` and that a scheduler's ``on_trial_result`` is called with a trial's last report.
 """
 
@@ -21,6 +22,7 @@ from typing import Any
 
 import ray
 import ray.cloudpickle
+from ray.air._internal import usage
 from ray.exceptions import RayActorError
 
 
@@ -44,6 +46,11 @@ def kill_worker(trial: Any) -> None:
     actor = trial.temporary_state.ray_actor
     if actor is not None:
         ray.kill(actor)
+
+
+def count_no_callbacks() -> None:
+    """Keep Ray's usage statistics, which are off, from importing every library whose callbacks they count."""
+    usage.tag_callbacks = lambda callbacks: False
 
 
 def forget(trial: Any) -> None:

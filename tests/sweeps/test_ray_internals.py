@@ -6,6 +6,8 @@ from importlib import metadata
 from pathlib import Path
 
 import ray.tune.execution.tune_controller as tune_controller
+import ray.tune.tune
+from ray.air._internal import usage
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
@@ -13,7 +15,7 @@ from ray.tune.search import Searcher
 from sweeps.tune.ray_internals import forget
 
 PROJECT = Path(__file__).parents[2] / "pyproject.toml"
-USED = ("temporary_state", "pickled_error_file", "ActorDiedError", "run_metadata", "get_json_state")
+USED = ("temporary_state", "pickled_error_file", "ActorDiedError", "run_metadata", "get_json_state", "tag_callbacks")
 
 
 def test_ray_is_of_the_version_that_these_were_seen_in() -> None:
@@ -39,6 +41,11 @@ def test_an_ended_trial_keeps_no_statistics_and_no_snapshot() -> None:
     assert trial.get_json_state() == ("{}", "{}")
     source = inspect.getsource(tune_controller.TuneController._get_trial_checkpoints)
     assert "trial.get_json_state()" in source
+
+
+def test_ray_counts_callbacks_where_it_is_kept_from_it() -> None:
+    assert "air_usage.tag_callbacks(callbacks)" in inspect.getsource(ray.tune.tune.run)
+    assert ray.tune.tune.air_usage is usage and hasattr(usage, "tag_callbacks")
 
 
 def test_the_last_report_goes_to_the_scheduler_before_the_callbacks() -> None:
