@@ -17,7 +17,7 @@ from analysis import text
 from analysis.recommend import chosen_metrics
 from analysis.report.panel import NOT_OK, Report, all_panels, configuration_key
 from analysis.runs import Runs, load
-from quantizers.files import writing
+from quantizers.files import write_bytes
 
 
 def write_report(run_dirs: Sequence[str | Path], out: str | Path) -> Path:
@@ -36,7 +36,7 @@ def write_report(run_dirs: Sequence[str | Path], out: str | Path) -> Path:
     report = Report.of(load(run_dirs))
     runs = report.runs
     sections = [(panel, panel.html(report)) for panel in all_panels()]
-    pieces = report.pieces(
+    page = report.render(
         "report.html.j2",
         title=" + ".join(str(info.get("name", run_dir.name)) for info, run_dir in zip(runs.infos, runs.dirs, strict=True)),
         sections=[
@@ -49,9 +49,7 @@ def write_report(run_dirs: Sequence[str | Path], out: str | Path) -> Path:
         duration=_duration,
     )
     path = Path(out)
-    with writing(path) as stream:
-        for piece in pieces:
-            stream.write(piece.encode("utf-8", "surrogateescape"))
+    write_bytes(path, page.encode("utf-8", "surrogateescape"))
     return path
 
 

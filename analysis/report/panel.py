@@ -10,7 +10,7 @@ import dataclasses
 import functools
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import jinja2
@@ -65,14 +65,10 @@ class Report:
             template: its name. It knows the attributes of this class, ``headings``, ``seeds``, ``several`` (runs), ``text``.
             more: what else it knows.
         """
-        return Markup("".join(self.pieces(template, **more)))
-
-    def pieces(self, template: str, **more: Any) -> Iterator[str]:
-        """The same in pieces: the page of a large sweep is never whole in memory."""
-        return (
+        return Markup(
             _environment()
             .get_template(template)
-            .generate(
+            .render(
                 runs=self.runs,
                 plots=self.plots,
                 looks=self.looks,

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pyarrow as pa
 import torch
 
 from analysis import store
@@ -47,6 +48,7 @@ def finish(
     Returns:
         Trials by status.
     """
+    pa.set_memory_pool(pa.system_memory_pool())  # Arrow's own keeps what it has freed, some 8 kB a trial
     config, run_dir = prepared.config, prepared.config.run_dir
     interrupted = stop_reason == INTERRUPTED
     shape = (prepared.table.name, *prepared.table.shape)
