@@ -251,19 +251,17 @@ def _frontier_share(
 
 
 def measured(trials: pa.Table, scores: pa.Table) -> pa.Table:
-    """Scores of the trials that are ok, each with its trial's columns and the ``dense_bytes`` of its table (4 * N * D).
+    """Scores of the trials that are ok, each with its trial's columns and the ``dense_bytes`` of its tables.
 
     One row per configuration, seed, size and metric: a fit that was proposed for several budgets counts once.
     """
-    used = [*CONFIGURATION, "budget_bytes", "seed", "payload_bytes", "trial_key", "num_embeddings", "embedding_dim"]
+    used = [*CONFIGURATION, "budget_bytes", "seed", "payload_bytes", "trial_key", "dense_bytes"]
     ok = trials.select(used).filter(pc.and_(pc.equal(trials["status"], "ok"), pc.is_valid(trials["payload_bytes"])))
     where = pc.index_in(scores["trial_key"], value_set=ok["trial_key"])
     found = pc.is_valid(where)
     scores, where = scores.filter(found), where.filter(found)
-    wanted = [*CONFIGURATION, "budget_bytes", "seed", "payload_bytes", "trial_key"]
     # Text becomes numbers of a dictionary before a million rows of it are copied around.
-    known = {name: _encoded(ok[name]) for name in wanted}
-    known["dense_bytes"] = pc.multiply(4, pc.multiply(ok["num_embeddings"], ok["embedding_dim"]))
+    known = {name: _encoded(ok[name]) for name in used}
     joined = pa.table(known).take(where)
     for name in ("role", "task", "metric", "direction", "value", "baseline"):
         joined = joined.append_column(name, _encoded(scores[name]))

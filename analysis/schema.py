@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from quantizers.errors import unknown_name
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 STATUSES = ("ok", "failed", "skipped", "infeasible", "stopped")
 FileName = Literal["trials", "scores", "frontier"]
 
@@ -39,7 +39,7 @@ TRIALS = pa.schema(
         ("status", _TEXT),  # one of STATUSES
         ("reason", _TEXT),
         ("reused", _FLAG),
-        ("num_embeddings", _WHOLE),
+        ("num_embeddings", _WHOLE),  # of the first role's table, where there are several
         ("embedding_dim", _WHOLE),
         ("oov_words", _WHOLE),
         ("code_bytes", _WHOLE),
@@ -49,7 +49,7 @@ TRIALS = pa.schema(
         ("predicted_payload_bytes", _WHOLE),
         ("vocab_bytes", _WHOLE),
         ("file_bytes", _WHOLE),
-        ("compression_ratio", _REAL),  # 4 * N * D / payload_bytes
+        ("compression_ratio", _REAL),  # dense_bytes / payload_bytes
         ("bits_per_value", _REAL),
         ("mse", _REAL),  # per value
         ("half_mse", _REAL),  # half the squared error of a row
@@ -71,14 +71,16 @@ TRIALS = pa.schema(
         ("code_digest", _TEXT),
         ("versions", _TEXT),  # JSON
         ("mlflow_run_id", _TEXT),
-        ("artifact_digest", _TEXT),
+        ("artifact_digest", _TEXT),  # of several tables' files: a digest of theirs
+        ("dense_bytes", _WHOLE),  # of all uncompressed tables; in older files null, and then 4 * N * D
+        ("roles", _TEXT),  # JSON by role, the first first: shape, bytes, errors, digest; null where there is one table
     ]
 )
 
 SCORES = pa.schema(
     [
         ("trial_key", _TEXT),
-        ("role", _TEXT),
+        ("role", _TEXT),  # the table that was scored; "input+output" where the score is of several
         ("task", _TEXT),
         ("task_version", _WHOLE),
         ("metric", _TEXT),

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from analysis.layout import RUN_FILE
@@ -72,7 +73,11 @@ def metadata_of(table: pa.Table) -> dict[str, Any]:
 
 def read_trials(run_dir: str | Path) -> pa.Table:
     """``trials.parquet``: one row per trial. Raises InputError as :func:`read_frontier` does."""
-    return _read(Path(run_dir), "trials")
+    found = _read(Path(run_dir), "trials")
+    # Files of version 2 and older, and trials that did not run, have one table's shape alone.
+    one_table = pc.multiply(4, pc.multiply(found["num_embeddings"], found["embedding_dim"]))
+    place = found.schema.get_field_index("dense_bytes")
+    return found.set_column(place, found.schema.field(place), pc.coalesce(found["dense_bytes"], one_table))
 
 
 def read_scores(run_dir: str | Path) -> pa.Table:

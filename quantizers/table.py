@@ -173,6 +173,11 @@ class TableStats:
         return 4 * self.num_embeddings * self.embedding_dim
 
     @classmethod
+    def unseen(cls, num_embeddings: int, embedding_dim: int) -> TableStats:
+        """Of a table that is still to be trained: every direction counts the same."""
+        return cls(num_embeddings, embedding_dim, np.ones(embedding_dim))
+
+    @classmethod
     def of(cls, table: Table) -> TableStats:
         """Measure ``table``."""
         return cls(table.num_embeddings, table.embedding_dim, _spectrum(table.vectors), table.counts is not None)

@@ -1,7 +1,7 @@
 """What a task is that trains a network, and so can lead a trial: the contract beyond :mod:`trainables.task`.
 
-A trial knows no network. It asks its leading task for a course, and the course says which table is compressed, under which
-metric, what is trained once it is, and how the leading task is scored. A trial without a leading task has a course of its
+A trial knows no network. It asks its leading task for a course, and the course says which tables are compressed, under which
+metric, what is trained once they are, and how the leading task is scored. A trial without a leading task has a course of its
 own, in which nothing is trained.
 
 Shapes: N rows of the table, V rows of the task's own table, D columns.
@@ -12,11 +12,12 @@ from __future__ import annotations
 import dataclasses
 from abc import abstractmethod
 from collections.abc import Callable, Collection, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor
 
 from quantizers.base import FitStep, Quantizer
+from quantizers.errors import InputError
 from quantizers.table import Table
 from trainables.task import Baseline, DownstreamTask, Score
 
@@ -29,35 +30,66 @@ def silent(step: FitStep) -> None:
 
 @dataclasses.dataclass
 class Course:
-    """What a trial compresses and trains; as it stands here, the table as it is and nothing else.
+    """What a trial compresses and trains; as it stands here, the tables as they are and nothing else.
 
     Attributes:
-        table: what is compressed.
-        weights: (N,) row weights of the fit, or None.
+        tables: what is compressed, by role; the task's first role comes first.
+        weights: by role, (N,) row weights of the fit; where a role has none, all its rows count the same.
         oov_words: words of the leading task that share a row, since the table has none for them.
-        train_seconds: what training with the compressed table took; None where nothing was trained.
+        train_seconds: what training with the compressed tables took; None where nothing was trained.
     """
 
-    table: Table
-    weights: Tensor | None
+    tables: Mapping[str, Table]
+    weights: Mapping[str, Tensor]
     oov_words: int = 0
     train_seconds: float | None = None
 
-    def seen(self) -> Table:
-        """The table as the fit sees it."""
-        return self.table
+    @property
+    def table(self) -> Table:
+        """The table of the first role, which is all that tasks without a network look at."""
+        return next(iter(self.tables.values()))
 
-    def train(self, quantizer: Quantizer, *, report: Report) -> Quantizer:
-        """Train with the task; the quantizer that is saved, for ``table``."""
-        return quantizer
+    def seen(self, role: str) -> Table:
+        """The table of ``role`` as the fit sees it."""
+        return self.tables[role]
 
-    def scores(self, task: DownstreamTask, dense: Tensor) -> tuple[Baseline, dict[str, Score]] | None:
-        """Baseline and scores (by metric) of the task that was trained with; None for every other task."""
+    def train(self, quantizers: Mapping[str, Quantizer], *, report: Report) -> Mapping[str, Quantizer]:
+        """Train with the task; by role, the quantizers that are saved, for ``tables``."""
+        return quantizers
+
+    def scores(self, task: DownstreamTask, dense: Mapping[str, Tensor]) -> tuple[Baseline, dict[str, Score]] | None:
+        """Baseline and scores (by metric) of the task that was trained with; None for every other task.
+
+        ``dense`` has the reconstructions (N, D) by role.
+        """
         return None
 
 
 class LeadingTask(DownstreamTask):
-    """A task that trains a network. Its baseline may train the table with it, and it can lead a trial's regime."""
+    """A task that trains a network. Its baseline may train the tables with it, and it can lead a trial's regime.
+
+    Attributes:
+        has_fisher: whether its baseline tells how much its loss feels each row and each direction, so that row weights and
+            a metric can be made of it.
+    """
+
+    has_fisher: ClassVar[bool] = False
+
+    def own_table(self) -> Table:
+        """The task's own words with random vectors to start from, for who brings no table.
+
+        Raises:
+            InputError: the task starts from a table that it is given.
+        """
+        raise InputError(f"Task {self.label} starts from a table that exists: name one.")
+
+    def role_shapes(self, table: Table) -> dict[str, tuple[int, int]]:
+        """Rows and columns of the tables that a trial compresses, by role, the first first, known before any training.
+
+        Args:
+            table: the task's own (:meth:`task_table`).
+        """
+        return {self.roles[0]: table.shape}
 
     @abstractmethod
     def baseline(self, table: Table, *, seed: int, finetune: bool = False, report: Report = silent) -> Baseline:
@@ -74,7 +106,7 @@ class LeadingTask(DownstreamTask):
     def score(
         self, dense: Tensor, table: Table, baseline: Baseline, *, seed: int, report: Report = silent
     ) -> dict[str, Score]:
-        """Train a new network on the reconstruction and measure it."""
+        """Train a new network on the reconstruction of its first table and measure it."""
 
     @abstractmethod
     def evaluate(self, table: Table, baseline: Baseline) -> dict[str, Score]:

@@ -9,7 +9,7 @@ number of threads, so that the same file gives the same numbers.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -89,6 +89,37 @@ def measure(
         "cosine": float(cosines.mean()),
         "sqnr_db": _decibels(energy, error),
         "max_abs_error": largest,
+    }
+
+
+def together(shapes: Sequence[tuple[int, int]], measured: Sequence[Mapping[str, float | None]]) -> dict[str, float | None]:
+    """The metrics of several tables taken as one set of values.
+
+    Errors are added up before anything is divided by; ``cosine`` is the mean over all rows; ``weighted_mse`` is None, for
+    weights of one table say nothing of another.
+
+    Args:
+        shapes: (N, D) of each table.
+        measured: what :func:`measure` gave for each.
+    """
+    values, rows = np.array([n * d for n, d in shapes], dtype=np.float64), np.array([n for n, _ in shapes])
+    column = {
+        name: np.array([one[name] for one in measured], dtype=np.float64) for name in ("mse", "nmse", "sqnr_db", "cosine")
+    }
+    errors = column["mse"] * values
+    error = float(errors.sum())
+    # A table without an error does not say how far its values spread; the others' spread is then all that is known.
+    known = (errors > 0) & np.isfinite(column["nmse"])
+    spread = float((errors[known] / column["nmse"][known]).sum())
+    energy = float((errors[errors > 0] * 10 ** (column["sqnr_db"][errors > 0] / 10)).sum())
+    return {
+        "mse": error / float(values.sum()),
+        "half_mse": error / (2 * float(rows.sum())),
+        "nmse": _ratio(error, spread),
+        "weighted_mse": None,
+        "cosine": float((column["cosine"] * rows).sum() / rows.sum()),
+        "sqnr_db": _decibels(energy, error),
+        "max_abs_error": max(float(one["max_abs_error"] or 0.0) for one in measured),
     }
 
 

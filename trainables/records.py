@@ -26,8 +26,9 @@ class TrialSpec:
 
     Attributes:
         method: name of the quantizer.
-        config: its parameters, complete.
-        budget_bytes: what the payload may take; None for baselines and explicit configurations.
+        config: its parameters, complete; of the first role's table, where the task has several.
+        role_configs: by role, the parameters for the other tables.
+        budget_bytes: what the payloads of all tables may take; None for baselines and explicit configurations.
         seed: of the fit and of the tasks.
         regime: how table and task are trained.
         weights: name of the row weights ("none": all rows count the same).
@@ -57,6 +58,16 @@ class TrialSpec:
     metric: str = "none"
     lead: int | None = None
     task_scope: str = WHOLE_TABLE
+    role_configs: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
+
+    def config_of(self, role: str) -> Mapping[str, Any]:
+        """The parameters for the table of ``role``."""
+        return self.role_configs.get(role, self.config)
+
+    @property
+    def config_json(self) -> str:
+        """All parameters, as they stand in results."""
+        return config_json(self.config, self.role_configs)
 
     @property
     def key(self) -> str:
@@ -65,7 +76,9 @@ class TrialSpec:
         # A budget changes what is fitted only where the length varies; elsewhere the configuration says it all.
         budget = None if _exact(cls, self.config) else self.budget_bytes
         retrain = None if self.retrain is None else dict(self.retrain)
-        return content_key("trial", self._base(self.config), self.regime, list(self.task_keys), budget, retrain)
+        roles = {role: dict(config) for role, config in self.role_configs.items()}
+        more = [roles] if roles else []
+        return content_key("trial", self._base(self.config), self.regime, list(self.task_keys), budget, retrain, *more)
 
     def _base(self, config: Mapping[str, Any]) -> list[Any]:
         # What is fitted is the leading task's fine-tuned table, or weighted by it.
@@ -94,6 +107,17 @@ class TrialSpec:
     def from_json(cls, data: Mapping[str, Any]) -> TrialSpec:
         """Undo :meth:`to_json`."""
         return cls(**{**data, "task_keys": tuple(data["task_keys"])})
+
+
+def config_json(config: Mapping[str, Any], role_configs: Mapping[str, Mapping[str, Any]]) -> str:
+    """Parameters as they stand in results; those of further tables under ``roles``."""
+    more = {"roles": {role: dict(own) for role, own in role_configs.items()}} if role_configs else {}
+    return json.dumps({**config, **more}, sort_keys=True)
+
+
+def share_of(budget_bytes: int, role: Any, dense_bytes: Mapping[Any, int]) -> int:
+    """What of a budget the table of ``role`` may take: in proportion to its uncompressed size."""
+    return budget_bytes * dense_bytes[role] // sum(dense_bytes.values())
 
 
 def _exact(cls: type[Quantizer], config: Mapping[str, Any]) -> bool:
@@ -143,7 +167,7 @@ def blank_row(spec: TrialSpec, table: tuple[str, int, int], *, status: str, reas
         "table_digest": spec.table_digest,
         "task_scope": spec.task_scope,
         "quantizer": spec.method,
-        "config_json": json.dumps(dict(spec.config), sort_keys=True),
+        "config_json": spec.config_json,
         "regime": spec.regime,
         "retrain": None if spec.retrain is None else json.dumps(dict(spec.retrain), sort_keys=True),
         "weights": spec.weights,

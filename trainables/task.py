@@ -71,7 +71,6 @@ class DownstreamTask(ABC):
         name: what people type.
         version: raised when the same table would score differently; part of every result's key.
         metrics: every metric the task can measure; which of them an instance measures may depend on its settings.
-        roles: the tables that the task's network has.
         Settings: the settings.
 
     Args:
@@ -82,7 +81,6 @@ class DownstreamTask(ABC):
     name: ClassVar[str]
     version: ClassVar[int] = 1
     metrics: ClassVar[Sequence[Metric]]
-    roles: ClassVar[tuple[str, ...]] = ("input",)
     Settings: ClassVar[type[TaskSettings]] = TaskSettings
 
     def __init__(self, settings: TaskSettings, *, data_dir: Path | None = None) -> None:
@@ -93,6 +91,11 @@ class DownstreamTask(ABC):
     def label(self) -> str:
         """The task's name in results and objectives (``label.metric``)."""
         return self.name
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        """Names of the tables that a trial compresses with the task; the first is the table that a sweep names."""
+        return ("input",)
 
     def measured(self) -> Sequence[Metric]:
         """The metrics that this instance measures, given its settings."""

@@ -5,7 +5,10 @@ Nothing is measured on the quantizer that was fitted: every number comes from th
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import datetime
+import json
 import math
 import platform
 from collections.abc import Callable, Mapping, Sequence
@@ -22,10 +25,14 @@ from trainables import reconstruction
 from trainables.baselines import load_baseline, save_baseline
 from trainables.leading import Course, LeadingTask, Report, silent
 from trainables.memory import PeakMemory
-from trainables.records import TrialResult, TrialSpec, blank_row, content_key, trial_code_digest
+from trainables.records import TrialResult, TrialSpec, blank_row, content_key, share_of, trial_code_digest
 from trainables.task import Baseline, DownstreamTask
 
 __all__ = ["Once", "TrialResult", "TrialSpec", "blank_row", "content_key", "run", "shared_baseline", "trial_code_digest"]
+
+
+# What is kept of every table of a trial that compresses several.
+_OF_A_ROLE = ("num_embeddings", "embedding_dim", "payload_bytes", "file_bytes", "mse", "nmse", "cosine", "artifact_digest")
 
 
 class Once(Protocol):
@@ -41,7 +48,7 @@ def run(
     tasks: Sequence[DownstreamTask],
     *,
     weights: Tensor | None,
-    artifact_path: Path,
+    artifact_path: Callable[[str | None], Path],
     once: Once,
     device: torch.device,
     report: Report,
@@ -53,7 +60,7 @@ def run(
         table: the table whose digest the spec names.
         tasks: what to measure with, in the order of ``spec.task_keys``.
         weights: (N,) row weights, or None.
-        artifact_path: where the compressed file goes.
+        artifact_path: where the compressed file of a role goes; None stands for the first role, which has the plain name.
         once: for what several trials share.
         device: where the fit runs.
         report: called with every report of the fit.
@@ -65,7 +72,6 @@ def run(
     started, whole = datetime.datetime.now(datetime.UTC), Stopwatch()
     row = blank_row(spec, (table.name, *table.shape), status="ok")
     cls = quantizers.get(spec.method)
-    config = quantizers.make_config(spec.method, spec.config)
     curves = told()
     watch = Stopwatch()
 
@@ -75,31 +81,46 @@ def run(
         report(step)
 
     course = _begin(spec, table, tasks, weights, once, report)
-    table, weights = course.table, course.weights
+    fitted: dict[str, Quantizer] = {}
+    shared = []
     with PeakMemory(device) as peak:
         watch = Stopwatch()
-        quantizer, shared = _fit(spec, course.seen().to(device), weights, once, collect)
+        for index, role in enumerate(course.tables):
+            said = collect if len(course.tables) == 1 else _of_part(collect, role, index, len(course.tables))
+            fitted[role], one = _fit(spec, role, course, device, once, said)
+            shared.append(one)
         row["fit_seconds"] = watch.seconds()
-    quantizer = course.train(quantizer, report=collect)
+    trained = dict(course.train(fitted, report=collect))
+    del fitted
     row["train_seconds"] = course.train_seconds
-    row["shared_fit"], row["encode_seconds"], row["peak_memory_bytes"] = shared, quantizer.encode_seconds, peak.bytes
-    artifact_path.parent.mkdir(parents=True, exist_ok=True)
-    quantizer.save(artifact_path)
-    del quantizer
+    row["shared_fit"], row["peak_memory_bytes"] = all(shared), peak.bytes
+    encode = [quantizer.encode_seconds for quantizer in trained.values() if quantizer.encode_seconds is not None]
+    row["encode_seconds"] = sum(encode) if encode else None
+    paths = {role: artifact_path(role if index else None) for index, role in enumerate(trained)}
+    for role, path in paths.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        trained.pop(role).save(path)
 
-    artifact = quantizers.read(artifact_path)
-    predicted = cls.storage(config, table.shape)
-    row.update(_sizes(artifact), predicted_payload_bytes=predicted.payload_bytes, oov_words=course.oov_words)
-    watch = Stopwatch()
-    dense = artifact.quantizer.to_dense()
-    row["decode_rows_per_second"] = table.num_embeddings / max(watch.seconds(), 1e-9)
-    row.update(reconstruction.measure(table, dense, weights))
+    dense, parts, seconds = {}, {}, 0.0
+    for role, path in paths.items():
+        artifact = quantizers.read(path)
+        watch = Stopwatch()
+        dense[role] = artifact.quantizer.to_dense()
+        seconds += watch.seconds()
+        predicted = cls.storage(quantizers.make_config(spec.method, spec.config_of(role)), course.tables[role].shape)
+        parts[role] = {
+            **_sizes(artifact),
+            "predicted_payload_bytes": predicted.payload_bytes,
+            **reconstruction.measure(course.tables[role], dense[role], course.weights.get(role)),
+        }
+    row.update(_together(parts), oov_words=course.oov_words)
+    row["decode_rows_per_second"] = sum(len(rows) for rows in dense.values()) / max(seconds, 1e-9)
     scores = _scores(spec, course, tasks, dense, once, collect)
     row.update(device=str(device), node=platform.node(), started_at=started.isoformat())
     problem = _problem(row, scores, spec)
     if problem:
         row.update(status="failed", reason=problem)
-    return TrialResult(row, scores, list(curves), str(artifact_path), whole.seconds())
+    return TrialResult(row, scores, list(curves), str(artifact_path(None)), whole.seconds())
 
 
 def _begin(
@@ -112,7 +133,7 @@ def _begin(
 ) -> Course:
     """What the leading task makes of the table and the weights, if there is one."""
     if spec.lead is None:
-        return Course(table, weights)
+        return Course({"input": table}, {} if weights is None else {"input": weights})
     lead, key = tasks[spec.lead], spec.task_keys[spec.lead]
     assert isinstance(lead, LeadingTask)  # no other task was planned to lead
     finetune = spec.regime != "pretrained"
@@ -128,15 +149,31 @@ def _begin(
     )
 
 
-def _fit(spec: TrialSpec, table: Table, weights: Tensor | None, once: Once, report: Report) -> tuple[Quantizer, bool]:
-    """The fitted quantizer, and whether the fit was another trial's."""
-    config = quantizers.make_config(spec.method, spec.config)
-    budget = None if spec.budget_bytes is None else Budget(spec.budget_bytes)
+def _of_part(report: Report, role: str, index: int, count: int) -> Report:
+    """Reports of one of several fits as those of the whole."""
+
+    def told(step: FitStep) -> None:
+        fraction = (index + step.fraction) / count
+        report(dataclasses.replace(step, phase=f"{role}: {step.phase}", fraction=fraction))
+
+    return told
+
+
+def _fit(
+    spec: TrialSpec, role: str, course: Course, device: torch.device, once: Once, report: Report
+) -> tuple[Quantizer, bool]:
+    """The fitted quantizer of ``role``, and whether the fit was another trial's."""
+    config = quantizers.make_config(spec.method, spec.config_of(role))
+    table, weights = course.seen(role).to(device), course.weights.get(role)
+    dense_bytes = {name: 4 * one.num_embeddings * one.embedding_dim for name, one in course.tables.items()}
+    budget = None if spec.budget_bytes is None else Budget(share_of(spec.budget_bytes, role, dense_bytes))
     options: dict[str, Any] = {"seed": spec.seed, "weights": weights, "budget": budget}
     if spec.fit_with is None:
         quantizer = quantizers.get(spec.method)(config)
-        for step in quantizer.fit_steps(table, **options):
-            report(step)
+        first = role == next(iter(course.tables))
+        with contextlib.nullcontext() if first else within(role):
+            for step in quantizer.fit_steps(table, **options):
+                report(step)
         return quantizer, False
     made_here = False
 
@@ -158,8 +195,12 @@ def _fit(spec: TrialSpec, table: Table, weights: Tensor | None, once: Once, repo
 
 def _sizes(artifact: Artifact) -> dict[str, Any]:
     storage = artifact.storage
-    dense_bytes = 4 * artifact.quantizer.num_embeddings * artifact.quantizer.embedding_dim
+    num_embeddings, embedding_dim = artifact.quantizer.shape
+    dense_bytes = 4 * num_embeddings * embedding_dim
     return {
+        "num_embeddings": num_embeddings,
+        "embedding_dim": embedding_dim,
+        "dense_bytes": dense_bytes,
         "code_bytes": storage.code_bytes,
         "codebook_bytes": storage.codebook_bytes,
         "side_bytes": storage.side_bytes,
@@ -172,22 +213,41 @@ def _sizes(artifact: Artifact) -> dict[str, Any]:
     }
 
 
+def _together(parts: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """The columns of all tables of a trial, from those of each role; with one table, just those."""
+    if len(parts) == 1:
+        (only,) = parts.values()
+        return {name: value for name, value in only.items() if name not in ("num_embeddings", "embedding_dim")}
+    sums = ("code_bytes", "codebook_bytes", "side_bytes", "payload_bytes", "predicted_payload_bytes", "vocab_bytes")
+    row = {name: sum(part[name] for part in parts.values()) for name in (*sums, "file_bytes", "dense_bytes")}
+    shapes = [(part["num_embeddings"], part["embedding_dim"]) for part in parts.values()]
+    row |= reconstruction.together(shapes, list(parts.values()))
+    return row | {
+        "compression_ratio": row["dense_bytes"] / row["payload_bytes"],
+        "bits_per_value": 32 * row["payload_bytes"] / row["dense_bytes"],
+        "artifact_digest": content_key(*(part["artifact_digest"] for part in parts.values())),
+        "roles": json.dumps({role: {name: part[name] for name in _OF_A_ROLE} for role, part in parts.items()}),
+    }
+
+
 def _scores(
     spec: TrialSpec,
     course: Course,
     tasks: Sequence[DownstreamTask],
-    dense: Tensor,
+    dense: Mapping[str, Tensor],
     once: Once,
     report: Report,
 ) -> list[dict[str, Any]]:
     rows = []
+    first = next(iter(dense.values()))
     for task, key in zip(tasks, spec.task_keys, strict=True):
-        found = course.scores(task, dense)
+        found, role = course.scores(task, dense), "+".join(dense)
         if found is None:
+            role = next(iter(dense))
             baseline = shared_baseline(task, key, course.table, spec.seed, once, report=report)
             more = {"report": report} if isinstance(task, LeadingTask) else {}
             with within(key):
-                found = baseline, task.score(dense, course.table, baseline, seed=spec.seed, **more)
+                found = baseline, task.score(first, course.table, baseline, seed=spec.seed, **more)
         baseline, measured = found
         directions = {metric.name: metric.direction for metric in task.metrics}
         for name, score in measured.items():
@@ -195,7 +255,7 @@ def _scores(
             rows.append(
                 {
                     "trial_key": spec.key,
-                    "role": task.roles[0],
+                    "role": role,
                     "task": task.label,
                     "task_version": task.version,
                     "metric": name,

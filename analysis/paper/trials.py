@@ -150,7 +150,7 @@ def _measured(trials: list[Trial], column: Column, label: str) -> Measured:
     values = [column.scale * value for value, _ in pairs]
     compared = [(column.scale * value, column.scale * base) for value, base in pairs if base is not None]
     payload = sum(trial.row["payload_bytes"] for trial in done) / len(done) if done else float("nan")
-    dense = 4 * done[0].row["num_embeddings"] * done[0].row["embedding_dim"] if done else float("nan")
+    dense = done[0].row["dense_bytes"] if done else float("nan")
     return Measured(
         label,
         len(done),

@@ -101,10 +101,9 @@ def summary_rows(frontier: pa.Table, run: Mapping[str, Any]) -> list[dict[str, A
 def _tables(runs: Runs) -> list[dict[str, Any]]:
     """The tables that were compressed, each once: name, shape, bytes, digest."""
     out: dict[tuple[Any, ...], dict[str, Any]] = {}
-    names = ["table", "table_digest", "task_scope", "num_embeddings", "embedding_dim"]
+    names = ["table", "table_digest", "task_scope", "num_embeddings", "embedding_dim", "dense_bytes"]
     rows = runs.trials.filter(pc.is_valid(runs.trials["num_embeddings"])).group_by(names).aggregate([]).to_pylist()
     for row in sorted(rows, key=lambda row: str(row["table"])):
-        row["dense_bytes"] = 4 * row["num_embeddings"] * row["embedding_dim"]
         out[tuple(row[name] for name in names)] = row
     return list(out.values())
 

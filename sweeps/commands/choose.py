@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import shutil
 from pathlib import Path
@@ -15,7 +16,7 @@ from quantizers.errors import InputError
 from quantizers.files import writing
 from sweeps.commands.app import DataOption, RunDir, app, check_data, checked, out, remembered_data, run_folder
 from sweeps.storage import mirror
-from sweeps.storage.layout import SWEEP_FILE
+from sweeps.storage.layout import SWEEP_FILE, other_roles
 
 MaxBytes = Annotated[str | None, typer.Option(help="Largest payload, such as 2MB.")]
 MaxDrop = Annotated[
@@ -96,23 +97,49 @@ def export(
             help="Compressed file; codes as text and codebooks as .npy; rebuilt table.",
         ),
     ] = "safetensors",
+    role: Annotated[
+        str | None, typer.Option(help="Of a trial with several tables, export this one only (input, output, ...).")
+    ] = None,
     data: DataOption = None,
 ) -> None:
-    """Export the compressed file of a trial, after checking it against the sweep's records."""
+    """Export the compressed file of a trial, after checking it against the sweep's records.
+
+    A trial with several tables gives one file for each, named after its role: small.input.safetensors and so on.
+    """
     import quantizers
 
     check_data(data)
     if output.is_dir() or not output.absolute().parent.is_dir():
         raise InputError(f"{output}: expected the path of a file in an existing folder.")
     if run_dir.is_file():
-        path, artifact, verified = run_dir, quantizers.read(run_dir), "digest as in its header"
-    else:
-        row = _chosen(run_dir, trial, _limit(max_bytes), max_drop, task)
-        path = mirror.artifact(run_dir, row["trial_key"])
+        if role is not None:
+            raise InputError(f"--role chooses a table of a trial; {run_dir} is one file.")
+        _write(run_dir, quantizers.read(run_dir), output, kind, "digest as in its header")
+        return
+    row = _chosen(run_dir, trial, _limit(max_bytes), max_drop, task)
+    others = other_roles(row)
+    names = [next(iter(json.loads(row["roles"]))), *others] if others else []
+    if role is not None and role not in names:
+        raise InputError(f"--role {role}: trial {row['trial_key']} has {', '.join(names) or 'one table and no roles'}.")
+    for index, name in enumerate(names or [None]):
+        if role not in (None, name):
+            continue
+        path = mirror.artifact(run_dir, row["trial_key"], name if index else None)
         if not path.is_file():
             raise InputError(f"{path}: the sweep did not keep this file; run it with keep_artifacts: all.")
         artifact = quantizers.read(path)
-        verified = f"trial {row['trial_key']}: {_verify(artifact, row, run_dir, data or remembered_data(run_dir))}"
+        recorded = row if name is None else {**row, **json.loads(row["roles"])[name]}
+        whose = f"trial {row['trial_key']}" if name is None else f"trial {row['trial_key']}, {name}"
+        verified = f"{whose}: {_verify(artifact, recorded, run_dir, data or remembered_data(run_dir), again=not index)}"
+        several = name is not None and role is None
+        target = output.with_name(f"{output.stem}.{name}{output.suffix}") if several else output
+        _write(path, artifact, target, kind, verified)
+
+
+def _write(path: Path, artifact: Any, output: Path, kind: str, verified: str) -> None:
+    """Write one compressed file in the format that was asked for."""
+    import quantizers
+
     method, payload = artifact.quantizer.name, artifact.storage.payload_bytes
     if kind == "safetensors":
         with path.open("rb") as source, writing(output) as target:
@@ -159,9 +186,12 @@ def _chosen(
     return dict(next(row for row in rows if row["trial_key"] == key))
 
 
-def _verify(artifact: Any, row: dict[str, Any], run_dir: Path, data: Path | None) -> str:
-    """Refuse a file that is not what was measured; says how far the check went."""
-    from sweeps.spec.config import load
+def _verify(artifact: Any, row: dict[str, Any], run_dir: Path, data: Path | None, *, again: bool) -> str:
+    """Refuse a file that is not what was measured; says how far the check went.
+
+    ``again`` has the error measured again, where the file is of the sweep's own table.
+    """
+    from sweeps.spec.config import OWN_TABLE, load
     from sweeps.storage.inputs import brought
     from trainables import reconstruction
     from trainables.tables.formats import read_table
@@ -171,7 +201,11 @@ def _verify(artifact: Any, row: dict[str, Any], run_dir: Path, data: Path | None
             raise InputError(
                 f"{run_dir}: the file of trial {row['trial_key']} has {name} {value}, {row[name]} was recorded."
             )
+    if not again:
+        return "digest as recorded"
     config = load(str(run_dir / SWEEP_FILE))
+    if config.table == OWN_TABLE:
+        return "digest as recorded"
     try:
         table = read_table(brought(config.table), data_dir=data, rows=config.rows)
     except InputError:

@@ -28,7 +28,7 @@ def show_plan(config: SweepConfig, data_dir: Path | None, console: Console) -> N
     """Print the trials of a sweep with their predicted sizes, and what would be skipped."""
     check_run_dir(config)
     prepared = prepare(config, data_dir)
-    dense = prepared.stats.dense_bytes
+    dense = prepared.plan.space.dense_bytes
     table = Table(title=f"{config.name}: {_count(prepared)}", box=None, header_style="dim", title_justify="left")
     for column in ("quantizer", "budget (bytes)", "predicted (bytes)", "ratio", "seed", "parameters"):
         table.add_column(column, justify="left" if column in ("quantizer", "parameters") else "right")

@@ -25,7 +25,10 @@ def train(
         str, typer.Argument(help="A task that trains a network: sentiment, chunking, entailment (see: frontier tasks).")
     ],
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder for the network, its settings and its scores.")],
-    embedding: Annotated[str, typer.Option("--embedding", help="A table, or a compressed file.")],
+    embedding: Annotated[
+        str | None,
+        typer.Option("--embedding", help="A table, or a compressed file. Default: random vectors."),
+    ] = None,
     config: Annotated[Path | None, typer.Option("--config", help="YAML file of settings; --set overrides it.")] = None,
     changes: SetOption = None,
     evaluate: Annotated[Path | None, typer.Option("--evaluate", help="Folder of a trained network to score.")] = None,
@@ -34,6 +37,9 @@ def train(
     data: DataOption = None,
 ) -> None:
     """Train a task's network and score the test set. Ctrl-C ends the training and scores the best network so far."""
+    import torch
+
+    from quantizers import Table
     from quantizers.files import replacing, write_bytes
     from trainables.baselines import load_baseline, save_baseline
     from trainables.leading import LeadingTask
@@ -46,7 +52,7 @@ def train(
     settings = _settings(task, config, changes or [], evaluate)
     made = make_task({"task": task, **settings}, data)
     assert isinstance(made, LeadingTask)
-    table, compressed = _table(embedding, data)
+    table, compressed = (made.own_table(), False) if embedding is None else _table(embedding, data)
     nothing = made.check(table)
     if nothing is not None:
         raise InputError(f"{embedding}: {task} cannot use it: {nothing.reason}.")
@@ -62,7 +68,7 @@ def train(
 
     own = made.task_table(table)
     if evaluate is None:
-        trained = made.baseline(own, seed=seed, finetune=finetune, report=show)
+        trained = made.baseline(own, seed=seed, finetune=finetune or embedding is None, report=show)
         output.mkdir(parents=True, exist_ok=True)
         with replacing(output / _NETWORK) as part:
             save_baseline(trained, part)
@@ -70,7 +76,9 @@ def train(
         scores = trained.scores
     else:
         kept = load_baseline(evaluate / _NETWORK)
-        if table.embedding_dim != (expected := kept.arrays["table"].shape[1]):
+        if embedding is None:  # the vectors that the network was trained with
+            own = Table(torch.tensor(kept.arrays["table"]), own.words, own.counts)
+        elif table.embedding_dim != (expected := kept.arrays["table"].shape[1]):
             raise InputError(f"{embedding}: has {table.embedding_dim} columns; the network of {evaluate} reads {expected}.")
         scores = made.evaluate(own, kept)
         output.mkdir(parents=True, exist_ok=True)

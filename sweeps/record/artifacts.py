@@ -7,7 +7,7 @@ import shutil
 from quantizers.files import replacing
 from sweeps.spec.config import SweepConfig
 from sweeps.storage import join, open_storage, split
-from sweeps.storage.layout import artifact_name
+from sweeps.storage.layout import artifact_name, artifact_names
 from trainables.records import TrialResult, TrialSpec
 
 
@@ -24,22 +24,32 @@ def bring(known: TrialResult, spec: TrialSpec, config: SweepConfig) -> bool:
     if config.keep_artifacts == "frontier" and known.artifact:
         folder, file = split(known.artifact)
         # Of its own run, what is gone was not on the frontier. Of another, it may be on this one, which keeps its files.
-        own = known.artifact == join(config.run_location, artifact_name(spec.key))
-        return own or open_storage(folder).exists(file) or open_storage(config.run_location).exists(artifact_name(spec.key))
+        if known.artifact == join(config.run_location, artifact_name(spec.key)):
+            return True
+        there, here = open_storage(folder), open_storage(config.run_location)
+        names = artifact_names(known.row)
+        return all(there.exists(_beside(file, name)) or here.exists(name) for name in names)
     return True
 
 
 def fetch_copy(known: TrialResult, key: str, config: SweepConfig) -> bool:
-    """Have the compressed file of trial ``key`` with this run, whole; False where it is gone from the ledger's place too."""
-    storage, name = open_storage(config.run_location), artifact_name(key)
-    if storage.exists(name):
+    """Have the compressed files of trial ``key`` with this run; False where one is gone from the ledger's place too."""
+    storage = open_storage(config.run_location)
+    missing = [name for name in artifact_names(known.row) if not storage.exists(name)]
+    if not missing:
         return True
     folder, file = split(known.artifact or "")
-    copy = open_storage(folder).fetch(file) if file else None
-    if copy is None:
-        return False
-    with replacing(storage.local(name)) as part:
-        shutil.copyfile(copy, part)
-    storage.keep(name)
-    known.artifact = join(config.run_location, name)
+    for name in missing:
+        copy = open_storage(folder).fetch(_beside(file, name)) if file else None
+        if copy is None:
+            return False
+        with replacing(storage.local(name)) as part:
+            shutil.copyfile(copy, part)
+        storage.keep(name)
+    known.artifact = join(config.run_location, artifact_name(key))
     return True
+
+
+def _beside(file: str, name: str) -> str:
+    """Where the ledger's place has the file ``name`` of a run, ``file`` being that of the first role there."""
+    return "/".join([*file.split("/")[:-1], name.rsplit("/", 1)[-1]])

@@ -24,7 +24,7 @@ from sweeps.record.artifacts import fetch_copy
 from sweeps.record.intake import INTERRUPTED
 from sweeps.spec.prepare import Prepared
 from sweeps.storage import open_storage
-from sweeps.storage.layout import PLOT_FILE, REPORT_FILE, SWEEP_FILE, artifact_name
+from sweeps.storage.layout import PLOT_FILE, REPORT_FILE, SWEEP_FILE, artifact_names
 from trainables.provenance import versions
 from trainables.trial import TrialResult, blank_row
 
@@ -63,10 +63,16 @@ def finish(
             rows.append(result.row)
             scores.extend(result.scores)
         rows[-1]["predicted_payload_bytes"] = prepared.plan.predicted_bytes[spec.key]
+        rows[-1].setdefault("dense_bytes", prepared.plan.space.dense_bytes)
         rows[-1]["mlflow_run_id"] = run_ids.get(spec.key)
     for row in prepared.plan.skipped:
-        table = {"table": shape[0], "table_digest": prepared.table.digest, "task_scope": prepared.plan.trials[0].task_scope}
-        rows.append({**row, **table, "num_embeddings": shape[1], "embedding_dim": shape[2]})
+        table: dict[str, Any] = {
+            "table": shape[0],
+            "table_digest": prepared.table.digest,
+            "task_scope": prepared.plan.trials[0].task_scope,
+        }
+        table |= {"num_embeddings": shape[1], "embedding_dim": shape[2], "dense_bytes": prepared.plan.space.dense_bytes}
+        rows.append({**row, **table})
     for row in rows:
         row["sweep"], row["schema_version"] = config.name, SCHEMA_VERSION
         if isinstance(row.get("started_at"), str):
@@ -126,7 +132,8 @@ def _settle_artifacts(
         on_front = {(row["quantizer"], row["config_json"]) for row in columns if row["on_frontier"]}
     for row in rows:
         if (row["quantizer"], row["config_json"]) not in on_front:
-            storage.delete(artifact_name(row["trial_key"]))
+            for name in artifact_names(row):
+                storage.delete(name)
         elif (known := results.get(row["trial_key"])) is not None and row["reused"]:
             fetch_copy(known, row["trial_key"], prepared.config)
 

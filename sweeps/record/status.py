@@ -198,7 +198,7 @@ class Progress(Observer):
         if value is None or row["status"] != "ok":
             return
         sign = 1 if self._objective[1] == "min" else -1
-        dense = 4 * row["num_embeddings"] * row["embedding_dim"]
+        dense = row["dense_bytes"]
         entry = {"value": value, "quantizer": row["quantizer"], "payload_bytes": row["payload_bytes"]}
         point = {**entry, "ratio": dense / row["payload_bytes"]}
         front = self.state["frontier"]

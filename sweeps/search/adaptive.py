@@ -38,7 +38,7 @@ def make_search(prepared: Prepared, storage: Storage) -> AdaptiveSearch | None:
         _metrics(prepared),
         _strategy(prepared),
         constraints=prepared.constraints,
-        dense_bytes=prepared.stats.dense_bytes,
+        dense_bytes=prepared.plan.space.dense_bytes,
         journal=Journal(storage),
     )
 
@@ -65,7 +65,7 @@ def _strategy(prepared: Prepared) -> Strategy:
     from sweeps.search.frontier import FrontierSearch
 
     curves = prepared.config.scheduler.kind == "frontier"
-    return FrontierSearch(space.configurations(), directions, prepared.stats.dense_bytes, search.seed, curves=curves)
+    return FrontierSearch(space.configurations(), directions, prepared.plan.space.dense_bytes, search.seed, curves=curves)
 
 
 def _metrics(prepared: Prepared) -> list[str]:
@@ -194,13 +194,16 @@ class AdaptiveSearch:
     def _journalled(self) -> list[Planned]:
         """What an earlier run chose, as far as it is still in the space."""
         found: dict[Planned, None] = {}
+        space = self._plan.space
+        listed = {(one.method, one.config): one for one in space.configurations()}
         for line in [] if self._journal is None else self._journal.lines():
             try:
                 entry = json.loads(line)
                 config = quantizers.make_config(entry["quantizer"], entry["config"])
             except (ValueError, KeyError, InputError):
                 continue  # a method that is no longer there, or somebody's edit
-            planned = self._plan.space.planned(entry["quantizer"], config, entry["budget_bytes"])
-            if self._plan.space.refusal(planned.method, config) is None:
+            planned = listed.get((entry["quantizer"], config)) or space.planned(entry["quantizer"], config)
+            planned = dataclasses.replace(planned, budget_bytes=entry["budget_bytes"])
+            if space.refusal(planned) is None:
                 found[planned] = None
         return list(found)

@@ -58,7 +58,7 @@ class OptunaSearch:
             trial = self._study.ask()
             planned = self._suggested(trial)
             if planned is not None and (planned.method, planned.config) not in self._known:
-                if (refusal := self._space.refusal(planned.method, planned.config)) is None:
+                if (refusal := self._space.refusal(planned)) is None:
                     self._take(planned, trial)
                     return planned
                 self._refuse(planned, refusal, trial)
@@ -72,8 +72,8 @@ class OptunaSearch:
         for _ in range(_BLIND_TRIES if ranged else 0):
             entry = self._chance.choice(ranged)
             planned = self._space.at(entry, draw(entry, self._chance))
-            if planned is not None and (key := (planned.method, planned.config)) not in self._known:
-                if self._space.refusal(*key) is None:
+            if planned is not None and (planned.method, planned.config) not in self._known:
+                if self._space.refusal(planned) is None:
                     self.take(planned)
                     return planned
         if not self._left:

@@ -99,6 +99,9 @@ class Retrain(_Section):
     learning_rate: float = Field(default=5e-4, gt=0)
 
 
+OWN_TABLE = "task"  # in place of a table: the leading task's own, with random vectors to start from
+
+
 class Stop(_Section):
     """When to end a sweep before all its trials ran; those that run then go on to their end."""
 
@@ -145,6 +148,10 @@ class SweepConfig(_Section):
     def _regimes(self) -> SweepConfig:
         if self.retrain is not None and self.regime != "finetuned":
             raise ValueError("retrain needs regime: finetuned")
+        if self.table == OWN_TABLE and self.rows is not None:
+            raise ValueError("table: task has the rows of the task's words; rows cannot cut it")
+        if self.table == OWN_TABLE and self.regime == "pretrained":
+            raise ValueError("table: task starts from random vectors: regime must be finetuned or end_to_end")
         if self.vocabulary == "table" and self.regime != "pretrained":
             raise ValueError(f"regime {self.regime} compresses the task's words: vocabulary cannot be table")
         return self

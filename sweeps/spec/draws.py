@@ -30,7 +30,7 @@ def drawn(space: Space, samples: int, seed: int) -> tuple[list[Planned], list[tu
                 misses += 1
                 continue
             key = (one.method, one.config)
-            reason = space.refusal(*key)
+            reason = space.refusal(one)
             misses += key in found or reason is not None
             if reason is not None:
                 refused[key] = (one, *reason)

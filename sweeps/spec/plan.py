@@ -52,11 +52,13 @@ def make_plan(
     task_scope: str = WHOLE_TABLE,
     trained: bool = False,
     constraints: Sequence[Constraint] = (),
+    others: Mapping[str, TableStats] | None = None,
 ) -> Plan:
     """Every trial of the sweep, each content key once, and a row for every (method, budget) that has none.
 
     ``lead`` is the place of the task that leads the regime or the weights, ``task_scope`` the task whose words the table
-    has, ``trained`` whether a task trains a network, so that the baseline too depends on the seed.
+    has, ``trained`` whether a task trains a network, so that the baseline too depends on the seed, ``others`` what is known
+    of the tables of further roles.
 
     The uncompressed baseline is always the first trial. Where two budgets lead to one configuration, it runs once, for the
     tighter of them.
@@ -79,12 +81,13 @@ def make_plan(
             metric=config.metric,
             lead=lead,
             task_scope=task_scope,
+            role_configs=planned.role_configs,
         )
 
     def not_run(planned: Planned, status: str, reason: str) -> dict[str, Any]:
-        return not_run_row(config, planned.method, planned.config, None, status, reason)
+        return not_run_row(config, planned.method, planned, None, status, reason)
 
-    space = make_space(config, stats, constraints)
+    space = make_space(config, stats, constraints, others)
     skipped = list(space.skipped)
     wanted, samples = space.configurations(), None
     if config.search.kind == "random":
@@ -95,11 +98,11 @@ def make_plan(
         if space.ranged and config.search.samples is None:
             raise InputError("search.samples is missing; it is required where a quantizer has a range.")
     # An adaptive search does not know what it will want; and cut-down fits look at the table, which under a metric is
-    # another one.
-    families = _families(wanted) if samples is None and config.metric == "none" else {}
+    # another one. Several tables are several fits.
+    families = _families(wanted) if samples is None and config.metric == "none" and not others else {}
     trials: dict[str, TrialSpec] = {}
     predicted: dict[str, int] = {}
-    baseline = Planned("identity", quantizers.make_config("identity", {}), None, stats.dense_bytes)
+    baseline = space.planned("identity", quantizers.make_config("identity", {}))
     for planned in [baseline, *wanted]:
         for seed in config.seeds[:1] if planned is baseline and not trained else config.seeds:
             one = spec(planned, seed, families.get(planned.config))

@@ -12,7 +12,7 @@ import numpy as np
 
 from quantizers import Table, TableStats
 from quantizers.errors import InputError
-from sweeps.spec.config import SweepConfig
+from sweeps.spec.config import OWN_TABLE, SweepConfig
 from sweeps.spec.constraints import Constraint, parse_constraints
 from sweeps.spec.plan import Plan, check_objectives, check_search, make_plan
 from sweeps.storage.inputs import brought
@@ -66,13 +66,19 @@ def prepare(config: SweepConfig, data_dir: Path | None) -> Prepared:
     check_objectives(objectives, directions)
     check_search(config, objectives)
     constraints = parse_constraints(config.constraints, directions)
-    table = read_table(brought(config.table), data_dir=data_dir, rows=config.rows)
     lead = None
-    if config.of_task or "fisher" in (config.weights, config.metric):
+    if config.of_task or OWN_TABLE == config.table or "fisher" in (config.weights, config.metric):
         why = "weights: fisher" if config.weights == "fisher" else "metric: fisher"
         why = "vocabulary: task" if config.vocabulary else why
+        why = "table: task" if config.table == OWN_TABLE else why
         why = why if config.regime == "pretrained" else f"regime: {config.regime}"
         lead, leading = leading_task(tasks, why)
+        if "fisher" in (config.weights, config.metric) and not leading.has_fisher:
+            raise InputError(f"{leading.label} gives no Fisher information: weights and metric cannot be fisher.")
+    if config.table == OWN_TABLE:
+        table = leading.own_table()
+    else:
+        table = read_table(brought(config.table), data_dir=data_dir, rows=config.rows)
     for task in tasks:
         nothing = task.check(table)
         if nothing is not None:
@@ -81,6 +87,11 @@ def prepare(config: SweepConfig, data_dir: Path | None) -> Prepared:
         table = leading.task_table(table)
     weights = read_weights(config.weights, table, data_dir)
     stats = TableStats.of(table)
+    others: dict[str, TableStats] = {}
+    if lead is not None and config.regime != "pretrained":
+        shapes = leading.role_shapes(table)
+        # Training is what makes the other tables, so that nothing but their shape is known yet.
+        others = {role: TableStats.unseen(*shapes[role]) for role in leading.roles[1:]}
     plan = make_plan(
         config,
         stats,
@@ -91,6 +102,7 @@ def prepare(config: SweepConfig, data_dir: Path | None) -> Prepared:
         task_scope=leading.label if config.of_task and lead is not None else WHOLE_TABLE,
         trained=any(isinstance(task, LeadingTask) for task in tasks),
         constraints=constraints,
+        others=others,
     )
     return Prepared(config, data_dir, table, stats, weights, entries, tasks, plan, objectives, directions, constraints)
 

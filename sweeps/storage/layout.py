@@ -12,6 +12,8 @@ from analysis.layout import (
     SWEEP_FILE,
     TRIALS_FILE,
     artifact_name,
+    artifact_names,
+    other_roles,
 )
 
 __all__ = [
@@ -34,7 +36,9 @@ __all__ = [
     "SWEEP_FILE",
     "TRIALS_FILE",
     "artifact_name",
+    "artifact_names",
     "claim_name",
+    "other_roles",
     "result_key",
     "result_name",
     "shared_name",

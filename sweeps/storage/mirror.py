@@ -96,8 +96,8 @@ def origin(run_dir: Path) -> str | None:
     return location if is_remote(location) and copy_of(location) == run_dir.absolute() else None
 
 
-def artifact(run_dir: Path, key: str) -> Path:
-    """The compressed file of trial ``key``; fetched where the run is on ``s3://``. It need not be there."""
-    name = artifact_name(key)
+def artifact(run_dir: Path, key: str, role: str | None = None) -> Path:
+    """The compressed file of trial ``key`` (of a further role's table), fetched from ``s3://``. It need not be there."""
+    name = artifact_name(key, role)
     location = origin(run_dir)
     return (open_storage(location).fetch(name) if location else None) or run_dir / name

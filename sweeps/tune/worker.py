@@ -26,7 +26,7 @@ from sweeps.record.checkpoints import Checkpoints
 from sweeps.record.ledger import Ledger
 from sweeps.storage import join
 from sweeps.storage.base import RETRY_SECONDS
-from sweeps.storage.layout import artifact_name
+from sweeps.storage.layout import artifact_name, artifact_names
 from sweeps.storage.through_driver import Place
 from sweeps.tune.resources import Share
 from sweeps.tune.task_files import Carried, unpack
@@ -106,7 +106,7 @@ def run_one(
 ) -> Outcome:
     """Run ``spec``; whatever goes wrong becomes a row with status ``failed`` and the reason."""
     device = device_of(share)
-    table, name = _table(shared), artifact_name(spec.key)
+    table = _table(shared)
     try:
         files, data_dir = settings.run.open(), settings.data_folder(data)
         checkpoints = Checkpoints(files, spec.key)
@@ -116,13 +116,14 @@ def run_one(
                 table,
                 [make_task(entry, data_dir) for entry in settings.tasks],
                 weights=None if weights is None else torch.tensor(weights),
-                artifact_path=files.local(name),
+                artifact_path=lambda role: files.local(artifact_name(spec.key, role)),
                 once=settings.open_ledger().once,
                 device=device,
                 report=report,
             )
-        files.keep(name)
-        result.artifact = join(files.location, name)
+        for name in artifact_names(result.row):
+            files.keep(name)
+        result.artifact = join(files.location, artifact_name(spec.key))
     except Exception as error:
         no_memory = _is_out_of_memory(error)
         reason = str(error) if isinstance(error, InputError) else _one_line(error)

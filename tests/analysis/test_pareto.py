@@ -106,7 +106,7 @@ def test_volumes_with_infinity_and_nan_are_finite() -> None:
 
 def trial(key: str, quantizer: str, payload: int | None, seed: int = 0, **more: Any) -> dict[str, Any]:
     row = {"trial_key": key, "quantizer": quantizer, "config_json": "{}", "seed": seed, "payload_bytes": payload}
-    return row | {"status": "ok", "num_embeddings": 10, "embedding_dim": 10, "table_digest": "d"} | more
+    return row | {"status": "ok", "num_embeddings": 10, "embedding_dim": 10, "dense_bytes": 400, "table_digest": "d"} | more
 
 
 def score(key: str, value: float | None, **more: Any) -> dict[str, Any]:

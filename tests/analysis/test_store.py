@@ -80,7 +80,10 @@ def test_newer_schema_is_refused(tmp_path: Path, where: str) -> None:
         raw = b'{"schema_version": %d}' % (SCHEMA_VERSION + 1)
         table = to_table([TRIAL], TRIALS).replace_schema_metadata({b"embedding_frontier": raw})
     pq.write_table(table, tmp_path / "trials.parquet")
-    with pytest.raises(InputError, match=r"trials\.parquet: schema version 3 is newer than this program reads \(2\)"):
+    with pytest.raises(
+        InputError,
+        match=rf"trials\.parquet: schema version {SCHEMA_VERSION + 1} is newer than this program reads \({SCHEMA_VERSION}\)",
+    ):
         store.read_trials(tmp_path)
 
 

@@ -23,8 +23,9 @@ from sweeps.spec.prepare import prepare
 from sweeps.storage import Folder
 from trainables import trial
 from trainables.networks.batches import encode
+from trainables.networks.scoring import predict
 from trainables.networks.sequence import SequenceNetwork
-from trainables.networks.training import predict, train
+from trainables.networks.training import train
 from trainables.registry import make_task
 
 SETTINGS = SimpleNamespace(
@@ -57,7 +58,17 @@ def run_training(embedding: nn.Module, saver: Any, **options: Any) -> tuple[Any,
         return sum(int((classes == batch.targets).sum()) for batch, classes in predict(embedding, network, data)) / len(data)
 
     with saved_by(saver):
-        done = train(embedding, network, data, measure, SETTINGS, seed=1, report=reports.append, phase="task", **options)
+        done = train(
+            {"input": embedding},
+            network,
+            network.epoch(data, SETTINGS.batch_size),
+            measure,
+            SETTINGS,
+            seed=1,
+            report=reports.append,
+            phase="task",
+            **options,
+        )
     return done, reports, [*embedding.state_dict().values(), *network.state_dict().values()]
 
 
@@ -114,7 +125,7 @@ def test_a_trial_that_is_lost_again_and_again(saver: Any, corpora: Path, tmp_pat
                 prepared.table,
                 tasks,
                 weights=None,
-                artifact_path=tmp_path / "artifact",
+                artifact_path=lambda role: tmp_path / "artifact",
                 once=Ledger(tmp_path / ledger).once,
                 device=torch.device("cpu"),
                 report=lambda step: None,

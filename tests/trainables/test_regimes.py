@@ -52,7 +52,7 @@ class Bench:
             prepared.table,
             tasks,
             weights=None if prepared.weights is None else torch.tensor(prepared.weights),
-            artifact_path=self.folder / f"{spec.key}.safetensors",
+            artifact_path=lambda role: self.folder / f"{spec.key}{f'.{role}' if role else ''}.safetensors",
             once=self.once,
             device=torch.device("cpu"),
             report=lambda step: None,

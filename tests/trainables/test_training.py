@@ -15,8 +15,9 @@ from torch import nn
 from quantizers import InputError, Table
 from quantizers.base import generator
 from trainables.networks.batches import batches, encode
-from trainables.networks.sequence import SequenceNetwork
-from trainables.networks.training import predict, sensitivity, task_loss, train
+from trainables.networks.scoring import predict, sensitivity
+from trainables.networks.sequence import SequenceNetwork, task_loss
+from trainables.networks.training import train
 from trainables.registry import make_task
 from trainables.tables.formats import read_table
 
@@ -116,7 +117,17 @@ def run_training(dev: list[float] | None = None, report: Any = lambda step: None
         return sum(int((classes == batch.targets).sum()) for batch, classes in predict(embedding, net, data)) / len(data)
 
     settings = SimpleNamespace(**{**vars(SETTINGS), **options.pop("settings", {})})
-    trained = train(embedding, net, data, measure, settings, seed=1, report=report, phase="task", **options)
+    trained = train(
+        {"input": embedding},
+        net,
+        net.epoch(data, settings.batch_size),
+        measure,
+        settings,
+        seed=1,
+        report=report,
+        phase="task",
+        **options,
+    )
     return trained, embedding, net
 
 
@@ -231,8 +242,8 @@ def test_a_finetuned_baseline_learns_its_task(name: str, corpora: Any) -> None:
     rows = torch.tensor(baseline.arrays["table"])
     assert not torch.equal(rows, table.vectors)
     net = task.trained_network(baseline)
-    assert task.test(rows, net, task.vocabulary(table)) == baseline.scores
-    assert task.test(torch.zeros_like(rows), net, task.vocabulary(table))[task.main_metric].value < 0.7
+    assert task.test({"input": rows}, net, task.vocabulary(table)) == baseline.scores
+    assert task.test({"input": torch.zeros_like(rows)}, net, task.vocabulary(table))[task.main_metric].value < 0.7
     frozen = task.baseline(table, seed=0)
     assert np.array_equal(frozen.arrays["table"], table.vectors.numpy())
 
@@ -241,14 +252,14 @@ def test_row_weights_follow_what_the_task_feels(corpora: Any) -> None:
     table = read_table("builtin:glove-10k-50d")
     task = small("sentiment", corpora, epochs=2)
     baseline = task.baseline(table, seed=0)
-    weights = task.row_weights(table, baseline)
+    weights = task.fisher_weights(table, baseline)["input"]
     row = {word: index for index, word in enumerate(table.words)}
     assert weights.shape == (table.num_embeddings,) and float(weights.min()) > 0
     felt = baseline.arrays["felt"]
     occurrence = felt.sum() / sum(len(text) for text in task.splits().train.tokens)
     place = task.task_table(table).words.index("terrible")
     assert float(weights[row["terrible"]]) == pytest.approx(felt[place] + occurrence) and felt[place] > 0
-    own = task.row_weights(task.task_table(table), baseline)
+    own = task.fisher_weights(task.task_table(table), baseline)["input"]
     assert len(own) == len(felt) and own[place] == weights[row["terrible"]]
     assert weights[row["berlin"]] == weights.min()  # not a word of the task
 
@@ -271,5 +282,5 @@ def test_row_weights_of_a_table_with_one_other_word(corpora: Any) -> None:
     other = Table(own.vectors, ["berlin", *own.words[:-1]])
     baseline = task.baseline(other, seed=0)
     assert len(baseline.arrays["felt"]) == other.num_embeddings
-    weights = task.row_weights(other, baseline)
+    weights = task.fisher_weights(other, baseline)["input"]
     assert weights[0] == weights.min() and weights[1] > weights[0]

@@ -11,13 +11,24 @@ within its own length, so that padding changes nothing: a text scores the same w
 
 from __future__ import annotations
 
-from typing import cast
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
+
+from trainables.networks.batches import NO_TARGET, Batch, Encoded, batches
+from trainables.networks.training import Epoch, TrainedNetwork
 
 
-class SequenceNetwork(nn.Module):
+def task_loss(logits: Tensor, targets: Tensor) -> Tensor:
+    """Cross-entropy: logits (..., C), targets (...) with -100 where there is none."""
+    return functional.cross_entropy(logits.flatten(0, -2), targets.flatten(), ignore_index=NO_TARGET)
+
+
+class SequenceNetwork(TrainedNetwork):
     """Embedding -> dropout -> LSTM layers -> classes, a prediction for each text or for each token.
 
     Args:
@@ -59,11 +70,6 @@ class SequenceNetwork(nn.Module):
             for parameter in self.parameters():
                 parameter.copy_(torch.empty(parameter.shape).uniform_(-bound, bound, generator=generator))
 
-    @property
-    def device(self) -> torch.device:
-        """Where the network is."""
-        return self.output.weight.device
-
     def forward(self, vectors: Tensor, lengths: Tensor) -> Tensor:
         """Logits.
 
@@ -91,3 +97,19 @@ class SequenceNetwork(nn.Module):
             # where, not a product: behind a text's end there may be anything
             states = torch.where(inside[:, :, None], states, 0).sum(dim=1) / lengths[:, None]
         return cast(Tensor, self.output(self.dropout(states)))
+
+    def loss(self, embeddings: Mapping[str, nn.Module], batch: Batch, lower: AbstractContextManager[Any]) -> Tensor:
+        """See :meth:`TrainedNetwork.loss`; the network reads one table."""
+        (embedding,) = embeddings.values()
+        vectors = embedding(batch.ids)
+        with lower:
+            logits = self(vectors, batch.lengths)
+        return task_loss(logits.float(), batch.targets)
+
+    def epoch(self, data: Encoded, batch_size: int) -> Epoch:
+        """The batches that training goes through."""
+
+        def make(order: torch.Generator) -> Any:
+            return batches(data, batch_size, generator=order, per_token=self.per_token)
+
+        return Epoch(make, -(-len(data) // batch_size))

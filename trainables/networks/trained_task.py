@@ -8,9 +8,9 @@ Shapes: N rows of the table that is given, V rows of the task (see :mod:`trainab
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -22,15 +22,17 @@ from quantizers.fitting.checkpoint import Stopwatch
 from quantizers.fitting.distortion import root
 from quantizers.table import Table
 from trainables.corpora import CORPORA, Splits, reader_module
-from trainables.leading import LeadingTask, Report, silent
+from trainables.leading import Report, silent
 from trainables.networks.batches import Encoded
-from trainables.networks.course import NetworkCourse, begin
+from trainables.networks.course import NetworkTask
+from trainables.networks.scoring import predict, sensitivity
 from trainables.networks.sequence import SequenceNetwork
-from trainables.networks.training import Trained, predict, sensitivity, train
+from trainables.networks.training import Trained, train
 from trainables.networks.vocabulary import UNKNOWN, Vocabulary, read_corpus, vocabulary_of
 from trainables.task import Baseline, Score, TaskSettings
 
 _METRIC_FLOOR = 1e-4
+_T = TypeVar("_T")
 
 
 def _frozen(rows: Tensor) -> nn.Embedding:
@@ -74,14 +76,15 @@ class TrainedSettings(TaskSettings):
     train_texts: int | None = Field(default=None, ge=1)
 
 
-class TrainedTask(LeadingTask):
-    """A task with a network. A subclass names its data sets, its output and its metric.
+class TrainedTask(NetworkTask):
+    """A task that classifies texts or their tokens. A subclass names its data sets, its output and its metric.
 
     Attributes:
         per_token: whether every token is classified.
         main_metric: what the development set is scored by.
     """
 
+    has_fisher = True
     Settings: ClassVar[type[TrainedSettings]]
     per_token: ClassVar[bool]
     main_metric: ClassVar[str]
@@ -145,7 +148,7 @@ class TrainedTask(LeadingTask):
 
     def fit(
         self,
-        embedding: nn.Module,
+        embeddings: Mapping[str, nn.Module],
         network: SequenceNetwork,
         vocabulary: Vocabulary,
         *,
@@ -156,18 +159,20 @@ class TrainedTask(LeadingTask):
     ) -> Trained:
         """Train; see :func:`trainables.networks.training.train` for the options.
 
-        ``embedding`` takes places in the vocabulary.
+        The one embedding takes places in the vocabulary.
         """
+        (embedding,) = embeddings.values()
 
         def measure_dev() -> float:
             return self._scored(embedding, network, vocabulary.texts["dev"]).value
 
-        texts = vocabulary.texts["train"]
-        return train(embedding, network, texts, measure_dev, self.settings, seed=seed, report=report, phase=phase, **options)
+        data = network.epoch(vocabulary.texts["train"], self.settings.batch_size)
+        return train(embeddings, network, data, measure_dev, self.settings, seed=seed, report=report, phase=phase, **options)
 
-    def test(self, rows: Tensor, network: SequenceNetwork, vocabulary: Vocabulary) -> dict[str, Score]:
-        """The test set's scores with vectors ``rows`` (V, D)."""
-        embedding = _frozen(rows.to(network.device))
+    def test(self, rows: Mapping[str, Tensor], network: SequenceNetwork, vocabulary: Vocabulary) -> dict[str, Score]:
+        """The test set's scores with the vectors (V, D) of the one role."""
+        (vectors,) = rows.values()
+        embedding = _frozen(vectors.to(network.device))
         return {self.main_metric: self._scored(embedding, network, vocabulary.texts["test"])}
 
     def _scored(self, embedding: nn.Module, network: SequenceNetwork, data: Encoded) -> Score:
@@ -193,7 +198,7 @@ class TrainedTask(LeadingTask):
         vocabulary = self.vocabulary(table)
         embedding = _frozen(vocabulary.take(table.vectors).clone()).requires_grad_(finetune)
         network = self.network(table.embedding_dim, seed)
-        trained = self.fit(embedding, network, vocabulary, seed=seed, report=report, phase="baseline")
+        trained = self.fit(self._as_input(embedding), network, vocabulary, seed=seed, report=report, phase="baseline")
         rows = embedding.weight.detach()
         arrays = {f"network.{name}": tensor.numpy() for name, tensor in network.state_dict().items()}
         arrays["table"] = rows.numpy()
@@ -201,7 +206,7 @@ class TrainedTask(LeadingTask):
         arrays["felt"], arrays["moment"] = felt.numpy(), moment.numpy()
         arrays["seconds"] = np.array(watch.seconds())
         arrays["epochs"] = np.array(trained.epochs)
-        return Baseline(self.test(rows, network, vocabulary), arrays)
+        return Baseline(self.test(self._as_input(rows), network, vocabulary), arrays)
 
     def trained_network(self, baseline: Baseline) -> SequenceNetwork:
         """The baseline's network."""
@@ -211,7 +216,7 @@ class TrainedTask(LeadingTask):
         network.load_state_dict({name: torch.tensor(value) for name, value in state.items()})
         return network
 
-    def row_weights(self, table: Table, baseline: Baseline) -> Tensor:
+    def fisher_weights(self, table: Table, baseline: Baseline) -> dict[str, Tensor]:
         """How much each row of ``table`` matters to the task: (N,), its Fisher information.
 
         Every word of the task counts as if it were read once more than it is, as an average occurrence: words that only
@@ -222,11 +227,11 @@ class TrainedTask(LeadingTask):
         felt = felt + felt.sum() / len(vocabulary.texts["train"].ids)
         weights = torch.full((table.num_embeddings,), float(felt.min()))
         weights[vocabulary.rows] = felt[: len(vocabulary.rows)]
-        return weights
+        return self._as_input(weights)
 
-    def metric(self, baseline: Baseline) -> Tensor:
+    def fisher_metric(self, baseline: Baseline) -> dict[str, Tensor]:
         """What an error in each direction matters to the task: (D, D); see :func:`quantizers.fitting.distortion.root`."""
-        return root(torch.tensor(baseline.arrays["moment"]), _METRIC_FLOOR)
+        return self._as_input(root(torch.tensor(baseline.arrays["moment"]), _METRIC_FLOOR))
 
     def score(
         self, dense: Tensor, table: Table, baseline: Baseline, *, seed: int, report: Report = silent
@@ -239,30 +244,13 @@ class TrainedTask(LeadingTask):
         rows = vocabulary.take(dense)
         if np.array_equal(rows.numpy(), baseline.arrays["table"]):
             return dict(baseline.scores)
-        embedding = _frozen(rows)
         network = self.network(table.embedding_dim, seed)
-        self.fit(embedding, network, vocabulary, seed=seed, report=report)
-        return self.test(rows, network, vocabulary)
+        self.fit(self._as_input(_frozen(rows)), network, vocabulary, seed=seed, report=report)
+        return self.test(self._as_input(rows), network, vocabulary)
+
+    def _as_input(self, one: _T) -> dict[str, _T]:
+        return {self.roles[0]: one}
 
     def evaluate(self, table: Table, baseline: Baseline) -> dict[str, Score]:
         """The test set's scores with the vectors of ``table`` (V, D) and the baseline's network, not trained again."""
-        return self.test(table.vectors, self.trained_network(baseline), self.vocabulary(table))
-
-    def lead(
-        self,
-        table: Table,
-        weights: Tensor | None,
-        baseline: Baseline,
-        *,
-        method: str,
-        regime: str,
-        retrain: Mapping[str, Any] | None,
-        seed: int,
-        fisher: Collection[str],
-    ) -> NetworkCourse:
-        """The course of a trial: see :mod:`trainables.networks.course`."""
-        if "weights" in fisher:
-            weights = self.row_weights(table, baseline)
-        # The uncompressed table has no error to measure.
-        metric = self.metric(baseline) if "metric" in fisher and method != "identity" else None
-        return begin(self, table, weights, baseline, method=method, regime=regime, retrain=retrain, seed=seed, metric=metric)
+        return self.test(self._as_input(table.vectors), self.trained_network(baseline), self.vocabulary(table))

@@ -1,34 +1,28 @@
-"""Training a task's network, with the embedding that feeds it or beside it.
+"""Training a task's network, with the embeddings that it reads or beside them.
 
 Reference: Adam (Kingma & Ba 2015); averaged weights (Polyak & Juditsky 1992), here as an exponential moving average.
 
-Shapes: N rows, D columns, S texts.
-
-After every epoch the averaged weights are scored on the development set, the embedding on hard codes. Those of the best
+After every epoch the averaged weights are scored on the development set, the embeddings on hard codes. Those of the best
 epoch are kept; training ends when ``patience`` epochs brought nothing better, and the test set is never looked at here.
 A training that was lost goes on from its last checkpoint, in the middle of an epoch too.
 """
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
 import itertools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from quantizers.base import FitStep, generator
 from quantizers.embedding import CompressedEmbedding
 from quantizers.fitting.checkpoint import Checkpoint, Notes
 from quantizers.learned import LearnedEmbedding
-from trainables.networks.batches import Batch, Encoded, batches
-from trainables.networks.sequence import SequenceNetwork
-
-_SCORING_BATCH = 256
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,10 +40,42 @@ class Trained:
     stopped: bool
 
 
+class TrainedNetwork(nn.Module):
+    """A network that reads tables: it says what its loss is on a batch."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network is."""
+        return next(self.parameters()).device
+
+    def loss(self, embeddings: Mapping[str, nn.Module], batch: Any, lower: contextlib.AbstractContextManager[Any]) -> Tensor:
+        """The mean loss of a batch that is on the network's device.
+
+        Args:
+            embeddings: by role, what gives the rows of a table.
+            batch: one of those that it is trained on.
+            lower: products inside it may be of lower precision; the loss itself stands outside.
+        """
+        raise NotImplementedError
+
+
+@dataclasses.dataclass(frozen=True)
+class Epoch:
+    """The training data: the batches of an epoch.
+
+    Attributes:
+        batches: all batches once, in an order drawn from the generator; each has ``to(device)``.
+        num_batches: how many they are.
+    """
+
+    batches: Callable[[torch.Generator], Iterable[Any]]
+    num_batches: int
+
+
 def train(
-    embedding: nn.Module,
-    network: SequenceNetwork,
-    data: Encoded,
+    embeddings: Mapping[str, nn.Module],
+    network: TrainedNetwork,
+    data: Epoch,
     measure_dev: Callable[[], float],
     settings: Any,
     *,
@@ -65,11 +91,11 @@ def train(
     """Train until the development set says enough.
 
     Args:
-        embedding: gives rows for ids, on the network's device; its parameters are trained too (a frozen one has none that
-            want a gradient).
-        network: what stands behind it.
-        data: the training texts.
-        measure_dev: scores embedding and network on the development set, higher is better.
+        embeddings: by role, what gives rows for ids, on the network's device; their parameters are trained too (a frozen one
+            has none that want a gradient).
+        network: what reads them.
+        data: the training texts in batches.
+        measure_dev: scores embeddings and network on the development set, higher is better.
         settings: epochs, patience, batch_size, learning_rate, decay, average, clip_norm, precision.
         seed: of order and dropout.
         report: called after every epoch; a KeyboardInterrupt, from it or from a person, ends the training and
@@ -78,16 +104,15 @@ def train(
         epochs: in place of the settings'.
         learning_rate: in place of the settings'.
         patience: in place of the settings'.
-        train_network: False trains the embedding alone.
+        train_network: False trains the embeddings alone.
         keep_start: whether the weights at the start are an answer too (where a training goes on from trained ones): they are
             kept unless an epoch is better.
     """
     for parameter in network.parameters():
         parameter.requires_grad_(train_network)
-    parameters = [
-        parameter for module in (embedding, network) for parameter in module.parameters() if parameter.requires_grad
-    ]
-    modules = nn.ModuleList([embedding, network])
+    modules = nn.ModuleList([*embeddings.values(), network])
+    parameters = [parameter for parameter in modules.parameters() if parameter.requires_grad]
+    compressed = {role: module for role, module in embeddings.items() if isinstance(module, CompressedEmbedding)}
     rate = learning_rate or settings.learning_rate
     total = epochs or settings.epochs
     optimizer = torch.optim.Adam(parameters, lr=rate)
@@ -99,7 +124,7 @@ def train(
     at = Notes(epoch=1, batches=0, order=order.get_state(), loss_sum=0.0, steps=0, since=0)
     at.best, at.best_dev = copy.deepcopy(moving.state_dict()), float(measure_dev()) if keep_start else None
     epoch, stopped = 0, False
-    per_epoch = -(-len(data) // settings.batch_size)
+    per_epoch = data.num_batches
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(seed)
         random = _Random(devices)
@@ -110,11 +135,10 @@ def train(
             for group in optimizer.param_groups:
                 group["lr"] = rate * settings.decay ** (epoch - 1)
             try:
-                all_batches = batches(data, settings.batch_size, generator=order, per_token=network.per_token)
-                for batch in itertools.islice(all_batches, at.batches, None):
-                    if isinstance(embedding, CompressedEmbedding):
-                        embedding.set_progress(at.steps / (per_epoch * total))
-                    at.loss_sum += _step(embedding, network, batch.to(network.device), optimizer, settings)
+                for batch in itertools.islice(data.batches(order), at.batches, None):
+                    for module in compressed.values():
+                        module.set_progress(at.steps / (per_epoch * total))
+                    at.loss_sum += _step(embeddings, network, batch.to(network.device), optimizer, settings)
                     at.steps += 1
                     at.batches += 1
                     # Short at first: the start is soon forgotten.
@@ -128,7 +152,11 @@ def train(
                         at.best, at.best_dev, at.since = copy.deepcopy(moving.state_dict()), dev, 0
                     else:
                         at.since += 1
-                    own = embedding.curves() if isinstance(embedding, CompressedEmbedding) else {}
+                    own = {
+                        name if len(embeddings) == 1 else f"{role}.{name}": value
+                        for role, module in compressed.items()
+                        for name, value in module.curves().items()
+                    }
                 metrics = {"dev": dev, "train_loss": at.loss_sum / per_epoch, **own}
                 report(FitStep(phase, epoch / total, 1.0 - dev, metrics))
             except KeyboardInterrupt:
@@ -177,27 +205,23 @@ class _Random:
 
 
 def _step(
-    embedding: nn.Module,
-    network: SequenceNetwork,
-    batch: Batch,
+    embeddings: Mapping[str, nn.Module],
+    network: TrainedNetwork,
+    batch: Any,
     optimizer: torch.optim.Optimizer,
     settings: Any,
 ) -> float:
-    vectors = embedding(batch.ids)
-    with torch.autocast(vectors.device.type, dtype=torch.bfloat16, enabled=settings.precision == "bfloat16"):
-        logits = network(vectors, batch.lengths)
-    loss = task_loss(logits.float(), batch.targets)
-    total = loss + embedding.regularizer() if isinstance(embedding, CompressedEmbedding) else loss
+    lower = torch.autocast(network.device.type, dtype=torch.bfloat16, enabled=settings.precision == "bfloat16")
+    loss = network.loss(embeddings, batch, lower)
+    total = loss
+    for module in embeddings.values():
+        if isinstance(module, CompressedEmbedding):
+            total = total + module.regularizer()
     optimizer.zero_grad()
     torch.autograd.backward(total)
     nn.utils.clip_grad_norm_(optimizer.param_groups[0]["params"], settings.clip_norm)
     optimizer.step()
     return float(loss.detach())
-
-
-def task_loss(logits: Tensor, targets: Tensor) -> Tensor:
-    """Cross-entropy: logits (..., C), targets (...) with -100 where there is none."""
-    return functional.cross_entropy(logits.flatten(0, -2), targets.flatten(), ignore_index=-100)
 
 
 class _swapped:
@@ -222,42 +246,3 @@ class _swapped:
 
 def _cuda_of(parameters: list[nn.Parameter]) -> list[int]:
     return sorted({parameter.device.index or 0 for parameter in parameters if parameter.device.type == "cuda"})
-
-
-@torch.no_grad()
-def predict(embedding: nn.Module, network: SequenceNetwork, data: Encoded) -> Iterator[tuple[Batch, Tensor]]:
-    """Every batch of ``data`` with its predicted classes, (B,) or (B, T); both modules are put in evaluation mode."""
-    embedding.eval()
-    network.eval()
-    for batch in batches(data, _SCORING_BATCH, per_token=network.per_token):
-        there = batch.to(network.device)
-        yield batch, network(embedding(there.ids), there.lengths).argmax(dim=-1)
-
-
-def sensitivity(embedding: Tensor, network: SequenceNetwork, data: Encoded) -> tuple[Tensor, Tensor]:
-    """How much the task's loss feels each row, and each direction: the empirical Fisher information.
-
-    Args:
-        embedding: (N, D) the vectors that the network was trained with.
-        network: the trained network.
-        data: texts with targets (the training set's).
-
-    Returns:
-        (N,) sums over a row's occurrences of the squared gradient of its text's loss; (D, D) the second moment of the
-        gradients, summed over all tokens.
-    """
-    network.eval()
-    for parameter in network.parameters():
-        parameter.requires_grad_(False)
-    felt = embedding.new_zeros(embedding.shape[0])
-    moment = embedding.new_zeros(embedding.shape[1], embedding.shape[1])
-    for batch in batches(data, _SCORING_BATCH, per_token=network.per_token):
-        vectors = embedding[batch.ids].requires_grad_()
-        logits = network(vectors, batch.lengths)
-        # A sum, not a mean: a token's gradient is that of its own text's loss, whatever else is in the batch.
-        loss = functional.cross_entropy(logits.flatten(0, -2), batch.targets.flatten(), ignore_index=-100, reduction="sum")
-        (gradient,) = torch.autograd.grad(loss, vectors)
-        gradient = gradient.flatten(0, 1)
-        felt.index_add_(0, batch.ids.flatten(), gradient.square().sum(dim=1))
-        moment += gradient.T @ gradient
-    return felt, moment

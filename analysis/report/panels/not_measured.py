@@ -32,7 +32,7 @@ def _reasons(trials: pa.Table) -> list[dict[str, Any]]:
     rows = trials.filter(pc.is_in(trials["status"], value_set=pa.array(NOT_OK)))
     groups: dict[tuple[Any, ...], dict[str, Any]] = {}
     names = ["sweep", "status", "quantizer", "reason"]
-    columns = [*names, "config_json", "budget_bytes", "seed", "num_embeddings", "embedding_dim"]
+    columns = [*names, "config_json", "budget_bytes", "seed", "dense_bytes"]
     for row in rows.select(columns).to_pylist():
         group = groups.setdefault(
             tuple(row[name] for name in names),
@@ -40,7 +40,7 @@ def _reasons(trials: pa.Table) -> list[dict[str, Any]]:
         )
         group["count"] += 1
         if row["budget_bytes"]:
-            dense = 4 * (row["num_embeddings"] or 0) * (row["embedding_dim"] or 0)
+            dense = row["dense_bytes"] or 0
             group["budgets"].add((row["budget_bytes"], text.ratio(dense / row["budget_bytes"]) if dense else ""))
         if row["config_json"]:
             group["configs"].add(text.config_label(row["config_json"]))
