@@ -7,7 +7,7 @@ import random
 from typing import Any
 
 from quantizers import QuantizerConfig
-from sweeps.spec.space import Entry, Planned, Range, Space
+from sweeps.spec.space import Entry, Planned, Range, Roles, Space
 
 
 def drawn(space: Space, samples: int, seed: int) -> tuple[list[Planned], list[tuple[Planned, str, str]]]:
@@ -19,8 +19,8 @@ def drawn(space: Space, samples: int, seed: int) -> tuple[list[Planned], list[tu
     chance = random.Random(seed)
     listed = {entry.label: chance.sample(entry.configurations, len(entry.configurations)) for entry in space.entries}
     entries = list(space.entries)
-    found: dict[tuple[str, QuantizerConfig], Planned] = {}
-    refused: dict[tuple[str, QuantizerConfig], tuple[Planned, str, str]] = {}
+    found: dict[tuple[str, QuantizerConfig, Roles], Planned] = {}
+    refused: dict[tuple[str, QuantizerConfig, Roles], tuple[Planned, str, str]] = {}
     misses = 0
     while entries and len(found) < samples and misses < 20 * samples:
         entry = chance.choice(entries)
@@ -29,7 +29,7 @@ def drawn(space: Space, samples: int, seed: int) -> tuple[list[Planned], list[tu
             if one is None:  # parameters that exclude each other
                 misses += 1
                 continue
-            key = (one.method, one.config)
+            key = (one.method, one.config, one.roles)
             reason = space.refusal(one)
             misses += key in found or reason is not None
             if reason is not None:
@@ -37,7 +37,7 @@ def drawn(space: Space, samples: int, seed: int) -> tuple[list[Planned], list[tu
                 continue
         else:
             one = listed[entry.label].pop()
-            key = (one.method, one.config)
+            key = (one.method, one.config, one.roles)
             if not listed[entry.label]:
                 entries.remove(entry)
         found.setdefault(key, one)

@@ -145,10 +145,10 @@ class Space:
 
     def configurations(self) -> list[Planned]:
         """All that can be listed, each once; where two budgets lead to one, the tighter of them is kept."""
-        found: dict[tuple[str, QuantizerConfig], Planned] = {}
+        found: dict[tuple[str, QuantizerConfig, Roles], Planned] = {}
         for entry in self.entries:
             for one in entry.configurations:
-                found[(one.method, one.config)] = one  # budgets come largest first
+                found[one.method, one.config, one.roles] = one  # budgets come largest first
         return list(found.values())
 
     def size_violations(self, predicted_bytes: int) -> dict[str, float]:
