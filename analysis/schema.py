@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from quantizers.errors import unknown_name
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 STATUSES = ("ok", "failed", "skipped", "infeasible", "stopped")
 FileName = Literal["trials", "scores", "frontier"]
 
@@ -30,6 +30,8 @@ TRIALS = pa.schema(
         ("task_scope", _TEXT),  # "whole table", or the task whose vocabulary the table is
         ("quantizer", _TEXT),
         ("config_json", _TEXT),
+        ("resolved_json", _TEXT),  # config_json with the values that the fit gave to parameters left open: none is null
+        ("tasks_json", _TEXT),  # settings of every task, by its label
         ("regime", _TEXT),
         ("retrain", _TEXT),  # JSON: what was trained further after compression; null where nothing was
         ("weights", _TEXT),
@@ -72,6 +74,7 @@ TRIALS = pa.schema(
         ("versions", _TEXT),  # JSON
         ("mlflow_run_id", _TEXT),
         ("artifact_digest", _TEXT),
+        ("book_counts", _TEXT),  # JSON: rows in each code-book, and how many are opinion words; null where there is one
     ]
 )
 

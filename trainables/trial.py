@@ -6,6 +6,7 @@ Nothing is measured on the quantizer that was fitted: every number comes from th
 from __future__ import annotations
 
 import datetime
+import json
 import math
 import platform
 from collections.abc import Callable, Mapping, Sequence
@@ -20,6 +21,7 @@ from quantizers import Artifact, Budget, FitStep, Quantizer, Table
 from quantizers.fitting.checkpoint import Stopwatch, told, within
 from trainables import reconstruction
 from trainables.baselines import load_baseline, save_baseline
+from trainables.books import book_counts
 from trainables.leading import Course, LeadingTask, Report, silent
 from trainables.memory import PeakMemory
 from trainables.records import TrialResult, TrialSpec, blank_row, content_key, trial_code_digest
@@ -80,6 +82,8 @@ def run(
         watch = Stopwatch()
         quantizer, shared = _fit(spec, course.seen().to(device), weights, once, collect)
         row["fit_seconds"] = watch.seconds()
+    row["resolved_json"] = json.dumps(quantizer.resolved(), sort_keys=True)
+    row["tasks_json"] = json.dumps({task.label: task.resolved(table) for task in tasks}, sort_keys=True)
     quantizer = course.train(quantizer, report=collect)
     row["train_seconds"] = course.train_seconds
     row["shared_fit"], row["encode_seconds"], row["peak_memory_bytes"] = shared, quantizer.encode_seconds, peak.bytes
@@ -88,6 +92,7 @@ def run(
     del quantizer
 
     artifact = quantizers.read(artifact_path)
+    row["book_counts"] = book_counts(artifact.quantizer)
     predicted = cls.storage(config, table.shape)
     row.update(_sizes(artifact), predicted_payload_bytes=predicted.payload_bytes, oov_words=course.oov_words)
     watch = Stopwatch()

@@ -21,11 +21,13 @@ def bring(known: TrialResult, spec: TrialSpec, config: SweepConfig) -> bool:
         return config.scheduler.kind != "none"
     if config.keep_artifacts == "all":
         return fetch_copy(known, spec.key, config)
-    if config.keep_artifacts == "frontier" and known.artifact:
-        folder, file = split(known.artifact)
+    if config.keep_artifacts == "frontier":
         # Of its own run, what is gone was not on the frontier. Of another, it may be on this one, which keeps its files.
-        own = known.artifact == join(config.run_location, artifact_name(spec.key))
-        return own or open_storage(folder).exists(file) or open_storage(config.run_location).exists(artifact_name(spec.key))
+        if known.artifact == join(config.run_location, artifact_name(spec.key)):
+            return True
+        folder, file = split(known.artifact or "")
+        there = bool(file) and open_storage(folder).exists(file)
+        return there or open_storage(config.run_location).exists(artifact_name(spec.key))
     return True
 
 
