@@ -18,7 +18,8 @@ from trainables.tasks.polarity import lexicon
 def book_counts(quantizer: Quantizer) -> str | None:
     """Counts by code-book, in the order of the configuration, as JSON: ``{"rows": [...], "opinion_rows": [...]}``.
 
-    Code-books behind the last one that has rows are left out. None where the method gives a row no choice of code-books. A table without words has no opinion words.
+    Code-books behind the last one that has rows are left out. None where the method gives a row no choice of code-books.
+    A table without words has no opinion words.
     """
     books = quantizer.books()
     if books is None:
