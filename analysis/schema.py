@@ -30,6 +30,8 @@ TRIALS = pa.schema(
         ("task_scope", _TEXT),  # "whole table", or the task whose vocabulary the table is
         ("quantizer", _TEXT),
         ("config_json", _TEXT),
+        ("resolved_json", _TEXT),  # config_json with the values that the fit gave to parameters left open: none is null
+        ("tasks_json", _TEXT),  # settings of every task, by its label
         ("regime", _TEXT),
         ("retrain", _TEXT),  # JSON: what was trained further after compression; null where nothing was
         ("weights", _TEXT),
@@ -74,6 +76,7 @@ TRIALS = pa.schema(
         ("artifact_digest", _TEXT),  # of several tables' files: a digest of theirs
         ("dense_bytes", _WHOLE),  # of all uncompressed tables; in older files null, and then 4 * N * D
         ("roles", _TEXT),  # JSON by role, the first first: shape, bytes, errors, digest; null where there is one table
+        ("book_counts", _TEXT),  # JSON: rows in each code-book, and how many are opinion words; null where there is one
     ]
 )
 

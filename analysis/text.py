@@ -71,7 +71,7 @@ def _plain(value: float, digits: int = 3, *, short: bool = False) -> str:
 def config_label(config_json: str | None, *, given: bool = False) -> str:
     """A whole configuration: ``num_codebooks=16, codebook_size=256``; ``given`` leaves out what has no value."""
     items = _parsed(config_json).items()
-    return ", ".join(f"{key}={_value(value)}" for key, value in items if not given or value is not None)
+    return ", ".join(f"{key}={setting(value)}" for key, value in items if not given or value is not None)
 
 
 def inline(entry: Any) -> str:
@@ -79,7 +79,7 @@ def inline(entry: Any) -> str:
     if not isinstance(entry, dict):
         return str(entry)
     first, *rest = entry.items()
-    return f"{first[1]} ({', '.join(f'{key}={_value(value)}' for key, value in rest)})" if rest else str(first[1])
+    return f"{first[1]} ({', '.join(f'{key}={setting(value)}' for key, value in rest)})" if rest else str(first[1])
 
 
 def short_configs(configurations: Iterable[tuple[str, str | None]]) -> dict[tuple[str, str | None], str]:
@@ -97,10 +97,10 @@ def short_configs(configurations: Iterable[tuple[str, str | None]]) -> dict[tupl
     out = {}
     for method, found in by_method.items():
         real = [config for config in found.values() if config]  # what was skipped may have none
-        values = {key: {_value(config.get(key)) for config in real} for key in {name for one in real for name in one}}
+        values = {key: {setting(config.get(key)) for config in real} for key in {name for one in real for name in one}}
         for text, config in found.items():
             varying = [key for key in config if len(values[key]) > 1]
-            out[(method, text)] = ", ".join(f"{key}={_value(config[key])}" for key in varying)
+            out[(method, text)] = ", ".join(f"{key}={setting(config[key])}" for key in varying)
     return out
 
 
@@ -112,5 +112,6 @@ def _parsed(config_json: str | None) -> dict[str, Any]:
     return parsed if isinstance(parsed, dict) else {"config": parsed}
 
 
-def _value(value: Any) -> str:
+def setting(value: Any) -> str:
+    """The value of a parameter: text as it is, all else as JSON."""
     return value if isinstance(value, str) else json.dumps(value)

@@ -19,7 +19,7 @@ from torch import Tensor
 from quantizers.coding.bits import bits_for, row_bytes, unpack
 from quantizers.errors import NotFittedError
 from quantizers.table import Table, TableStats, checked_weights
-from quantizers.values import Budget, FitStep, QuantizerConfig, Role, Skip, StorageCost
+from quantizers.values import Budget, FitStep, QuantizerConfig, Role, Skip, StorageCost, generator
 
 if TYPE_CHECKING:
     from quantizers.embedding import CompressedEmbedding
@@ -75,6 +75,7 @@ class Quantizer(ABC):
         self.encode_seconds: float | None = None  # set by a fit that measures its last encoding of the whole table
         self._shape: tuple[int, int] | None = None
         self._state: dict[str, Tensor] = {}
+        self._resolved: dict[str, Any] = {}
 
     # What a method answers before it has seen a table ------------------------------------------------------------
 
@@ -140,7 +141,7 @@ class Quantizer(ABC):
         """
         if weights is not None:
             weights = checked_weights(weights, table)
-        self._state = {}  # a fit that is given up leaves no mixture of two tables behind
+        self._state, self._resolved = {}, {}  # a fit that is given up leaves no mixture of two tables behind
         self._shape = table.shape
         self.words = table.words
         yield from self._fit_steps(table, seed=seed, weights=weights, budget=budget)
@@ -151,6 +152,17 @@ class Quantizer(ABC):
         for _ in self.fit_steps(table if isinstance(table, Table) else Table(table), **options):
             pass
         return self
+
+    def _resolve(self, **values: Any) -> None:
+        """For ``_fit_steps``: what it makes of parameters that the configuration leaves open or the table limits."""
+        unknown = set(values) - set(self.Config.model_fields)
+        if unknown:
+            raise ValueError(f"{self.name}: no such parameters: {sorted(unknown)}")
+        self._resolved.update(values)
+
+    def resolved(self) -> dict[str, Any]:
+        """Every parameter as the fit had it; of a quantizer that was read or cut down, its configuration alone."""
+        return {**self.config.model_dump(mode="json"), **self._resolved}
 
     # The fitted state --------------------------------------------------------------------------------------------
 
@@ -240,6 +252,10 @@ class Quantizer(ABC):
         Returns:
             (B, D) float32. Differentiable in the floating-point tensors of the state.
         """
+
+    def books(self, ids: Tensor | None = None) -> Tensor | None:
+        """Which of several code-books rows ``ids`` (default: all) have: (B,) int64; None where the method has no choice."""
+        return None
 
     def to_dense(self, chunk_rows: int = CHUNK_ROWS) -> Tensor:
         """The whole table rebuilt: (N, D) float32."""
@@ -332,11 +348,3 @@ def _alone(tensor: Tensor) -> Tensor:
     if tensor.is_contiguous() and tensor.untyped_storage().nbytes() == tensor.numel() * tensor.element_size():
         return tensor
     return tensor.clone(memory_format=torch.contiguous_format)
-
-
-def generator(seed: int, stream: int = 0) -> torch.Generator:
-    """A CPU random generator for ``seed``; ``stream`` keeps the uses of one seed apart.
-
-    Random numbers are drawn on the CPU and moved, so that a seed means the same start on every device.
-    """
-    return torch.Generator().manual_seed((seed * 1_000_003 + stream * 7_919 + 12_345) % (1 << 63))

@@ -9,6 +9,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Literal
 
+import torch
 from pydantic import BaseModel, ConfigDict
 
 from quantizers.errors import InputError
@@ -77,3 +78,11 @@ class FitStep:
     fraction: float
     value: float | None = None
     metrics: Mapping[str, float] = dataclasses.field(default_factory=dict)
+
+
+def generator(seed: int, stream: int = 0) -> torch.Generator:
+    """A CPU random generator for ``seed``; ``stream`` keeps the uses of one seed apart.
+
+    Random numbers are drawn on the CPU and moved, so that a seed means the same start on every device.
+    """
+    return torch.Generator().manual_seed((seed * 1_000_003 + stream * 7_919 + 12_345) % (1 << 63))

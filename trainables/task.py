@@ -122,6 +122,11 @@ class DownstreamTask(ABC):
             "data": [hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest() for path in self.data_files()],
         }
 
+    def resolved(self, table: Table) -> dict[str, Any]:
+        """Every setting by name, in JSON's types, as it is for ``table``: what a setting leaves open (None) is filled in."""
+        settings: dict[str, Any] = json.loads(self.settings.model_dump_json())
+        return settings
+
     def code_modules(self) -> Sequence[str]:
         """Modules whose code decides the scores; what they import counts too, in this project."""
         return (type(self).__module__,)

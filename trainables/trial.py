@@ -23,6 +23,7 @@ from quantizers import Artifact, Budget, FitStep, Quantizer, Table
 from quantizers.fitting.checkpoint import Stopwatch, told, within
 from trainables import reconstruction
 from trainables.baselines import load_baseline, save_baseline
+from trainables.books import book_counts
 from trainables.leading import Course, LeadingTask, Report, silent
 from trainables.memory import PeakMemory
 from trainables.records import TrialResult, TrialSpec, blank_row, content_key, share_of, trial_code_digest
@@ -90,6 +91,8 @@ def run(
             fitted[role], one = _fit(spec, role, course, device, once, said)
             shared.append(one)
         row["fit_seconds"] = watch.seconds()
+    row["resolved_json"] = _one_or_by_role({role: quantizer.resolved() for role, quantizer in fitted.items()})
+    row["tasks_json"] = json.dumps({task.label: task.resolved(table) for task in tasks}, sort_keys=True)
     trained = dict(course.train(fitted, report=collect))
     del fitted
     row["train_seconds"] = course.train_seconds
@@ -101,9 +104,10 @@ def run(
         path.parent.mkdir(parents=True, exist_ok=True)
         trained.pop(role).save(path)
 
-    dense, parts, seconds = {}, {}, 0.0
+    dense, parts, books, seconds = {}, {}, {}, 0.0
     for role, path in paths.items():
         artifact = quantizers.read(path)
+        books[role] = book_counts(artifact.quantizer)
         watch = Stopwatch()
         dense[role] = artifact.quantizer.to_dense()
         seconds += watch.seconds()
@@ -114,6 +118,7 @@ def run(
             **reconstruction.measure(course.tables[role], dense[role], course.weights.get(role)),
         }
     row.update(_together(parts), oov_words=course.oov_words)
+    row["book_counts"] = _one_or_by_role(books)
     row["decode_rows_per_second"] = sum(len(rows) for rows in dense.values()) / max(seconds, 1e-9)
     scores = _scores(spec, course, tasks, dense, once, collect)
     row.update(device=str(device), node=platform.node(), started_at=started.isoformat())
@@ -147,6 +152,12 @@ def _begin(
         seed=spec.seed,
         fisher=[name for name, said in (("weights", spec.weights), ("metric", spec.metric)) if said == "fisher"],
     )
+
+
+def _one_or_by_role(values: Mapping[str, Any]) -> str | None:
+    """As JSON, what was found of the one table, or of each by role; None where there is nothing of any."""
+    found: Any = dict(values) if len(values) > 1 else next(iter(values.values()))
+    return None if all(value is None for value in values.values()) else json.dumps(found, sort_keys=True)
 
 
 def _of_part(report: Report, role: str, index: int, count: int) -> Report:

@@ -89,8 +89,9 @@ def _books(trial: Trial) -> NDArray[np.int64] | None:
     """Which code-book every row has, longest first as in the configuration; None where the file was not kept."""
     if not trial.artifact.is_file():
         return None
-    books: NDArray[np.int64] = quantizers.read(trial.artifact).quantizer.books().numpy()  # type: ignore[attr-defined]
-    return books
+    books = quantizers.read(trial.artifact).quantizer.books()
+    assert books is not None  # AdaComp's files have them
+    return np.asarray(books.numpy(), dtype=np.int64)
 
 
 def _shares(books: NDArray[np.int64], count: int) -> NDArray[np.float64]:
@@ -224,7 +225,7 @@ def _figure3(
 
 
 def _figure4(groups: _Groups) -> Drawn:
-    from trainables.tasks.polarity import lexicon
+    from trainables.lexicon import lexicon
 
     lengths = FOUR[1]
     title = f"Reconstructed vectors of the opinion lexicon's words by code-book, {_named(lengths)}"
@@ -235,7 +236,9 @@ def _figure4(groups: _Groups) -> Drawn:
         return Drawn("figure4", title, None, header, [["all", why, why]], [])
     artifact = quantizers.read(trial.artifact).quantizer
     words = artifact.words or []
-    books = artifact.books().numpy()  # type: ignore[attr-defined]
+    chosen = artifact.books()
+    assert chosen is not None  # AdaComp's files have them
+    books = chosen.numpy()
     known = lexicon()
     found = np.array([row for row, word in enumerate(words) if word in known], dtype=np.int64)
     everywhere, inside = _shares(books, len(lengths)), _shares(books[found], len(lengths))

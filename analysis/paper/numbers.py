@@ -52,6 +52,9 @@ COLUMNS = (
 )
 
 
+REGIMES = ("finetuned", "end_to_end")
+
+
 @dataclasses.dataclass(frozen=True)
 class Row:
     """A method of Table 2.
@@ -59,37 +62,75 @@ class Row:
     Attributes:
         name: as the paper has it.
         method: the quantizer's name here.
-        regimes: how it is trained with the task; AdaComp is shown in each that was run, the paper's first.
+        regime: how the paper trains it with the task.
         parameters: of the configuration, those that tell the rows apart.
+        as_in_paper: other parameters as the paper, or the authors of the method, have them; None is the recipe's own value.
+            How long a fit goes on is no part of it.
         reported: (metric, ratio) for each of COLUMNS.
     """
 
     name: str
     method: str
-    regimes: Sequence[str]
+    regime: str
     parameters: Mapping[str, Any]
+    as_in_paper: Mapping[str, Any]
     reported: Sequence[tuple[float, float]]
 
     def fits(self, trial: Mapping[str, Any]) -> bool:
-        """Whether a row of ``trials.parquet`` is this method in the paper's protocol, without what the paper does not do."""
-        plain = (trial["weights"] or "none", trial["fit_metric"] or "none", trial["retrain"]) == ("none", "none", None)
-        if not plain or trial["quantizer"] != self.method or trial["budget_bytes"] is not None:
+        """Whether a row of ``trials.parquet`` is this method at this size, as in the paper or not."""
+        if trial["quantizer"] != self.method or trial["budget_bytes"] is not None or trial["regime"] not in REGIMES:
             return False
         config = json.loads(trial["config_json"] or "{}")
-        if self.method == "identity":
-            return trial["regime"] in ("finetuned", "end_to_end")
-        if trial["regime"] not in self.regimes or config.get("epochs") == 0:
-            return False
-        return all(config.get(name) == value for name, value in self.parameters.items())
+        return config.get("epochs") != 0 and all(config.get(name) == value for name, value in self.parameters.items())
+
+    def changed(self, config: Mapping[str, Any]) -> dict[str, Any]:
+        """The parameters of a configuration that are not as in the paper, with their values."""
+        found = {name: config.get(name, value) for name, value in self.as_in_paper.items()}
+        return {name: value for name, value in found.items() if value != self.as_in_paper[name]}
+
+
+_AS_IN_PAPER: Mapping[str, Mapping[str, Any]] = {
+    "identity": {},
+    "scalar": {"levels": "uniform"},
+    "pruned": {"value_dtype": "float32"},
+    "dccl": {
+        "recipe": "authors",
+        "codebook_dtype": "float32",
+        "tau": 1.0,
+        "tau_end": None,
+        "hidden": None,
+        "optimizer": "adam",
+        "learning_rate": None,
+        "batch_size": None,
+        "clip_norm": None,
+        "refine_rounds": None,
+    },
+    "bin": {
+        "recipe": "paper",
+        "codebook_dtype": "float32",
+        "batch_size": None,
+        "learning_rate": None,
+        "orthogonality": None,
+    },
+    "adacomp": {
+        "batch_size": 64,
+        "codebook_dtype": "float32",
+        "learning_rate": 1e-3,
+        "orthogonality": 0.01,
+        "code_values": "01",
+        "finish": False,
+        "max_payload_bytes": None,
+    },
+}
 
 
 def _compared(name: str, method: str, parameters: Mapping[str, Any], *reported: tuple[float, float]) -> Row:
-    return Row(name, method, ("finetuned",), parameters, reported)
+    return Row(name, method, "finetuned", parameters, _AS_IN_PAPER[method], reported)
 
 
 def _adacomp(longest: int, *reported: tuple[float, float]) -> Row:
-    lengths = [longest, longest // 2, longest // 4, longest // 8]
-    return Row(f"AdaComp ({longest})", "adacomp", ("end_to_end", "finetuned"), {"code_lengths": lengths}, reported)
+    parameters = {"code_lengths": [longest, longest // 2, longest // 4, longest // 8]}
+    return Row(f"AdaComp ({longest})", "adacomp", "end_to_end", parameters, _AS_IN_PAPER["adacomp"], reported)
 
 
 ROWS = (

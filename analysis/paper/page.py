@@ -10,7 +10,9 @@ import base64
 import collections
 import dataclasses
 import datetime
-from collections.abc import Iterable, Sequence
+import functools
+import json
+from collections.abc import Iterable, Sequence, Sized
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ import yaml
 from analysis import store, text
 from analysis.layout import SWEEP_FILE
 from analysis.paper.figures import Drawn, figures, in_figures
+from analysis.paper.labels import OURS, PAPER, extras, label, titles
 from analysis.paper.numbers import COLUMNS, DIM, ROWS, Column
 from analysis.paper.trials import Interval, Measured, Trial, labelled, measured, read_trials, unfinished
 from quantizers.errors import InputError
@@ -72,6 +75,7 @@ def write_paper(run_dirs: Sequence[str | Path], out: str | Path) -> list[Path]:
         *_more(relevant),
         *(_figure_block(figure) for figure in drawn),
         _what_was_run(run_dirs),
+        _settings(relevant),
         _configurations(relevant),
     ]
     environment = jinja2.Environment(
@@ -139,7 +143,9 @@ def _row(trial: Trial) -> int | None:
 
 
 _TABLE2_NOTES = (
-    "Ours: mean over seeds, in brackets the 95 % t interval; the difference is to the uncompressed baseline of the same"
+    "As in the paper: recipes, number formats and training of the paper and of the compared methods' authors, on our table;"
+    " how long each was trained stands under Configurations. Ours: what we do otherwise, each difference named.",
+    "Mean over seeds, in brackets the 95 % t interval; the difference is to the uncompressed baseline of the same"
     " seed, paired.",
     f"Bytes of the paper: words of Table 1 x {DIM} x 4 / its ratio. Ours: the payload of the file that was read back, which"
     " is codes, code-books, and all else that rebuilds the vectors. Pruning: the payload counts where the kept values are;"
@@ -158,12 +164,15 @@ def _column(column: Column, title: str, trials: Sequence[Trial]) -> Block:
         paper = [f"{value:.1f}", _signed(value - column.baseline), f"x{ratio:g}", f"{column.dense_bytes / ratio:,.0f}"]
         if row.method == "identity":
             paper[1] = ""
-        mine = [trial for trial in trials if _row(trial) == number]
-        for found in measured(mine, column):
-            name = f"{row.name}: {found.label}" if found.label else row.name
-            rows.append([name, *paper, *_ours(found, baseline=row.method == "identity")])
-        if not mine:
-            rows.append([row.name, *paper, NOT_RUN, "", "", "", "0"])
+        baseline = row.method == "identity"
+        mine = measured((trial for trial in trials if _row(trial) == number), column, functools.partial(titles, row))
+        for kind in (PAPER,) if baseline else (PAPER, OURS):
+            some = [found for found in mine if label(found.trial, row) == kind]
+            if not any(baseline or kind == OURS or found.trial.row["regime"] == row.regime for found in some):
+                name = row.name if baseline else f"{row.name}, {kind}"
+                rows.append([name, *paper, NOT_RUN, "", "", "", "0"])
+            some.sort(key=lambda found: found.trial.row["regime"] != row.regime)
+            rows += [[found.label, *paper, *_ours(found, baseline=baseline)] for found in some]
     return Block(f"Table 2: {title}", _TABLE2_NOTES if trials else (), header, rows)
 
 
@@ -188,7 +197,7 @@ def _with_interval(value: Interval, *, signed: bool = False) -> str:
 
 
 def _more(trials: Sequence[Trial]) -> list[Block]:
-    """What was measured on the paper's tasks beside its protocol."""
+    """What was measured on the paper's tasks beside its methods and sizes."""
     blocks = []
     for column in COLUMNS:
         rest = [trial for trial in trials if trial.row["task_scope"] == column.task and _row(trial) is None and trial.ok]
@@ -200,20 +209,16 @@ def _more(trials: Sequence[Trial]) -> list[Block]:
             header = ["method", "parameters", "regime", f"{column.unit}", "to our baseline", "ratio", "bytes", "seeds"]
             rows = []
             labels = labelled([group[0] for group in variants.values()])
-            for group, label in zip(variants.values(), labels, strict=True):
-                row = group[0].row
+            for group, varying in zip(variants.values(), labels, strict=True):
                 (found,) = measured(group, column)
-                rows.append([row["quantizer"], label, _regime(row), *_ours(found)])
-            title = f"Beside the paper's protocol: {column.name}, {name} ({dim} columns)"
+                rows.append([group[0].row["quantizer"], varying, _regime(group[0]), *_ours(found)])
+            title = f"Beside the paper's methods: {column.name}, {name} ({dim} columns)"
             blocks.append(Block(title, ["The same tasks and baselines; what the paper has no number for."], header, rows))
     return blocks
 
 
-def _regime(row: Any) -> str:
-    extras = [f"weights: {row['weights']}"] if (row["weights"] or "none") != "none" else []
-    extras += [f"metric: {row['fit_metric']}"] if (row["fit_metric"] or "none") != "none" else []
-    extras += ["retrained"] if row["retrain"] else []
-    return ", ".join([row["regime"], *extras])
+def _regime(trial: Trial) -> str:
+    return ", ".join([trial.row["regime"], *extras(trial)])
 
 
 def _figure_block(figure: Drawn) -> Block:
@@ -247,7 +252,39 @@ def _what_was_run(run_dirs: Sequence[str | Path]) -> Block:
 
 
 def _configurations(trials: Sequence[Trial]) -> Block:
-    """Every configuration with all its parameters; what has no value is left out."""
-    found = dict.fromkeys((trial.row["quantizer"], trial.row["config_json"], _regime(trial.row)) for trial in trials)
-    rows = [[method, regime, text.config_label(config, given=True)] for method, config, regime in found if config]
-    return Block("Configurations", [], ["method", "regime", "parameters"], rows)
+    """Every configuration with all its parameters, and what fits made of those that it leaves open."""
+    found: dict[tuple[str, str, str], dict[str, str]] = collections.defaultdict(dict)
+    for trial in trials:
+        if trial.row["config_json"]:
+            left_open = {name: value for name, value in trial.resolved.items() if value != trial.config.get(name)}
+            made = text.config_label(json.dumps(left_open))
+            key = trial.row["quantizer"], trial.row["config_json"], _regime(trial)
+            found[key].setdefault(made, trial.row["task_scope"])
+    rows = [
+        [
+            method,
+            regime,
+            text.config_label(config, given=True),
+            "; ".join(_on(task, made, by_fit) for made, task in by_fit.items()),
+        ]
+        for (method, config, regime), by_fit in found.items()
+    ]
+    notes = [
+        "Left open: what the configuration leaves to the method, with the value of the fit; where tasks differ, by task."
+    ]
+    return Block("Configurations", notes, ["method", "regime", "parameters", "left open"], rows)
+
+
+def _on(task: str, made: str, others: Sized) -> str:
+    return f"{task}: {made}" if len(others) > 1 else made
+
+
+def _settings(trials: Sequence[Trial]) -> Block:
+    """The settings of the paper's tasks, as they were."""
+    tasks = {column.task for column in COLUMNS}
+    found: dict[tuple[str, str], None] = {}
+    for trial in trials:
+        for name, settings in json.loads(trial.row["tasks_json"] or "{}").items():
+            if name in tasks:
+                found[name, text.config_label(json.dumps(settings))] = None
+    return Block("Settings of the tasks", [], ["task", "settings"], [list(one) for one in found])

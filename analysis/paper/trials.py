@@ -5,7 +5,7 @@ from __future__ import annotations
 import collections
 import dataclasses
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +24,14 @@ class Trial:
     Attributes:
         row: its columns.
         config: its configuration.
+        resolved: the same with the values of the fit where it leaves them open; files of schema 2 do not have them.
         scores: value and uncompressed baseline by (task, metric).
         artifact: where its compressed file is, if it was kept.
     """
 
     row: Mapping[str, Any]
     config: Mapping[str, Any]
+    resolved: Mapping[str, Any]
     scores: Mapping[tuple[str, str], tuple[float, float | None]]
     artifact: Path
 
@@ -79,7 +81,8 @@ def read_trials(run_dirs: Sequence[str | Path]) -> list[Trial]:
         for row in store.read_trials(run_dir).to_pylist():
             key = row["trial_key"]
             config = json.loads(row["config_json"] or "{}")
-            trial = Trial(row, config, scores[key], run_dir / artifact_name(key))
+            resolved = json.loads(row["resolved_json"] or "null") or config
+            trial = Trial(row, config, resolved, scores[key], run_dir / artifact_name(key))
             if key not in found or (trial.ok and not found[key].ok):
                 found[key] = trial
     return list(found.values())
@@ -90,7 +93,8 @@ class Measured:
     """What the seeds of one configuration come to, in the unit of the paper's column.
 
     Attributes:
-        label: what tells the configuration from others beside the same number of the paper, and its limit of size.
+        label: what it is called, or what tells its configuration from others.
+        trial: one of it.
         num_seeds: how many were measured.
         value: the metric.
         difference: to the uncompressed baseline of the same seed.
@@ -101,6 +105,7 @@ class Measured:
     """
 
     label: str
+    trial: Trial
     num_seeds: int
     value: Interval
     difference: Interval
@@ -110,8 +115,13 @@ class Measured:
     problem: str
 
 
-def measured(trials: Iterable[Trial], column: Column) -> list[Measured]:
-    """One for every configuration among ``trials``; of a seed that comes twice the first counts."""
+def measured(
+    trials: Iterable[Trial], column: Column, names: Callable[[Sequence[Trial]], list[str]] | None = None
+) -> list[Measured]:
+    """One for every variant among ``trials``; of a seed that comes twice the first counts.
+
+    ``names`` gives labels to one trial of each variant; by default :func:`labelled`.
+    """
     variants: dict[tuple[Any, ...], dict[int | None, Trial]] = {}
     for trial in trials:
         # The uncompressed baseline of a seed is the same in every regime that fine-tunes it.
@@ -120,7 +130,7 @@ def measured(trials: Iterable[Trial], column: Column) -> list[Measured]:
         if trial.row["seed"] not in seeds or (trial.ok and not seeds[trial.row["seed"]].ok):
             seeds[trial.row["seed"]] = trial
     firsts = [next(iter(seeds.values())) for seeds in variants.values()]
-    labels = labelled(firsts)
+    labels = (names or labelled)(firsts)
     return [_measured(list(seeds.values()), column, label) for seeds, label in zip(variants.values(), labels, strict=True)]
 
 
@@ -133,8 +143,6 @@ def labelled(trials: Sequence[Trial]) -> list[str]:
         # One number or none; other values are lists and may hold commas of their own, which joining puts back.
         parts = [part for part in labels[trial.row["quantizer"], trial.row["config_json"]].split(", ") if part]
         parts = [part for part in parts if not part.startswith("max_payload_bytes=") and not part.endswith("=null")]
-        if trial.row["quantizer"] == "adacomp" and trial.row["regime"] == "finetuned" and trial.plain:  # not the paper's way
-            parts.append(str(trial.row["regime"]).replace("_", " "))
         found.append(", ".join(parts if limit is None else [*parts, f"at most {limit:,} bytes"]))
     return found
 
@@ -153,6 +161,7 @@ def _measured(trials: list[Trial], column: Column, label: str) -> Measured:
     dense = done[0].row["dense_bytes"] if done else float("nan")
     return Measured(
         label,
+        trials[0],
         len(done),
         t_interval(values),
         paired_difference([value for value, _ in compared], [base for _, base in compared]),

@@ -21,6 +21,7 @@ Shapes: N rows, D columns, B batch, n num_bits, L = ceil(n / 8) bytes a row.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import time
 from collections.abc import Iterator, Sequence
@@ -154,12 +155,13 @@ class Bin(CodeQuantizer):
         mean, deviation, largest = moments(vectors)
         scale = (largest or 1.0) * (1.0 if paper else 2.0)
         random = generator(seed)
-        batch_size = config.batch_size or (75 if paper else 512)
-        steps_an_epoch = max(1, math.ceil(table.num_embeddings / batch_size))
-        steps = self._steps(table.num_embeddings, steps_an_epoch)
+        settings = _Settings.of(config)
+        batch_size, steps_an_epoch = settings.batch_size, max(1, math.ceil(table.num_embeddings / settings.batch_size))
+        steps = self._steps(table.num_embeddings, steps_an_epoch) if deviation else 0
+        self._resolve(epochs=round(steps / steps_an_epoch, 3), **dataclasses.asdict(settings))
         sample = next(Minibatches(len(vectors), _START_ROWS, 1, generator=random, weights=weights)).to(vectors.device)
         if deviation == 0:  # one vector says it all, and no bit does
-            decoder, steps = torch.zeros((config.num_bits, table.embedding_dim), device=vectors.device), 0
+            decoder = torch.zeros((config.num_bits, table.embedding_dim), device=vectors.device)
             bias = torch.atanh((mean / scale).clamp(-0.99, 0.99))
         elif paper:
             decoder = _unit_norm((config.num_bits, table.embedding_dim), random).to(vectors.device)
@@ -168,7 +170,7 @@ class Bin(CodeQuantizer):
             decoder, bias = _start(vectors[sample] / scale, config.num_bits, random)
         probe = sample[:2048]
         batches = Minibatches(len(vectors), batch_size, steps, generator=random, weights=weights)
-        train = _Training(decoder, bias, config, steps, steps_an_epoch)
+        train = _Training(decoder, bias, settings, steps, steps_an_epoch, paper=paper)
         saved = Checkpoint("bin", decoder=decoder, bias=bias, optimizer=train.optimizer, batches=batches)
         train.done = batches.done
         for step, ids in enumerate(batches, batches.done):
@@ -199,17 +201,34 @@ class Bin(CodeQuantizer):
         return FitStep("train", fraction, 0.5 * float(error) * scale * scale, {"ones": float(code.mean())})
 
 
+@dataclasses.dataclass(frozen=True)
+class _Settings:
+    """What a configuration leaves to its recipe; names as in :class:`BinConfig`."""
+
+    batch_size: int
+    learning_rate: float
+    orthogonality: float
+
+    @classmethod
+    def of(cls, config: Any) -> _Settings:
+        paper = config.recipe == "paper"
+        orthogonality = config.orthogonality
+        if orthogonality is None:
+            orthogonality = 1.0 if paper else 1e-3
+        batch_size = config.batch_size or (75 if paper else 512)
+        return cls(batch_size, config.learning_rate or (1e-3 if paper else 0.05), orthogonality)
+
+
 class _Training:
     """Gradient steps on W (n, D) and c (D,), in place; the gradients are written out, as h has none."""
 
-    def __init__(self, decoder: Tensor, bias: Tensor, config: Any, steps: int, steps_an_epoch: int) -> None:
+    def __init__(
+        self, decoder: Tensor, bias: Tensor, settings: _Settings, steps: int, steps_an_epoch: int, *, paper: bool
+    ) -> None:
         self.decoder, self.bias = decoder, bias
-        self.paper = config.recipe == "paper"
+        self.paper = paper
         self.steps, self.steps_an_epoch = steps, steps_an_epoch
-        self.orthogonality = config.orthogonality
-        if self.orthogonality is None:
-            self.orthogonality = 1.0 if self.paper else 1e-3
-        self.rate = config.learning_rate or (1e-3 if self.paper else 0.05)
+        self.orthogonality, self.rate = settings.orthogonality, settings.learning_rate
         if not self.paper:
             self.rate *= float(decoder.square().mean().sqrt())
         self.optimizer: torch.optim.Optimizer

@@ -21,14 +21,14 @@ def bring(known: TrialResult, spec: TrialSpec, config: SweepConfig) -> bool:
         return config.scheduler.kind != "none"
     if config.keep_artifacts == "all":
         return fetch_copy(known, spec.key, config)
-    if config.keep_artifacts == "frontier" and known.artifact:
-        folder, file = split(known.artifact)
+    if config.keep_artifacts == "frontier":
         # Of its own run, what is gone was not on the frontier. Of another, it may be on this one, which keeps its files.
         if known.artifact == join(config.run_location, artifact_name(spec.key)):
             return True
-        there, here = open_storage(folder), open_storage(config.run_location)
+        folder, file = split(known.artifact or "")
+        there, here = open_storage(folder) if file else None, open_storage(config.run_location)
         names = artifact_names(known.row)
-        return all(there.exists(_beside(file, name)) or here.exists(name) for name in names)
+        return all((there is not None and there.exists(_beside(file, name))) or here.exists(name) for name in names)
     return True
 
 

@@ -85,6 +85,7 @@ def run_trials(
             remember_results=ledger.remember_results,
             tasks=prepared.task_entries,
             data_dir=None if prepared.data_dir is None else str(prepared.data_dir.absolute()),
+            keeps_files=config.keep_artifacts != "none",
             report_seconds=max(1.0 if config.scheduler.kind == "none" else 0.1, cluster.slots() / _REPORTS_A_SECOND),
         )
         trainable = tune.with_parameters(

@@ -51,6 +51,7 @@ class Settings:
     remember_results: bool
     tasks: tuple[Any, ...]
     data_dir: str | None
+    keeps_files: bool  # whether compressed files may stay after the sweep
     report_seconds: float  # between two reports of a fit, at the least: each is a round trip to the driver
 
     def open_ledger(self) -> Ledger:
@@ -138,7 +139,9 @@ def run_one(
             TrialResult(trial.blank_row(spec, (table.name, *table.shape), status="failed", reason=reason)), no_memory
         )
     if result.row["status"] == "ok":  # a failure is not remembered: the next run tries again
-        settings.open_ledger().put(spec.key, result)
+        # Where a file is not kept, the ledger names none: it may go on to another machine without the run's folder.
+        kept = result if settings.keeps_files else dataclasses.replace(result, artifact=None)
+        settings.open_ledger().put(spec.key, kept)
         checkpoints.delete()
     took = torch.cuda.max_memory_reserved(device) if device.type == "cuda" else result.row["peak_memory_bytes"]
     return Outcome(result, device_memory_bytes=took)

@@ -20,7 +20,7 @@ from analysis.paper.page import write_paper
 from quantizers import Table
 from quantizers.errors import InputError
 from sweeps.commands import application
-from trainables.tasks.polarity import lexicon
+from trainables.lexicon import lexicon
 
 N, D = 600, 12
 BASELINES = {0: 0.44, 1: 0.45, 2: 0.46}

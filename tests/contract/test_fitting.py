@@ -1,6 +1,7 @@
 """Fits: repeatable, without side effects, with honest reports and clear errors."""
 
 import copy
+import json
 import math
 import sys
 
@@ -53,6 +54,14 @@ def test_reports(case, observed):
         # halved, or taken on soft codes, is off by more.
         half_mse = 0.5 * float((seen.quantizer.to_dense() - seen.table.vectors).square().sum(dim=1).mean())
         assert steps[-1].value == pytest.approx(half_mse, rel=0.4, abs=1e-6)
+
+
+def test_every_parameter_has_a_value_after_a_fit(case, fitted):
+    resolved = fitted(case).resolved()
+    given = case.config.model_dump(mode="json")
+    assert resolved.keys() == given.keys()
+    assert None not in resolved.values()
+    assert json.loads(json.dumps(resolved)) == resolved
 
 
 def test_iterative_methods_report_values(iterative_method, observed):

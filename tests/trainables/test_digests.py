@@ -51,7 +51,9 @@ def test_a_trial_depends_on_no_task_corpus_or_network() -> None:
     modules = provenance.covered((quantizers.get("pq").__module__, "trainables.trial"))
     assert {name for name in modules if name.startswith("trainables.")} == {
         "trainables.baselines",
+        "trainables.books",
         "trainables.leading",
+        "trainables.lexicon",
         "trainables.memory",
         "trainables.provenance",
         "trainables.reconstruction",

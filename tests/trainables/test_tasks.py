@@ -10,13 +10,13 @@ import torch
 
 from quantizers import InputError, Skip, Table
 from trainables import registry
+from trainables.lexicon import lexicon
 from trainables.networks.trained_task import TrainedTask
 from trainables.registry import make_task, tasks
 from trainables.tables.formats import read_table
 from trainables.task import Baseline, Score
 from trainables.tasks.analogy import answers
 from trainables.tasks.neighbours import nearest
-from trainables.tasks.polarity import lexicon
 from trainables.tasks.similarity import DATASETS, spearman
 
 

@@ -108,6 +108,10 @@ class TrainedTask(NetworkTask):
             return Skip("the table has no words")
         return Skip("the table has no word of its texts") if not len(self.vocabulary(table).rows) else None
 
+    def resolved(self, table: Table) -> dict[str, Any]:
+        """See :meth:`DownstreamTask.resolved`; ``train_texts`` is how many there are."""
+        return {**super().resolved(table), "train_texts": len(self.splits().train)}
+
     def splits(self) -> Splits:
         """The corpus, its training set cut to ``train_texts``."""
         return read_corpus(self.settings.dataset, self.data_dir, self.settings.train_texts)

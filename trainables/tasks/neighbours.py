@@ -10,7 +10,7 @@ the table is taken.
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -50,9 +50,16 @@ class Neighbours(DownstreamTask):
         """A table of one row has no neighbours."""
         return Skip("a table of one row has no neighbours") if table.num_embeddings < 2 else None
 
+    def resolved(self, table: Table) -> dict[str, Any]:
+        """See :meth:`DownstreamTask.resolved`; ``rows`` is how many are searched."""
+        return {**super().resolved(table), "rows": self._rows(table)}
+
+    def _rows(self, table: Table) -> int:
+        return int(min(table.num_embeddings, self.settings.rows or table.num_embeddings))
+
     def baseline(self, table: Table, *, seed: int) -> Baseline:
         """Recall 1, and the neighbours of the original."""
-        rows = min(table.num_embeddings, self.settings.rows or table.num_embeddings)
+        rows = self._rows(table)
         number = min(self.settings.queries, rows)
         queries = np.sort(np.random.default_rng(self.settings.sample_seed).choice(rows, number, replace=False))
         neighbours = nearest(table.vectors[:rows], torch.from_numpy(queries), min(10, rows - 1)).cpu().numpy()

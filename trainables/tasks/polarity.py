@@ -11,8 +11,6 @@ table; columns keep their relative size.
 
 from __future__ import annotations
 
-import importlib.resources
-
 import numpy as np
 import torch
 from sklearn.linear_model import LogisticRegression
@@ -21,6 +19,7 @@ from torch import Tensor
 
 from quantizers.base import Skip
 from quantizers.table import Table
+from trainables.lexicon import lexicon
 from trainables.task import Baseline, DownstreamTask, Metric, Score
 
 _FOLDS = 5
@@ -48,16 +47,6 @@ class Polarity(DownstreamTask):
     def score(self, dense: Tensor, table: Table, baseline: Baseline, *, seed: int) -> dict[str, Score]:
         """Accuracy of the reconstruction on the same words."""
         return {"accuracy": _accuracy(dense, baseline.arrays["rows"], baseline.arrays["positive"])}
-
-
-def lexicon() -> dict[str, bool]:
-    """Every word of one polarity, and whether that is positive. The three words that are in both lists are left out."""
-    lists = []
-    for name in ("positive", "negative"):
-        text = importlib.resources.files("trainables").joinpath(f"data/{name}-words.txt").read_text(encoding="utf-8")
-        lists.append({word for word in text.splitlines() if word and not word.startswith(";")})
-    positive, negative = lists
-    return {word: word in positive for word in sorted(positive ^ negative)}
 
 
 def _known_words(table: Table) -> tuple[np.ndarray, np.ndarray]:

@@ -162,6 +162,11 @@ class AdaComp(Quantizer):
         else:  # all rows are the same: b' says it all
             scale = 1.0
             network.decoder_bias.data.copy_(mean.expand_as(network.decoder_bias))
+        epochs = round(steps / max(1, math.ceil(table.num_embeddings / config.batch_size)), 3)
+        limit = self._limit(budget)
+        self._resolve(
+            epochs=epochs, max_payload_bytes=self.storage(config, table.shape).payload_bytes if limit is None else limit
+        )
         training = Pretraining(network, config, steps)
         batches = Minibatches(len(vectors), config.batch_size, steps, generator=random, weights=weights)
         notes = Notes(books=None)
@@ -199,15 +204,18 @@ class AdaComp(Quantizer):
         signs = self.config.code_values == "pm1"
         return AdaCompNetwork(self.config.code_lengths, vectors.shape[1], signs=signs).to(vectors.device)
 
-    def _max_bits(self, budget: Budget | None) -> int | None:
+    def _limit(self, budget: Budget | None) -> int | None:
         limits = [self.config.max_payload_bytes, None if budget is None else budget.payload_bytes]
-        given = [limit for limit in limits if limit is not None]
-        if not given:
+        return min((limit for limit in limits if limit is not None), default=None)
+
+    def _max_bits(self, budget: Budget | None) -> int | None:
+        limit = self._limit(budget)
+        if limit is None:
             return None
-        bits = int(8 * (min(given) - fixed_bytes(self.config, self.shape)))
+        bits = int(8 * (limit - fixed_bytes(self.config, self.shape)))
         if bits < self.num_embeddings * min(self.config.code_lengths):
             raise InputError(
-                f"adacomp: {min(given)} bytes hold not even every row in the shortest of the code-books "
+                f"adacomp: {limit} bytes hold not even every row in the shortest of the code-books "
                 f"{self.config.code_lengths}; choose shorter ones."
             )
         return bits

@@ -24,6 +24,7 @@ Shapes: N rows, D columns, B batch, M num_codebooks, K codebook_size.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import time
 from collections.abc import Iterator, Sequence
@@ -152,6 +153,11 @@ class DCCL(AdditiveQuantizer):
         config = self.config
         authors = config.recipe == "authors"
         mean, unit = _scaling(table.vectors, authors)
+        held_out = _held_out(table.num_embeddings, config.validation_rows or (640 if authors else 1000), seed)
+        rounds = config.refine_rounds if config.refine_rounds is not None else (0 if authors else 10)
+        num_rows = table.num_embeddings - len(held_out) % table.num_embeddings
+        schedule = self._schedule(num_rows, table.embedding_dim)
+        self._note(schedule if unit else dataclasses.replace(schedule, steps=0), num_rows, len(held_out), rounds)
         if unit == 0:
             zeros = torch.zeros((config.num_codebooks, config.codebook_size, len(mean)), device=mean.device)
             codes = torch.zeros((table.num_embeddings, config.num_codebooks), dtype=torch.int32, device=mean.device)
@@ -159,8 +165,6 @@ class DCCL(AdditiveQuantizer):
             yield FitStep("codes", 1.0, 0.0)
             return
         x = (table.vectors - mean).div_(unit)
-        held_out = _held_out(len(x), config.validation_rows or (640 if authors else 1000), seed)
-        schedule = self._schedule(len(x) - len(held_out) % len(x), x.shape[1])
         network = CodeNetwork(
             x.shape[1],
             config.num_codebooks,
@@ -170,7 +174,6 @@ class DCCL(AdditiveQuantizer):
             bound=_BOUND if authors else None,
             vectors=x,
         )
-        rounds = config.refine_rounds if config.refine_rounds is not None else (0 if authors else 10)
         share = 0.5 if rounds else 1.0
         for report in train(network, x, held_out, schedule, generator=generator(seed, 2), weights=weights):
             metrics = {
@@ -206,6 +209,20 @@ class DCCL(AdditiveQuantizer):
     def _keep(self, codes: Tensor, codebooks: Tensor) -> None:
         largest = torch.finfo(DTYPES[self.config.codebook_dtype]).max
         self._set_codes(codes, codebooks.clamp(-largest, largest))
+
+    def _note(self, schedule: Schedule, num_rows: int, held_out: int, refine_rounds: int) -> None:
+        """Report what was made of open parameters; ``num_rows`` are trained on."""
+        self._resolve(
+            tau_end=schedule.tau_end,
+            hidden=hidden_units(self.config),
+            learning_rate=schedule.learning_rate,
+            batch_size=schedule.batch_size,
+            epochs=round(schedule.steps / math.ceil(num_rows / schedule.batch_size), 3),
+            iterations=schedule.steps,
+            clip_norm=schedule.clip_norm,
+            validation_rows=held_out,
+            refine_rounds=refine_rounds,
+        )
 
     def _schedule(self, num_rows: int, embedding_dim: int) -> Schedule:
         """The recipe's schedule with what the configuration changes, for ``num_rows`` rows to train on."""

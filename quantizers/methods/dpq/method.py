@@ -179,6 +179,7 @@ class DPQ(CodeQuantizer):
         network = self._network(torch.cat(books, dim=1), vectors[sample], unit)
         vq = self.config.variant == "vq"
         rate = self.config.learning_rate or (0.03 if vq else 1e-3)
+        self._resolve(epochs=round(steps / math.ceil(len(vectors) / self.config.batch_size), 3), learning_rate=rate)
         optimizer = torch.optim.Adam(network.parameters(), lr=rate)
         batches = Minibatches(len(vectors), self.config.batch_size, steps, generator=random, weights=weights)
         saved = Checkpoint("dpq", network=network, optimizer=optimizer, batches=batches)
