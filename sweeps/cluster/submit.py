@@ -30,6 +30,7 @@ from sweeps.cluster.packages import copy_packages
 from sweeps.spec.config import SweepConfig
 from sweeps.storage import is_remote, join
 from sweeps.storage.layout import SWEEP_FILE
+from trainables.tables.credentials import refuse_credentials
 
 _ROW = "frontier.sweep"  # under which the job's metadata names its sweep
 _LOOK_SECONDS = 1.0
@@ -66,6 +67,7 @@ def read_cluster(target: str) -> Cluster:
     Raises:
         InputError: no such file, not a cluster file, or unknown settings in it.
     """
+    refuse_credentials("the cluster", target)
     if target.startswith(("http://", "https://")):
         return Cluster(target.rstrip("/"), {})
     path = Path(target)
@@ -78,6 +80,7 @@ def read_cluster(target: str) -> Cluster:
     if not isinstance(config, dict) or "provider" not in config:
         raise InputError(f"{target}: not a cluster file of `ray up` (it has no `provider`).")
     settings = (config.get("metadata") or {}).get("frontier") or {}
+    refuse_credentials(f"{path}: metadata.frontier", settings)
     for name in settings:
         if name not in _SETTINGS:
             raise unknown_name(f"setting in {target} under metadata.frontier", name, _SETTINGS)

@@ -12,6 +12,7 @@ import typer
 
 from quantizers.errors import InputError
 from sweeps.commands.app import app, checked, out, run_folder
+from trainables.tables.credentials import refuse_credentials
 
 
 @app.command(
@@ -29,6 +30,7 @@ def ui(
     """Open the MLflow UI. If a server is already running, print the addresses of the pages."""
     from sweeps.spec.config import default_tracking_uri, load_run
 
+    refuse_credentials("--tracking", tracking)
     uri, only = tracking or default_tracking_uri(), None
     if run_dir is not None:
         if tracking is not None:

@@ -20,6 +20,7 @@ from sweeps.spec.units import Bytes, Seconds
 from sweeps.storage import is_remote, join
 from sweeps.storage.layout import SWEEP_FILE
 from sweeps.storage.mirror import copy_of, origin
+from trainables.tables.credentials import refuse_credentials
 
 
 class _Section(BaseModel):
@@ -260,6 +261,7 @@ def load_run(run_dir: Path) -> SweepConfig:
 
 def build(data: Mapping[str, Any], where: str = "sweep") -> SweepConfig:
     """Check ``data`` and fill in defaults; see :func:`load`."""
+    refuse_credentials(where, dict(data))
     try:
         return SweepConfig.model_validate(dict(data))
     except ValidationError as error:

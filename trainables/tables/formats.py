@@ -27,6 +27,7 @@ from quantizers.table import Table, decode_words, encode_words
 from trainables.tables import arrays as array_tables
 from trainables.tables import builtin
 from trainables.tables import text as text_tables
+from trainables.tables.credentials import refuse_credentials
 
 _WRITERS: Mapping[str, Callable[[IO[bytes], Table], None]] = {
     ".npy": array_tables.write_npy,
@@ -59,6 +60,7 @@ def read_table(spec: str, *, data_dir: Path | None = None, rows: int | None = No
     """
     if rows is not None and rows < 1:
         raise InputError(f"rows must be at least 1, not {rows}.")
+    refuse_credentials("the table", spec)
     if spec.startswith("builtin:"):
         return builtin.read(spec.removeprefix("builtin:"), rows=rows)
     path, part = _find(spec, data_dir)
