@@ -61,6 +61,7 @@ class Recommendation:
         drop_low: ``drop_low`` and ``drop_high`` are the 95 % interval of the difference, paired by seed.
         certain: whether the worse end of that interval still keeps the limit; None without an interval or a limit.
         trial_keys: the trials, by seed.
+        by_seed: the metric's value by seed.
     """
 
     metric: str
@@ -85,6 +86,7 @@ class Recommendation:
     frontier_probability: float | None
     trial_keys: tuple[str, ...]
     certain: bool | None = None
+    by_seed: Mapping[int, float] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,10 +96,12 @@ class Advice:
     Attributes:
         found: with a limit, one for each metric that has one; without, the whole frontier of each metric by size.
         unmet: for each metric without one, a line that says why and what comes nearest.
+        frontiers: all points of each metric's frontier, by size.
     """
 
     found: tuple[Recommendation, ...]
     unmet: tuple[str, ...]
+    frontiers: tuple[tuple[Recommendation, ...], ...] = ()
 
 
 def recommend(
@@ -126,7 +130,8 @@ def recommend(
     points = _points(frontier, wanted, store.read_trials(run_dir), store.read_scores(run_dir))
     found: list[Recommendation] = []
     unmet: list[str] = []
-    for scope in sorted(points, key=lambda key: wanted.index(key[0])):
+    order = sorted(points, key=lambda key: wanted.index(key[0]))
+    for scope in order:
         candidates = points[scope]
         if max_bytes is None and drop is None:
             found += candidates
@@ -136,7 +141,7 @@ def recommend(
             found.append(best)
         else:
             unmet.append(f"{scope[0]}: {best}.")
-    return Advice(tuple(found), tuple(unmet))
+    return Advice(tuple(found), tuple(unmet), tuple(tuple(points[scope]) for scope in order))
 
 
 def chosen_metrics(run: Mapping[str, Any], measured: Sequence[str], task: str | None = None) -> list[str]:
@@ -234,6 +239,11 @@ def _point(
         drop_low=low,
         drop_high=high,
         trial_keys=tuple(trial["trial_key"] for trial in seeds),
+        by_seed={
+            int(trial["seed"]): score["value"]
+            for trial, score in zip(seeds, scores, strict=True)
+            if score is not None and score["value"] is not None and trial["seed"] is not None
+        },
         **{name: row[name] for name in _AS_IT_IS},
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import shutil
@@ -10,7 +11,6 @@ from typing import Annotated, Any, Literal
 
 import typer
 from rich.markup import escape
-from rich.table import Table as Grid
 
 from quantizers.errors import InputError
 from quantizers.files import writing
@@ -35,42 +35,47 @@ def _limit(max_bytes: str | None) -> int | None:
         raise InputError(f"--max-bytes: {error}.") from None
 
 
-@app.command(epilog="Example:  frontier recommend runs/quick --max-bytes 200KB --task neighbours")
+@app.command(
+    epilog="Examples:  frontier recommend runs/quick   |   frontier recommend runs/quick --max-bytes 200KB --task neighbours"
+    "   |   frontier recommend runs/quick --max-drop 1% --json"
+)
 @checked
 def recommend(
     run_dir: RunDir,
     max_bytes: MaxBytes = None,
     max_drop: MaxDrop = None,
     task: Task = None,
+    everything: Annotated[bool, typer.Option("--all", help="List every point instead.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print all of it as JSON.")] = False,
 ) -> None:
-    """Recommend configurations within a limit of size or accuracy."""
-    from analysis import text
+    """Say which configuration to take: within a limit of size or accuracy, or else at the knee of the frontier."""
+    from analysis.answer import answers, lines
     from analysis.recommend import recommend as advise
 
     advice = advise(run_dir, max_bytes=_limit(max_bytes), max_drop=max_drop, task=task)
-    grid = Grid(box=None, header_style="bold", pad_edge=False)
-    for title in (
-        "metric",
-        "quantizer",
-        "parameters",
-        "payload",
-        "ratio",
-        "value",
-        "95 % interval",
-        "uncompressed",
-        "trial",
-    ):
-        grid.add_column(title, overflow="fold")
-    for one in advice.found:
-        parameters = ", ".join(f"{name}={value}" for name, value in one.config.items() if value is not None)
-        span = text.interval(one.value_low, one.value_high)
-        numbers = text.size(one.payload_bytes), text.ratio(one.compression_ratio), text.number(one.value), span
-        keys = one.trial_keys[0] if one.trial_keys else ""
-        grid.add_row(one.metric, one.quantizer, escape(parameters), *numbers, text.number(one.baseline), keys)
-    if advice.found:
-        out.print(grid)
-    for line in advice.unmet:
-        out.print(f"[yellow]{escape(line)}[/]")
+    limits = [f"at most {max_bytes}"] if max_bytes else []
+    limits += [f"within {max_drop} of uncompressed"] if max_drop else []
+    found = answers(advice, " and ".join(limits))
+    if as_json:
+        told = {"answers": [dataclasses.asdict(one) for one in found], "unmet": advice.unmet, "frontiers": advice.frontiers}
+        out.print_json(json.dumps(told, default=dataclasses.asdict, allow_nan=False))
+    elif everything:
+        for one in advice.found:
+            parameters = ", ".join(f"{name}={value}" for name, value in one.config.items() if value is not None)
+            out.print(f"{one.metric} {_numbers(one)}  {one.quantizer}  {one.trial_keys[0] if one.trial_keys else ''}")
+            out.print(f"    [dim]{escape(parameters)}[/]", soft_wrap=True)
+        for line in advice.unmet:
+            out.print(f"[yellow]{escape(line)}[/]")
+    else:
+        for line in lines(found, advice.unmet, run_dir):
+            out.print(escape(line), soft_wrap=True)
+
+
+def _numbers(one: Any) -> str:
+    from analysis import text
+
+    span = text.interval(one.value_low, one.value_high)
+    return f"{text.number(one.value)}{f' ({span})' if span else ''}  {text.size(one.payload_bytes)}"
 
 
 @app.command(

@@ -11,7 +11,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from analysis import store
-from analysis.report.page import summary_rows
+from analysis.answer import answers, lines
+from analysis.recommend import recommend
 from sweeps.driver import Run
 from sweeps.record.display import duration
 from sweeps.record.estimate import estimate
@@ -67,27 +68,7 @@ def _show_estimate(config: SweepConfig, prepared: Prepared, console: Console) ->
 
 
 def show_run(run: Run, config: SweepConfig, console: Console) -> None:
-    """Print the frontier, what failed, and where everything is."""
-    rows = summary_rows(store.read_frontier(run.run_dir), store.read_run(run.run_dir))
-    if rows:
-        metrics = list(rows[0]["metrics"])
-        table = Table(title=f"{config.name}: the frontier", header_style="bold", title_justify="left")
-        table.add_column("quantizer")
-        table.add_column("parameters", overflow="fold", max_width=60)
-        table.add_column("payload (bytes)", justify="right")
-        table.add_column("ratio", justify="right")
-        for metric in metrics:
-            table.add_column(metric, justify="right")
-        for row in rows:
-            values = []
-            for metric in metrics:
-                value, on_front = row["metrics"][metric]
-                text = "" if value is None else f"{value:.4g}"
-                values.append(f"[bold green]{text}[/]" if on_front else f"[dim]{text}[/]")
-            size = f"{row['payload_bytes']:,.0f}"
-            table.add_row(row["quantizer"], escape(row["config"]), size, f"x{row['ratio']:.1f}", *values)
-        console.print(table)
-        console.print("[dim]Green: nothing as small is better, nothing as good is smaller.[/]")
+    """Print what failed, where everything is, and which point to take."""
     trials = store.read_trials(run.run_dir).select(["status", "quantizer", "budget_bytes", "reason"]).to_pylist()
     for row in trials:
         if row["status"] == "failed":
@@ -110,3 +91,7 @@ def show_run(run: Run, config: SweepConfig, console: Console) -> None:
         console.print(f"Ended before all trials ran: {escape(run.stop_reason)}", soft_wrap=True)
     if run.interrupted:
         console.print(f"Continue with: frontier resume {run.run_dir}", soft_wrap=True)
+    if store.read_frontier(run.run_dir).num_rows:
+        advice = recommend(run.run_dir)
+        for line in lines(answers(advice, ""), advice.unmet, run.run_dir):
+            console.print(escape(line), soft_wrap=True)

@@ -1,0 +1,155 @@
+"""One answer to "which one?": the pick of a frontier, what is close to it, and what the seeds cannot tell from it.
+
+Without a limit the pick is the knee of the frontier: of its points, drawn over the logarithm of the size with both ends of
+either axis at 0 and 1, the one farthest from the line between the ends, on the side of small and good (Satopaa et al. 2011,
+"Finding a kneedle in a haystack").
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import shlex
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from analysis import text
+from analysis.recommend import Advice, Recommendation
+from analysis.statistics import paired_difference
+
+WIDTH = 80
+_CLOSE = 1.5  # sizes up to so many times larger or smaller are "close"
+_MOST_NAMED = 2
+
+
+@dataclasses.dataclass(frozen=True)
+class Answer:
+    """The pick of one frontier.
+
+    Attributes:
+        pick: the point.
+        why: "the knee of the frontier", or the limit that it keeps.
+        close: other points of the frontier of nearly its size, the nearest first.
+        smaller: how many points of the frontier are smaller.
+        alike: those of them whose difference to it may be 0 by the seeds that both have.
+        tested: whether there were seeds enough to say so.
+    """
+
+    pick: Recommendation
+    why: str
+    close: tuple[Recommendation, ...]
+    smaller: int
+    alike: tuple[Recommendation, ...]
+    tested: bool
+
+
+def knee(points: Sequence[Recommendation]) -> Recommendation:
+    """The knee of a frontier; the best of equals. ``points``: at least one, by size."""
+    compressed = [point for point in points if point.quantizer != "identity"] or points
+    kept = [point for point in compressed if math.isfinite(point.value)] or list(compressed[:1])
+    sign = 1.0 if kept[0].direction == "max" else -1.0
+    sizes = np.log([max(point.payload_bytes, 1.0) for point in kept])
+    values = sign * np.array([point.value for point in kept])
+    for axis in (sizes, values):
+        axis -= axis.min()
+        axis /= axis.max() or 1.0
+    gain = np.round(values - sizes, 12)  # both ends gain the same
+    return kept[len(kept) - 1 - int(np.argmax(gain[::-1]))]
+
+
+def answers(advice: Advice, limit: str) -> list[Answer]:
+    """One answer for each frontier that has one, in the order of the objectives.
+
+    Args:
+        advice: what :func:`~analysis.recommend.recommend` found.
+        limit: the limits in words; empty without any.
+    """
+    picks = advice.found if limit else [knee(points) for points in advice.frontiers]
+    out = []
+    for pick in picks:
+        points = next(points for points in advice.frontiers if any(_same(one, pick) for one in points))
+        others = [point for point in points if not _same(point, pick) and point.quantizer != "identity"]
+        near = [point for point in others if 1 / _CLOSE <= point.payload_bytes / max(pick.payload_bytes, 1.0) <= _CLOSE]
+        near.sort(key=lambda point: abs(math.log(point.payload_bytes / pick.payload_bytes)))
+        tests = [(point, _may_be_equal(point, pick)) for point in others if point.payload_bytes < pick.payload_bytes]
+        alike = tuple(point for point, equal in tests if equal)
+        tested = all(equal is not None for _, equal in tests) and pick.num_seeds > 1
+        out.append(Answer(pick, limit or "the knee of the frontier", tuple(near[:_MOST_NAMED]), len(tests), alike, tested))
+    return out
+
+
+def _same(one: Recommendation, other: Recommendation) -> bool:
+    return (one.metric, one.role, one.trial_keys) == (other.metric, other.role, other.trial_keys)
+
+
+def _may_be_equal(one: Recommendation, other: Recommendation) -> bool | None:
+    """Whether the paired 95 % interval of their difference holds 0; None with fewer than two seeds in common."""
+    common = sorted(set(one.by_seed) & set(other.by_seed))
+    if len(common) < 2:
+        return None
+    _, low, high = paired_difference([one.by_seed[s] for s in common], [other.by_seed[s] for s in common])
+    return bool(low <= 0 <= high)
+
+
+def lines(found: Sequence[Answer], unmet: Sequence[str], run_dir: Path) -> list[str]:
+    """The answer in at most 8 lines of 80 columns: the first frontier's in full, the others' picks in one line.
+
+    The last line, a command to paste, may be longer where the run's path is.
+    """
+    if not found:
+        return [line for one in unmet for line in textwrap.wrap(one, WIDTH)]
+    first, *others = found
+    pick = first.pick
+    said = [f"Pick: {_named(pick)}, {first.why}"]
+    said += _cost(pick)
+    if first.close:
+        said.append("Close: " + "; ".join(f"{_named(one)}, {text.number(one.value)}" for one in first.close))
+    said.append(_evidence(first))
+    if others:
+        named = "; ".join(f"{one.pick.metric}: {one.pick.quantizer} {text.size(one.pick.payload_bytes)}" for one in others)
+        said.append(f"By other objectives: {named}")
+    said = [_cut(line) for line in [*said, *unmet]][:7]
+    key = pick.trial_keys[0] if pick.trial_keys else ""
+    return [*said, f"Next: frontier export {shlex.quote(str(run_dir))} --trial {key} -o small.safetensors"]
+
+
+def _named(point: Recommendation) -> str:
+    ratio = "" if point.compression_ratio is None else f" ({text.ratio(point.compression_ratio)})"
+    return f"{point.quantizer}, {text.size(point.payload_bytes)}{ratio}"
+
+
+def _cost(point: Recommendation) -> list[str]:
+    """What the pick costs against the uncompressed table, with its interval."""
+    value = f"{point.metric} {text.number(point.value)}"
+    if point.baseline is None or point.drop is None:
+        return [value]
+    told = [f"{value}, uncompressed {text.number(point.baseline)}: a change of {_signed(-point.drop, point)}"]
+    if point.drop_low is not None and point.drop_high is not None:
+        span = f"{_signed(-point.drop_high, point)} to {_signed(-point.drop_low, point)}"
+        told.append(f"95 % interval of the change over {point.num_seeds} seeds: {span}")
+    return told
+
+
+def _signed(change: float, point: Recommendation) -> str:
+    """A change of the metric, with its sign; ``change`` is positive where it is for the better."""
+    value = change if point.direction == "max" else -change
+    return f"{'+' if value > 0 else '−' if value < 0 else ''}{text.number(abs(value), 2)}"
+
+
+def _evidence(answer: Answer) -> str:
+    if not answer.smaller:
+        return "No point of the frontier is smaller."
+    if not answer.tested:
+        seeds = answer.pick.num_seeds
+        return f"{seeds} {'seed' if seeds == 1 else 'seeds'}: small differences cannot be told from chance."
+    if not answer.alike:
+        return "Smaller points are worse by more than the seeds' scatter."
+    smallest = min(answer.alike, key=lambda point: point.payload_bytes)
+    return f"The seeds cannot tell it from {_named(smallest)}."
+
+
+def _cut(line: str) -> str:
+    return textwrap.shorten(line, WIDTH, placeholder=" ...") if len(line) > WIDTH else line

@@ -1,0 +1,81 @@
+"""The one answer: the knee, what is close, what seeds cannot tell apart, in at most 8 lines of 80 columns."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from analysis.answer import answers, knee, lines
+from analysis.recommend import Advice, Recommendation
+
+RUN = Path("runs/mine")
+
+
+def point(size: float, value: float, *, seeds: dict[int, float] | None = None, **more: Any) -> Recommendation:
+    known = dict.fromkeys(("role", "sweep", "task_scope", "regime", "value_low", "value_high", "frontier_probability"))
+    known |= {"metric": "task.score", "direction": "max", "quantizer": f"q{size:g}", "config": {}, "largest_bytes": size}
+    known |= {"compression_ratio": 1e6 / size, "baseline": 1.0, "drop": 1.0 - value, "drop_low": None, "drop_high": None}
+    by_seed = seeds or {0: value}
+    known |= {"num_seeds": len(by_seed), "trial_keys": (f"key{size:g}",), "by_seed": by_seed}
+    return Recommendation(payload_bytes=size, value=value, **{**known, **more})
+
+
+def test_the_knee_is_the_farthest_from_the_line_between_the_ends() -> None:
+    curve = [point(1e3, 0.1), point(2e3, 0.7), point(1e4, 0.8), point(1e5, 0.9), point(1e6, 1.0, quantizer="identity")]
+    assert knee(curve).payload_bytes == 2e3
+    falling = [point(size, 1.0 - value, direction="min") for size, value in ((1e3, 0.1), (1e4, 0.8), (1e5, 0.9))]
+    assert knee(falling).payload_bytes == 1e4
+
+
+def test_a_frontier_of_one_point_is_its_knee() -> None:
+    assert knee([point(1e3, 0.5)]).payload_bytes == 1e3
+    assert knee([point(1e6, 1.0, quantizer="identity")]).quantizer == "identity"
+
+
+def told(points: list[Recommendation], limit: str = "", found: list[Recommendation] | None = None) -> list[str]:
+    advice = Advice(tuple(found or points), (), (tuple(points),))
+    return lines(answers(advice, limit), (), RUN)
+
+
+def test_what_it_costs_and_the_command_to_paste() -> None:
+    seeds = {0: 0.79, 1: 0.81, 2: 0.8}
+    points = [point(1e3, 0.1), point(1e4, 0.8, seeds=seeds, drop_low=0.15, drop_high=0.25)]
+    text = told(points)
+    assert text[0] == "Pick: q10000, 10.0 KB (×100), the knee of the frontier"
+    assert text[1] == "task.score 0.8000, uncompressed 1.000: a change of −0.20"
+    assert text[2] == "95 % interval of the change over 3 seeds: −0.25 to −0.15"
+    assert text[-1] == "Next: frontier export runs/mine --trial key10000 -o small.safetensors"
+
+
+def test_smaller_points_that_may_be_as_good_are_named() -> None:
+    scatter = point(9e3, 0.79, seeds={0: 0.82, 1: 0.78, 2: 0.77})
+    pick = point(1e4, 0.8, seeds={0: 0.79, 1: 0.81, 2: 0.8})
+    clear = point(2e3, 0.5, seeds={0: 0.51, 1: 0.5, 2: 0.49})
+    assert "The seeds cannot tell it from q9000, 9.00 KB (×111)." in told([clear, scatter, pick], "a limit", [pick])
+    assert "Smaller points are worse by more than the seeds' scatter." in told([clear, pick], "a limit", [pick])
+    assert "No point of the frontier is smaller." in told([pick, point(2e4, 0.9)], "a limit", [pick])
+    (found,) = answers(Advice((pick,), (), ((clear, scatter, pick),)), "a limit")
+    assert [one.quantizer for one in found.close] == ["q9000"] and found.tested
+
+
+def test_one_seed_tells_nothing_apart() -> None:
+    assert "1 seed: small differences cannot be told from chance." in told([point(1e3, 0.1), point(1e4, 0.8)])
+
+
+@pytest.mark.parametrize("others", [0, 6])
+def test_it_fits_8_lines_of_80_columns(others: int) -> None:
+    name = "a_rather_long_quantizer_name_" + "x" * 40
+    seeds = {0: 0.79, 1: 0.81}
+    near = [point(1e4 + 500 * index, 0.8, seeds=seeds, quantizer=name) for index in range(5)]
+    frontiers = [near] + [[point(1e3, 0.5, metric=f"{name}{index}.recall_at_10")] for index in range(others)]
+    advice = Advice((), (), tuple(map(tuple, frontiers)))
+    text = lines(answers(advice, ""), ("an objective that " + "has no point " * 20,) * 5, RUN)
+    assert len(text) <= 8 and all(len(line) <= 80 for line in text[:-1])
+    assert text[-1].startswith("Next: frontier export")
+
+
+def test_without_a_pick_it_says_why() -> None:
+    text = lines([], ("task.score: nothing fits in 1.00 KB; the smallest is pq at 60.6 KB with 0.5.",), RUN)
+    assert text == ["task.score: nothing fits in 1.00 KB; the smallest is pq at 60.6 KB with 0.5."]
