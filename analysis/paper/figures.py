@@ -1,6 +1,7 @@
-"""Figures 2, 3a, 3b and 4 of the AdaComp paper from our trials on SST-5, drawn with matplotlib.
+"""Figures 2, 3a, 3b and 4 of the AdaComp paper from our trials, drawn with matplotlib.
 
-Paper: Kim, Kim & Lee, "Adaptive Compression of Word Embeddings" (ACL 2020), section 5. Its figure 2 is of SNLI.
+Paper: Kim, Kim & Lee, "Adaptive Compression of Word Embeddings" (ACL 2020), section 5. Figure 2 is of SST-5 and SNLI (the
+paper's is of SNLI), the others of SST-5.
 Shapes: W words of the opinion lexicon that the table has, D columns.
 """
 
@@ -9,23 +10,27 @@ from __future__ import annotations
 import dataclasses
 import io
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
+import torch
 from matplotlib import colormaps
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 import quantizers
-from analysis.paper.numbers import COLUMNS
-from analysis.paper.trials import Trial
+from analysis.paper.numbers import COLUMNS, Column
+from analysis.paper.significance import OverRepresentation, combined, exact
+from analysis.paper.trials import Books, Trial
 from analysis.statistics import t_interval
+from quantizers import Quantizer
 
 Lengths = tuple[int, ...]
 BOTH, NO_PRETRAINING, PRETRAINING = "pretraining, then the task", "the task only", "pretraining only"
 FOUR: tuple[Lengths, ...] = tuple((n, n // 2, n // 4, n // 8) for n in (32, 64, 128))
 SPLITS: tuple[Lengths, ...] = ((128,), (64, 64), (64, 32, 32), (64, 32, 16, 16), (64, 32, 16, 8, 8))
-_TASK = COLUMNS[0]
+_SST5, _SNLI = COLUMNS[0], COLUMNS[2]
 _LEXICON_WORDS = 3000  # in figure 4, the table's first: those of one line a word that t-SNE lays out in seconds
 _LINES = {BOTH: ("-", "#0b5fa5"), NO_PRETRAINING: ("--", "#b45309")}
 _START = (
@@ -51,19 +56,21 @@ def figures(trials: Sequence[Trial]) -> list[Drawn]:
     return [_figure2(groups), *_figures3(groups), _figure4(groups)]
 
 
-_Groups = Mapping[tuple[str, Lengths], list[Trial]]
+_Place = tuple[str, str, Lengths]  # task, how it was trained, code-books
+_Groups = Mapping[_Place, list[Trial]]
 
 
-def _place(trial: Trial) -> tuple[str, Lengths] | None:
-    """How a trial was trained and its code-books, if it is one of a figure."""
-    if trial.row["quantizer"] != "adacomp" or trial.row["task_scope"] != _TASK.task or not (trial.ok and trial.plain):
+def _place(trial: Trial) -> _Place | None:
+    """Where a trial belongs, if it is one of a figure."""
+    task = trial.row["task_scope"]
+    if trial.row["quantizer"] != "adacomp" or task not in (_SST5.task, _SNLI.task) or not (trial.ok and trial.plain):
         return None
     lengths = tuple(trial.config["code_lengths"])
     if trial.row["regime"] == "finetuned" or lengths not in (*FOUR, *SPLITS):
         return None
     if trial.row["regime"] == "pretrained":
-        return PRETRAINING, lengths
-    return (NO_PRETRAINING if trial.config.get("epochs") == 0 else BOTH), lengths
+        return task, PRETRAINING, lengths
+    return task, NO_PRETRAINING if trial.config.get("epochs") == 0 else BOTH, lengths
 
 
 def in_figures(trial: Trial) -> bool:
@@ -72,30 +79,14 @@ def in_figures(trial: Trial) -> bool:
 
 
 def _groups(trials: Sequence[Trial]) -> _Groups:
-    """AdaComp's trials by how they were trained and by code-books: one a seed, all of one configuration."""
-    found: dict[tuple[str, Lengths], list[Trial]] = {}
+    """AdaComp's trials by place: one a seed, all of one configuration, the one with the most seeds."""
+    found: dict[_Place, dict[tuple[Any, ...], dict[int, Trial]]] = {}
     for trial in trials:
         place = _place(trial)
-        if place is None:
-            continue
-        group = found.setdefault(place, [])
-        new = trial.row["seed"] not in {other.row["seed"] for other in group}
-        if new and (not group or (group[0].variant, group[0].table) == (trial.variant, trial.table)):
-            group.append(trial)
-    return found
-
-
-def _books(trial: Trial) -> NDArray[np.int64] | None:
-    """Which code-book every row has, longest first as in the configuration; None where the file was not kept."""
-    if not trial.artifact.is_file():
-        return None
-    books = quantizers.read(trial.artifact).quantizer.books()
-    assert books is not None  # AdaComp's files have them
-    return np.asarray(books.numpy(), dtype=np.int64)
-
-
-def _shares(books: NDArray[np.int64], count: int) -> NDArray[np.float64]:
-    return np.bincount(books, minlength=count) / max(1, len(books))
+        if place is not None:
+            variants = found.setdefault(place, {})
+            variants.setdefault((trial.variant, trial.table), {}).setdefault(trial.row["seed"], trial)
+    return {place: list(max(variants.values(), key=len).values()) for place, variants in found.items()}
 
 
 def _colours(count: int) -> list[tuple[float, float, float, float]]:
@@ -123,52 +114,64 @@ def _percent(share: float) -> str:
     return f"{100 * share:.1f} %"
 
 
+def _why_not(trials: Sequence[Trial]) -> str:
+    return "its compressed files were not kept" if trials else "not run"
+
+
 def _figure2(groups: _Groups) -> Drawn:
     lengths = FOUR[-1]
     title = f"Share of words in each code-book, {_named(lengths)}"
-    header = ["trained with", *(f"{bits} bits" for bits in lengths), "bits a word", "accuracy, %", "seeds"]
-    shown: dict[str, NDArray[np.float64]] = {}
+    header = ["task, trained with", *(f"{bits} bits" for bits in lengths), "bits a word", "accuracy, %", "seeds"]
+    shown: dict[str, dict[str, NDArray[np.float64]]] = {}
     rows = []
     notes = [
         "The paper's, of SNLI: about 80 % of the words in the longest code-book with pretraining only, and far fewer after"
-        " training with the task.",
+        " training with the task. In brackets the 95 % t interval over seeds.",
         _START,
     ]
-    for kind in (PRETRAINING, NO_PRETRAINING, BOTH):
-        trials = groups.get((kind, lengths), [])
-        kept = [books for trial in trials if (books := _books(trial)) is not None]
-        if not kept:
-            why = "its compressed files were not kept" if trials else "not run"
-            rows.append([kind, *[""] * (len(lengths) + 2), why])
-            continue
-        shown[kind] = np.mean([_shares(books, len(lengths)) for books in kept], axis=0)
-        accuracy = np.mean([_value(trial) for trial in trials])
-        bits = float(shown[kind] @ np.array(lengths))
-        rows.append([kind, *map(_percent, shown[kind]), f"{bits:.1f}", f"{accuracy:.1f}", str(len(kept))])
-    if not shown:
-        return Drawn("figure2", title, None, header, rows, notes)
-    figure = _canvas(8, 1.4 + 0.6 * len(shown))
-    axis = figure.subplots()
-    left = np.zeros(len(shown))
-    for book, (bits_of_book, colour) in enumerate(zip(lengths, _colours(len(lengths)), strict=True)):
-        widths = np.array([share[book] for share in shown.values()])
-        bars = axis.barh(list(shown), widths, left=left, color=colour, label=f"{bits_of_book} bits", height=0.62)
-        texts = [f"{100 * width:.0f} %" if width >= 0.04 else "" for width in widths]
-        axis.bar_label(
-            bars, texts, label_type="center", color="#111111" if book == len(lengths) - 1 else "white", fontsize=9
-        )
-        left += widths
-    axis.invert_yaxis()
-    axis.set_xlim(0, 1)
-    axis.set_xticks(np.linspace(0, 1, 6), [f"{share} %" for share in range(0, 101, 20)])
-    axis.spines[["top", "right", "left"]].set_visible(False)
-    axis.set_xlabel("words")
-    figure.legend(loc="outside upper center", ncols=len(lengths), frameon=False, fontsize=9)
-    return Drawn("figure2", title, _png(figure), header, rows, notes)
+    for column in (_SST5, _SNLI):
+        for kind in (PRETRAINING, BOTH, NO_PRETRAINING):
+            trials = groups.get((column.task, kind, lengths), [])
+            kept = [(trial, trial.books.shares) for trial in trials if trial.books is not None]
+            if not kept:
+                rows.append([f"{column.name}, {kind}", *[""] * (len(lengths) + 2), _why_not(trials)])
+                continue
+            shares = np.mean([share for _, share in kept], axis=0)
+            shown.setdefault(column.name, {})[kind] = shares
+            longest = t_interval([100 * float(share[0]) for _, share in kept])
+            accuracy = np.mean([_value(trial, column) for trial, _ in kept])
+            first, *others = map(_percent, shares)
+            first += f" ({longest[1]:.1f} to {longest[2]:.1f})" if len(kept) > 1 else ""
+            bits = float(shares @ np.array(lengths))
+            rows.append([f"{column.name}, {kind}", first, *others, f"{bits:.1f}", f"{accuracy:.1f}", str(len(kept))])
+    return Drawn("figure2", title, _draw_shares(shown, lengths) if shown else None, header, rows, notes)
 
 
-def _value(trial: Trial) -> float:
-    return _TASK.scale * trial.scores[_TASK.task, _TASK.metric][0]
+def _draw_shares(shown: Mapping[str, Mapping[str, NDArray[np.float64]]], lengths: Lengths) -> bytes:
+    """Bars of the shares (C,) by task and training, the tasks side by side."""
+    figure = _canvas(1.6 + 6 * len(shown), 1.4 + 0.6 * max(map(len, shown.values())))
+    axes = figure.subplots(1, len(shown), squeeze=False)[0]
+    for axis, (name, by_kind) in zip(axes, shown.items(), strict=True):
+        left = np.zeros(len(by_kind))
+        for book, (bits, colour) in enumerate(zip(lengths, _colours(len(lengths)), strict=True)):
+            widths = np.array([share[book] for share in by_kind.values()])
+            bars = axis.barh(list(by_kind), widths, left=left, color=colour, label=f"{bits} bits", height=0.62)
+            texts = [f"{100 * width:.0f} %" if width >= 0.04 else "" for width in widths]
+            dark = "#111111" if book == len(lengths) - 1 else "white"
+            axis.bar_label(bars, texts, label_type="center", color=dark, fontsize=9)
+            left += widths
+        axis.invert_yaxis()
+        axis.set_xlim(0, 1)
+        axis.set_xticks(np.linspace(0, 1, 6), [f"{share} %" for share in range(0, 101, 20)])
+        axis.spines[["top", "right", "left"]].set_visible(False)
+        axis.set_xlabel(f"words of {name}")
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=len(lengths), frameon=False, fontsize=9)
+    return _png(figure)
+
+
+def _value(trial: Trial, column: Column) -> float:
+    return column.scale * trial.scores[column.task, column.metric][0]
 
 
 def _figures3(groups: _Groups) -> list[Drawn]:
@@ -191,12 +194,13 @@ def _figure3(
     for kind in kinds:
         means, places = [], []
         for place, lengths in enumerate(settings):
-            trials = groups.get((kind, lengths), [])
+            trials = groups.get((_SST5.task, kind, lengths), [])
             if not trials:
                 rows.append([_named(lengths), kind, "", "", "", "not run"])
                 continue
-            values = [_value(trial) for trial in trials]
-            baselines += [base for trial in trials if (base := trial.scores[_TASK.task, _TASK.metric][1]) is not None]
+            values = [_value(trial, _SST5) for trial in trials]
+            scores = [trial.scores[_SST5.task, _SST5.metric] for trial in trials]
+            baselines += [base for _, base in scores if base is not None]
             mean, low, high = t_interval(values)
             payload = np.mean([trial.row["payload_bytes"] for trial in trials])
             interval = f"{low:.1f} to {high:.1f}" if len(values) > 1 else ""
@@ -208,10 +212,10 @@ def _figure3(
         axis.plot(places, means, style, marker="o", color=colour, label=kind if means else None)
     if not baselines:
         return Drawn(name, title, None, header, rows, [])
-    axis.axhline(_TASK.scale * float(np.mean(baselines)), color="#111111", linestyle=":", linewidth=1, label="uncompressed")
+    axis.axhline(_SST5.scale * float(np.mean(baselines)), color="#111111", linestyle=":", linewidth=1, label="uncompressed")
     axis.set_xticks(range(len(settings)), ticks, fontsize=8 if len(ticks[0]) > 3 else 10)
     axis.set_xlabel(title)
-    axis.set_ylabel(_TASK.unit)
+    axis.set_ylabel(_SST5.unit)
     axis.spines[["top", "right"]].set_visible(False)
     figure.legend(loc="outside upper center", ncols=3, frameon=False, fontsize=9)
     return Drawn(
@@ -225,44 +229,71 @@ def _figure3(
 
 
 def _figure4(groups: _Groups) -> Drawn:
-    from trainables.lexicon import lexicon
-
     lengths = FOUR[1]
     title = f"Reconstructed vectors of the opinion lexicon's words by code-book, {_named(lengths)}"
     header = ["code-book", "all words", "words of the lexicon"]
-    trial = next((one for one in groups.get((BOTH, lengths), []) if one.artifact.is_file()), None)
-    if trial is None:
-        why = "its compressed files were not kept" if (BOTH, lengths) in groups else "not run"
-        return Drawn("figure4", title, None, header, [["all", why, why]], [])
-    artifact = quantizers.read(trial.artifact).quantizer
-    words = artifact.words or []
-    chosen = artifact.books()
-    assert chosen is not None  # AdaComp's files have them
-    books = chosen.numpy()
-    known = lexicon()
-    found = np.array([row for row, word in enumerate(words) if word in known], dtype=np.int64)
-    everywhere, inside = _shares(books, len(lengths)), _shares(books[found], len(lengths))
+    trials = groups.get((_SST5.task, BOTH, lengths), [])
+    known = [(trial, trial.books) for trial in trials if trial.books is not None]
+    if not known:
+        return Drawn("figure4", title, None, header, [["all", _why_not(trials), _why_not(trials)]], [])
+    everywhere = np.mean([books.shares for _, books in known], axis=0)
+    inside = np.mean([books.opinion_shares for _, books in known], axis=0)
     rows = [[f"{bits} bits", _percent(everywhere[book]), _percent(inside[book])] for book, bits in enumerate(lengths)]
+    notes = [f"Shares are means of {len(known)} seed{'s' if len(known) > 1 else ''}.", *_tested(known)]
+    drawn = next((trial for trial, _ in known if trial.artifact.is_file()), None)
+    if drawn is None:
+        return Drawn("figure4", title, None, header, rows, [*notes, "No picture: no compressed file was kept."])
+    artifact = quantizers.read(drawn.artifact).quantizer
+    png, said = _draw_words(artifact, lengths)
+    notes.append(
+        f"{said}, seed {drawn.row['seed']}. The paper finds them in the longest code-book more often than other words."
+    )
+    return Drawn("figure4", title, png, header, rows, notes)
+
+
+def _tested(known: Sequence[tuple[Trial, Books]]) -> list[str]:
+    """Whether words of the lexicon are in the longest code-book more often than others: every seed, and all together."""
+    tables = [books.in_book(0) for _, books in known]
+    found = []
+    for (trial, _), table in zip(known, tables, strict=True):
+        (mine, rest), (others, elsewhere) = table
+        found.append(
+            f"Seed {trial.row['seed']}: of {mine + rest:,} words of the lexicon {mine:,} are in the longest code-book, of"
+            f" {others + elsewhere:,} other words {others:,}: {_odds(exact(table))}, by Fisher's exact test (one-sided)."
+        )
+    if len(tables) > 1:
+        found.append(
+            f"All seeds: {_odds(combined(tables))}: the geometric mean, its t interval over seeds, and the largest p of them"
+            " (seeds share their words, so that their p are not multiplied)."
+        )
+    return found
+
+
+def _odds(found: OverRepresentation) -> str:
+    return f"odds ratio {found.odds_ratio:.3g} ({found.low:.3g} to {found.high:.3g}), p = {found.p:.2g}"
+
+
+def _draw_words(artifact: Quantizer, lengths: Lengths) -> tuple[bytes | None, str]:
+    """The picture, None where there are too few words for one, and what it shows."""
+    from trainables.lexicon import lexicon
+
+    known = lexicon()
+    found = np.array([row for row, word in enumerate(artifact.words or ()) if word in known], dtype=np.int64)
     vectors = artifact.to_dense().numpy()[found[:_LEXICON_WORDS]]
     if len(np.unique(vectors, axis=0)) < 4:
-        return Drawn(
-            "figure4", title, None, header, rows, [f"The table has {len(found)} words of the lexicon: too few to draw."]
-        )
+        return None, f"The table has {len(found)} words of the lexicon: too few to draw"
+    books = artifact.books(torch.from_numpy(found[:_LEXICON_WORDS]))
+    assert books is not None  # AdaComp has several
     places = _tsne(vectors)
     figure = _canvas(8, 6.4)
     axis = figure.subplots()
     for book, colour in reversed(list(enumerate(_colours(len(lengths))))):
-        mine = books[found[:_LEXICON_WORDS]] == book
-        label = f"{lengths[book]} bits: {_percent(everywhere[book])} of all words, {_percent(inside[book])} of these"
-        axis.scatter(places[mine, 0], places[mine, 1], s=9, color=colour, linewidths=0, label=label)
+        mine = books.numpy() == book
+        axis.scatter(places[mine, 0], places[mine, 1], s=9, color=colour, linewidths=0, label=f"{lengths[book]} bits")
     axis.set_axis_off()
     handles = axis.get_legend_handles_labels()[0][::-1]
-    figure.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False, fontsize=9, markerscale=2)
-    notes = [
-        f"t-SNE of {len(vectors):,} words of the opinion lexicon in the table, seed {trial.row['seed']}. The paper finds"
-        " them in the longest code-book more often than other words."
-    ]
-    return Drawn("figure4", title, _png(figure), header, rows, notes)
+    figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False, fontsize=9, markerscale=2)
+    return _png(figure), f"t-SNE of {len(vectors):,} words of the opinion lexicon in the table"
 
 
 def _tsne(vectors: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -4,17 +4,52 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import functools
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
+import quantizers
 from analysis import store, text
 from analysis.layout import SWEEP_FILE, TRIALS_FILE, artifact_name
 from analysis.paper.numbers import Column
+from analysis.paper.significance import Counts
 from analysis.statistics import paired_difference, t_interval
 
 Interval = tuple[float, float, float]  # mean, low, high; the ends are NaN with one seed
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Books:
+    """Rows by code-book, in the order of the configuration.
+
+    Attributes:
+        rows: (C,) all of them.
+        opinion: (C,) those of words of the opinion lexicon.
+    """
+
+    rows: NDArray[np.int64]
+    opinion: NDArray[np.int64]
+
+    @property
+    def shares(self) -> NDArray[np.float64]:
+        """(C,) share of all rows."""
+        return np.divide(self.rows, max(1, int(self.rows.sum())), dtype=np.float64)
+
+    @property
+    def opinion_shares(self) -> NDArray[np.float64]:
+        """(C,) share of the rows of opinion words."""
+        return np.divide(self.opinion, max(1, int(self.opinion.sum())), dtype=np.float64)
+
+    def in_book(self, book: int) -> Counts:
+        """Opinion words, then other rows, in one code-book and elsewhere."""
+        inside, others = self.opinion, self.rows - self.opinion
+        first, second = ((int(part[book]), int(part.sum() - part[book])) for part in (inside, others))
+        return first, second
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -50,6 +85,21 @@ class Trial:
         """What is the same for all seeds of it."""
         names = ("quantizer", "config_json", "budget_bytes", "regime", "retrain", "weights", "fit_metric")
         return tuple(self.row[name] for name in names)
+
+    @functools.cached_property
+    def books(self) -> Books | None:
+        """How many rows each code-book has; None of a method with one, and of old trials whose file was not kept."""
+        text = self.row["book_counts"]
+        if text is None and self.artifact.is_file():
+            from trainables.books import book_counts
+
+            text = json.dumps(book_counts(quantizers.read(self.artifact).quantizer))
+        if text is None:
+            return None
+        counts = json.loads(text)
+        length = len(self.config["code_lengths"])
+        rows, opinion = (counts[name] + [0] * (length - len(counts[name])) for name in ("rows", "opinion_rows"))
+        return Books(np.array(rows), np.array(opinion))
 
     @property
     def plain(self) -> bool:
