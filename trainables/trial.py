@@ -92,7 +92,7 @@ def run(
             shared.append(one)
         row["fit_seconds"] = watch.seconds()
     row["resolved_json"] = _one_or_by_role({role: quantizer.resolved() for role, quantizer in fitted.items()})
-    row["tasks_json"] = json.dumps({task.label: task.resolved(table) for task in tasks}, sort_keys=True)
+    row["tasks_json"] = json.dumps({task.label: task.resolved(course.table) for task in tasks}, sort_keys=True)
     trained = dict(course.train(fitted, report=collect))
     del fitted
     row["train_seconds"] = course.train_seconds
