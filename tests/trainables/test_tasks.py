@@ -72,6 +72,14 @@ def test_contract(name, data_dir):
     assert torch.equal(table.vectors, before)
 
 
+@pytest.mark.parametrize("name", list(tasks()))
+def test_every_setting_has_a_value_once_there_is_a_table(name, data_dir):
+    task = make_task(name, data_dir)
+    resolved = task.resolved(read_table("builtin:glove-10k-50d", rows=50))
+    assert resolved.keys() == task.settings.model_dump().keys()
+    assert None not in resolved.values()
+
+
 @pytest.mark.parametrize("name", [name for name, task in tasks().items() if not issubclass(task, TrainedTask)])
 def test_the_number_of_threads_changes_nothing(name, data_dir):
     table = read_table("builtin:glove-10k-50d", rows=3000)
