@@ -61,7 +61,8 @@ def write_paper(run_dirs: Sequence[str | Path], out: str | Path) -> list[Path]:
     if path.suffix.lower() not in _SUFFIXES:
         raise InputError(f"{path}: paper tables are written as .html or .md.")
     trials = read_trials(run_dirs)
-    relevant = [trial for trial in trials if any(trial.row["task_scope"] == column.task for column in COLUMNS)]
+    relevant = [trial for trial in trials if trial.row["task_scope"] in {column.task for column in COLUMNS}]
+    relevant = [trial for trial in relevant if not trial.ok or trial.row["task_scope"] in {task for task, _ in trial.scores}]
     if not relevant:
         raise InputError(
             f"{', '.join(map(str, run_dirs))}: no trial on the words of a task of the paper (regimes finetuned and "

@@ -127,6 +127,8 @@ def read_trials(run_dirs: Sequence[str | Path]) -> list[Trial]:
             continue
         scores: dict[str, dict[tuple[str, str], tuple[float, float | None]]] = collections.defaultdict(dict)
         for score in store.read_scores(run_dir).to_pylist():
+            if score["role"] != "input":  # of a language model's output table too, which the paper leaves as it is
+                continue
             scores[score["trial_key"]][score["task"], score["metric"]] = score["value"], score["baseline"]
         for row in store.read_trials(run_dir).to_pylist():
             key = row["trial_key"]

@@ -212,6 +212,18 @@ def test_what_was_not_kept_or_run_is_said(drawn: Path, tmp_path: Path) -> None:
     assert cells(markdown, "Figure 4")["all"] == ["its compressed files were not kept"] * 2
 
 
+def test_perplexity_and_tables_beside_the_input(tmp_path: Path) -> None:
+    folder = Folder(tmp_path / "ptb", task="language_model", metric="perplexity")
+    folder.add("identity", 0.0)
+    folder.add("scalar", -1.5, config={"bits": 4})
+    folder.add("scalar", -3.5, seed=1, config={"bits": 4})
+    folder.add("scalar", -9.0, seed=2, config={"bits": 4}, roles='{"input": {}, "output": {}}')
+    folder.scores[-1]["role"] = "input+output"
+    (path,) = write_paper([folder.write()], tmp_path / "t.md")[:1]
+    row = cells(path.read_text(), "Table 2: PTB, glove (12 columns)")["QWE (4 bit), as in the paper"]
+    assert row[:2] == ["113.8", "+13.5"] and row[4].startswith("2.9 (") and row[5].startswith("+2.5 (") and row[-1] == "2"
+
+
 def test_figures_need_no_files_where_rows_have_the_counts(tmp_path: Path) -> None:
     folders = [Folder(tmp_path / "sst5"), Folder(tmp_path / "snli", task="entailment")]
     for folder in folders:
