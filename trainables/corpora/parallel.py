@@ -1,12 +1,13 @@
 """Parallel corpora: German sentences and their English translations, a sentence a line in two files.
 
-Multi30k (Elliott et al. 2016), task 1 of the WMT multimodal shared tasks: captions of photographs, as they were written.
-Complete: 29,000 / 1,014 / 1,000 pairs (train, val, the Flickr test set of 2016). IWSLT 2014 (Cettolo et al. 2014): talks,
-in the files that fairseq's ``prepare-iwslt14.sh`` makes, tokenized and in lower case. Complete: 160,239 / 7,283 / 6,750 pairs.
+- Multi30k (Elliott et al. 2016), task 1 of the WMT multimodal shared tasks: captions of photographs, as they were written.
+  Complete: 29,000 / 1,014 / 1,000 pairs (train, val, the Flickr test set of 2016).
+- IWSLT 2014 (Cettolo et al. 2014): talks, in the files that fairseq's ``prepare-iwslt14.sh`` makes, tokenized and in lower
+  case. Complete: 160,239 / 7,283 / 6,750 pairs. The name of the training files may go on (``train_4600.de``).
 
 Tokens are lower case. Text as it was written falls into words, numbers and single marks; clitics are split off as GloVe's
-tokenizer does (``do n't``, ``it 's``), and a hyphen within a word is the token ``@-@``, as Moses has it. ``detokenize`` undoes
-that: the BLEU of a reference that went there and back is above 99.9. Tokenized text falls at its spaces.
+tokenizer does (``do n't``, ``it 's``), and a hyphen within a word is the token ``@-@``, as Moses has it. ``detokenize``
+undoes that: the BLEU of a reference that went there and back is above 99.9. Tokenized text falls at its spaces.
 """
 
 from __future__ import annotations

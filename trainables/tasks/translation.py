@@ -3,9 +3,8 @@
 Reference: Vaswani et al. 2017 (the network); Shu & Nakayama 2018, section 5.3 (source and target embeddings of a translation
 model compressed by 94 to 99 %); Elliott et al. 2016 (Multi30k), Cettolo et al. 2014 (IWSLT 2014).
 
-Words that a table has are whole words, not pieces of them. The target table is what the decoder reads and, unless ``tied`` is
-false, what the output's words are scored by, so that all that grows with the vocabularies is in the two tables. BLEU is
-sacrebleu's, in lower case.
+A row of a table stands for a whole word. The target table is what the decoder reads and, unless ``tied`` is false, what
+words are scored by: all that grows with the vocabularies is then in the two tables. BLEU is sacrebleu's, in lower case.
 """
 
 from __future__ import annotations

@@ -24,8 +24,8 @@ _NEVER = [MARKS.index(UNKNOWN), MARKS.index(START)]  # no translation has these
 
 
 def make_bleu(tokenizer: str) -> BLEU:
-    """sacrebleu's BLEU of one reference, in lower case; ``force``: it warns of text that is tokenized on purpose."""
-    return BLEU(lowercase=True, tokenize=tokenizer, force=True)
+    """BLEU as sacrebleu counts it, of one reference, in lower case."""
+    return BLEU(lowercase=True, tokenize=tokenizer, force=True)  # force: no warning of text that comes tokenized
 
 
 def signature(bleu: BLEU) -> str:

@@ -9,7 +9,6 @@ that goes on can become better than the best that ended.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Protocol
 
 import torch
@@ -43,14 +42,16 @@ def beam_search(
         penalty: exponent of the length.
     """
     device, count = longest.device, len(longest)
-    best: list[list[int]] = [[] for _ in range(count)]
+    most = int(longest.max())
+    best = torch.full((count, most), end, device=device)
+    best_size = torch.zeros(count, dtype=torch.int64, device=device)
     best_worth = torch.full((count,), -torch.inf, device=device)
     ended = torch.zeros(count, dtype=torch.int64, device=device)
     texts = torch.arange(count, device=device)  # those that are not finished, (B,)
     words = torch.full((count, 0), start, dtype=torch.int64, device=device)  # of R rows, without the start mark
     last, origin = torch.full((count,), start, device=device), texts
     sums = torch.zeros(count, 1, device=device)  # (B, 1) at first, then (B, K)
-    for place in range(int(longest.max()) + 1):
+    for place in range(most + 1):
         scores = continues(last, place, origin).float().view(len(texts), sums.shape[1], -1)
         num_words = scores.shape[2]
         closing = (longest[texts] <= place)[:, None, None]  # no word but the end mark is left
@@ -66,9 +67,8 @@ def beam_search(
         ended[texts] += ends[:, :beam].sum(dim=1)
         base = torch.arange(len(texts), device=device)[:, None] * sums.shape[1]
         better = own_worth > best_worth[texts]
-        for index in better.nonzero()[:, 0].tolist():
-            row = int(base[index, 0] + rows[index, own[index]])
-            best[int(texts[index])] = words[row].tolist()
+        best[texts[better], :place] = words[(base + rows).gather(1, own[:, None])[better, 0]]
+        best_size[texts[better]] = place
         best_worth[texts] = torch.maximum(best_worth[texts], own_worth)
         going = torch.where(found == end, -torch.inf, top)
         sums, kept = going.topk(min(beam, going.shape[1]), dim=1)
@@ -81,4 +81,4 @@ def beam_search(
         last = found.gather(1, kept)[goes_on].flatten()
         words = torch.cat([words[origin], last[:, None]], dim=1)
         texts, sums = texts[goes_on], sums[goes_on]
-    return best
+    return [words[:size] for words, size in zip(best.tolist(), best_size.tolist(), strict=True)]

@@ -3,9 +3,9 @@
 Shapes: N rows of the table that is given, V rows of the task's source table, D columns.
 
 The words of either language are those that the training texts have at least ``min_count`` times, the most frequent first.
-The source table has those of them that the given table knows, in that table's order, and one row for all others: the table's
-``<unk>`` where it has one, else the mean of the rest, which costs no bytes. The target table is the task's own: three marks, then
-the words.
+The source table has those of them that the given table knows, in that table's order, and one row for all others: the
+table's ``<unk>`` where it has one, else the mean of the rest, which costs no bytes. The target table is the task's own:
+three marks, then the words.
 """
 
 from __future__ import annotations
