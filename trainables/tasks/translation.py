@@ -1,6 +1,6 @@
 """German sentences in English: a small Transformer whose source and target tables are compressed.
 
-Reference: Vaswani et al. 2017 (the network); Shu & Nakayama 2018, section 5.3 (source and target embeddings of a translation
+Reference: Vaswani et al. 2017 (the network); Shu & Nakayama 2018 (source and target embeddings of a translation
 model compressed by 94 to 99 %); Elliott et al. 2016 (Multi30k), Cettolo et al. 2014 (IWSLT 2014).
 
 A row of a table stands for a whole word. The target table is what the decoder reads and, unless ``tied`` is false, what
@@ -9,6 +9,7 @@ words are scored by: all that grows with the vocabularies is then in the two tab
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -334,4 +335,4 @@ def _frozen(rows: Tensor) -> nn.Embedding:
 
 
 def _random(rows: int, dim: int, random: torch.Generator) -> Tensor:
-    return torch.randn(rows, dim, generator=random) * dim**-0.5
+    return torch.randn(rows, dim, generator=random) / math.sqrt(dim)

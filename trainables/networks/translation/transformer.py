@@ -68,7 +68,7 @@ class Attention(nn.Module):
         return cast(Tensor, self.output(found.transpose(1, 2).flatten(2)))
 
     def _split(self, states: Tensor) -> Tensor:
-        return states.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        return states.reshape(*states.shape[:2], self.heads, -1).transpose(1, 2)
 
 
 class Layer(nn.Module):
