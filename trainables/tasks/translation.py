@@ -258,7 +258,7 @@ class Translation(NetworkTask):
         texts = [self.corpus.detokenize([vocabulary.target[row] for row in translation]) for translation in found]
         references = list(getattr(self._splits(), split).references)
         bleu = make_bleu(self.corpus.bleu_tokenizer).corpus_score(texts, [references])
-        return Score(float(bleu.score), len(texts))
+        return Score(min(float(bleu.score), 100.0), len(texts))  # rounding may give a little more
 
     def baseline(self, table: Table, *, seed: int, finetune: bool = False, report: Report = silent) -> Baseline:
         """Train with the uncompressed source table, frozen or trained too, and a target table, and score the test set once.
