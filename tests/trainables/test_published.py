@@ -309,7 +309,7 @@ def test_no_room(publisher: Publisher, small: dict[str, PublishedData], tmp_path
 
 
 def test_list(publisher: Publisher, small: dict[str, PublishedData], tmp_path: Path) -> None:
-    assert data("list", "--names").stdout.split() == ["glove.6B", "sst", "conll2000", "imdb", "snli", "ptb"]
+    assert data("list", "--names").stdout.split() == ["glove.6B", "sst", "conll2000", "imdb", "snli", "multi30k", "ptb"]
     assert data("fetch", "sst", "--data", tmp_path, "--base-url", publisher.url).exit_code == 0
     lines = data("list", "--data", tmp_path).stdout.splitlines()
     assert lines[0].startswith("glove.6B") and "862.2 MB" in lines[0]

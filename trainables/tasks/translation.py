@@ -77,14 +77,14 @@ class TranslationSettings(TaskSettings):
     heads: int = Field(default=4, ge=1)
     inner_size: int = Field(default=512, ge=1)
     tied: bool = True
-    dropout: float = Field(default=0.3, ge=0, lt=1)
+    dropout: float = Field(default=0.2, ge=0, lt=1)
     label_smoothing: float = Field(default=0.1, ge=0, lt=1)
-    epochs: int = Field(default=12, ge=1)
+    epochs: int = Field(default=8, ge=1)
     patience: int = Field(default=3, ge=1)
     batch_size: int = Field(default=64, ge=1)
     learning_rate: float = Field(default=1e-3, gt=0)
     warm_up: int = Field(default=500, ge=0)
-    decay: float = Field(default=0.9, gt=0, le=1)
+    decay: float = Field(default=0.85, gt=0, le=1)
     average: float = Field(default=0.998, ge=0, lt=1)
     clip_norm: float = Field(default=1.0, gt=0)
     precision: Literal["float32", "bfloat16"] = "float32"
