@@ -196,3 +196,5 @@ def test_the_command_trains_and_scores_again(corpora: Path, tmp_path: Path) -> N
     again = run("--evaluate", tmp_path / "trained", "-o", tmp_path / "again")
     line = next(line for line in said.splitlines() if line.startswith("translation.bleu: "))
     assert line in again.splitlines() and "40 examples" in line
+    kept = json.loads((tmp_path / "again" / "scores.json").read_text())["scores"]["bleu"]
+    assert task(corpora).signature in kept["description"] and kept["description"] in said

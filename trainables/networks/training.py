@@ -134,13 +134,14 @@ def train(
         order.set_state(at.order)
         for epoch in range(at.epoch, total + 1):
             modules.train()
+            for group in optimizer.param_groups:
+                group["lr"] = rate * settings.decay ** (epoch - 1)
             try:
                 for batch in itertools.islice(data.batches(order), at.batches, None):
                     for module in compressed.values():
                         module.set_progress(at.steps / (per_epoch * total))
-                    rising = min(1.0, (at.steps + 1) / warm_up) if warm_up else 1.0
-                    for group in optimizer.param_groups:
-                        group["lr"] = rising * rate * settings.decay ** (epoch - 1)
+                    for group in optimizer.param_groups if at.steps < warm_up else ():
+                        group["lr"] = rate * settings.decay ** (epoch - 1) * (at.steps + 1) / warm_up
                     at.loss_sum += _step(embeddings, network, batch.to(network.device), optimizer, settings)
                     at.steps += 1
                     at.batches += 1
