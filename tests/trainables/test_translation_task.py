@@ -165,6 +165,7 @@ def test_both_tables_are_compressed(keys: dict[str, Any], tmp_path: Path, corpor
     assert words["source"][-1] == "<unk>" and words["target"][:3] == ["<unk>", "<s>", "</s>"]
 
 
+@pytest.mark.thorough
 def test_pretrained_compresses_the_source_table_alone(tmp_path: Path, corpora: Path) -> None:
     method = {"method": "rq", "num_codebooks": 2, "codebook_size": 16}
     found = Bench(tmp_path / "bench", corpora).results(table="builtin:glove-10k-50d", quantizers=[method])
