@@ -138,12 +138,21 @@ def corpora(tmp_path: Path) -> Path:
         pair = {"gold_label": label, "sentence1": f"The {filler} was {first}.", "sentence2": f"Its story was {last}"}
         return json.dumps(pair) + "\n"
 
+    def translated() -> tuple[str, str]:
+        noun = str(random.choice(["man", "woman", "dog"]))
+        last = str(random.choice(["good", "bad", "zzqx"]))
+        own = {"man": "Mann", "woman": "Frau", "dog": "Hund", "good": "gut", "bad": "schlecht", "zzqx": "rot"}
+        return f"The {noun} was {last}.\n", f"{own[last].title()} war der {own[noun]}.\n"
+
     sizes = {"train": 240, "dev": 40, "test": 40}
     files = {f"sst/trees/{split}.txt": [tree(index % 5) + "\n" for index in range(size)] for split, size in sizes.items()}
     files |= {
         "conll2000/train.txt": [sentence() for _ in range(1040)],
         "conll2000/test.txt": [sentence() for _ in range(20)],
     }
+    for split, size in (("train", 240), ("val", 40), ("test_2016_flickr", 40)):
+        pairs = [translated() for _ in range(size)]
+        files |= {f"multi30k/{split}.{end}": [pair[side] for pair in pairs] for side, end in enumerate(("de", "en"))}
     files |= {f"snli/snli_1.0_{split}.jsonl": [pair(index) for index in range(size)] for split, size in sizes.items()}
     for name, lines in files.items():
         path = tmp_path / name

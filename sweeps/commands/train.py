@@ -82,10 +82,15 @@ def train(
             raise InputError(f"{embedding}: has {table.embedding_dim} columns; the network of {evaluate} reads {expected}.")
         scores = made.evaluate(own, kept)
         output.mkdir(parents=True, exist_ok=True)
-    found = {name: {"value": score.value, "num_examples": score.num_examples} for name, score in scores.items()}
+    about = {metric.name: metric.description for metric in made.measured()}
+    found = {
+        name: {"value": score.value, "num_examples": score.num_examples, "description": about[name]}
+        for name, score in scores.items()
+    }
     write_bytes(output / _SCORES, json.dumps({"embedding": embedding, "seed": seed, "scores": found}, indent=1).encode())
     for name, score in scores.items():
         out.print(f"{made.label}.{name}: {score.value:.4f} ({score.num_examples:,} examples of the test set)")
+        out.print(f"  {about[name]}", soft_wrap=True)
     out.print(f"Folder: {output}", soft_wrap=True)
 
 

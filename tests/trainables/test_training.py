@@ -159,6 +159,19 @@ def test_the_start_is_kept_where_no_epoch_is_better() -> None:
     assert torch.equal(embedding.weight, torch.randn(20, 6, generator=generator(5)))
 
 
+def test_the_learning_rate_rises_at_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    rates: list[float] = []
+    step = torch.optim.Adam.step
+
+    def noted(self: torch.optim.Adam, closure: Any = None) -> Any:
+        rates.append(self.param_groups[0]["lr"])
+        return step(self, closure)
+
+    monkeypatch.setattr(torch.optim.Adam, "step", noted)
+    run_training(settings={"epochs": 2, "decay": 0.5, "learning_rate": 0.1}, warm_up=7)  # 5 batches an epoch
+    assert rates == pytest.approx([*(0.1 * step / 7 for step in range(1, 6)), 0.05 * 6 / 7, 0.05, 0.05, 0.05, 0.05])
+
+
 def test_a_stop_keeps_what_is_best_so_far() -> None:
     def report(step: Any) -> None:
         if step.fraction == 0.5:

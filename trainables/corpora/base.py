@@ -22,12 +22,16 @@ class Examples:
         labels: one a text (classification): its place in the classes.
         tags: one a token (tagging).
         hypotheses: tokens of the second sentence of every pair, where a text is one of two.
+        translations: tokens of every text's translation, where there is one.
+        references: the same translations as they are written.
     """
 
     tokens: tuple[tuple[str, ...], ...]
     labels: tuple[int, ...] | None = None
     tags: tuple[tuple[str, ...], ...] | None = None
     hypotheses: tuple[tuple[str, ...], ...] | None = None
+    translations: tuple[tuple[str, ...], ...] | None = None
+    references: tuple[str, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.tokens)

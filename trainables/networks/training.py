@@ -87,6 +87,7 @@ def train(
     patience: int | None = None,
     train_network: bool = True,
     keep_start: bool = False,
+    warm_up: int = 0,
 ) -> Trained:
     """Train until the development set says enough.
 
@@ -107,6 +108,7 @@ def train(
         train_network: False trains the embeddings alone.
         keep_start: whether the weights at the start are an answer too (where a training goes on from trained ones): they are
             kept unless an epoch is better.
+        warm_up: steps in which the learning rate rises from 0.
     """
     for parameter in network.parameters():
         parameter.requires_grad_(train_network)
@@ -138,6 +140,8 @@ def train(
                 for batch in itertools.islice(data.batches(order), at.batches, None):
                     for module in compressed.values():
                         module.set_progress(at.steps / (per_epoch * total))
+                    for group in optimizer.param_groups if at.steps < warm_up else ():
+                        group["lr"] = rate * settings.decay ** (epoch - 1) * (at.steps + 1) / warm_up
                     at.loss_sum += _step(embeddings, network, batch.to(network.device), optimizer, settings)
                     at.steps += 1
                     at.batches += 1

@@ -2,7 +2,7 @@
 
 The publishers give no checksums. These are of their archives, as others who pin them have recorded them: NumPy's tutorials
 (glove.6B), Flux's model zoo (sst), Homebrew and Julia's CorpusLoaders (conll2000, imdb), ParlAI (snli), and PaddlePaddle for
-ptb, of which only an MD5 is on record.
+ptb, of which only an MD5 is on record. Those of multi30k are of the files in its repository, where they stand since 2017.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from pathlib import Path
 
 from trainables.corpora.conll import CONLL2000
 from trainables.corpora.imdb import IMDB
+from trainables.corpora.parallel import MULTI30K
 from trainables.corpora.sst import SST5
 
 
@@ -60,6 +61,15 @@ class PublishedData:
         """Whether every file is under ``data_dir``."""
         return all(sum(1 for _ in data_dir.glob(pattern)) >= number for pattern, number in self.files.items())
 
+
+_MULTI30K = {
+    "train.de": "726e39b2fa9eb9ffb6dc763fb35a179f80fae06ffc5d28b6ace5faa883de28a6",
+    "train.en": "d79cfa999dd4c51d2cb42499b6796d5a882c3a8a961923c25a898c90f8bbd56f",
+    "val.de": "f0cba2f995189cf5770f29a8a9a537a3ad3f51657ad873405082ff6863a5e75a",
+    "val.en": "14f7d25ddd868909a9213e361768460edcacdd6ab9d1e77b92560dc10c10dc28",
+    "test_2016_flickr.de": "9204244e408ccb38d2a55cfcd344df15005fc42a07a6e55ca6c52b6ababb8cc8",
+    "test_2016_flickr.en": "611d361c6334bc7246101d48097c13cf5c4413c5befc793cc629934359d532d9",
+}
 
 _ALL = (
     PublishedData(
@@ -146,6 +156,23 @@ _ALL = (
             ),
         ),
         files={f"snli/snli_1.0_{split}.jsonl": 1 for split in ("train", "dev", "test")},
+    ),
+    PublishedData(
+        name="multi30k",
+        about="Captions of photographs in German and English (Multi30k, task 1, with the Flickr test set of 2016)",
+        licence=MULTI30K.licence,
+        page="https://github.com/multi30k/dataset",
+        download_bytes=1_296_271,
+        disk_bytes=5_500_000,
+        archives=tuple(
+            Archive(
+                f"https://raw.githubusercontent.com/multi30k/dataset/master/data/task1/raw/{name}.gz",
+                f"sha256:{checksum}",
+                {name: "multi30k"},
+            )
+            for name, checksum in _MULTI30K.items()
+        ),
+        files={f"multi30k/{name}": 1 for name in _MULTI30K},
     ),
     PublishedData(
         name="ptb",

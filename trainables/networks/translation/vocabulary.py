@@ -1,0 +1,95 @@
+"""The words of a parallel corpus as rows of a source and a target table.
+
+Shapes: N rows of the table that is given, V rows of the task's source table, D columns.
+
+The words of either language are those that the training texts have at least ``min_count`` times, the most frequent first.
+The source table has those of them that the given table knows, in that table's order, and one row for all others: the
+table's ``<unk>`` where it has one, else the mean of the rest, which costs no bytes. The target table is the task's own:
+three marks, then the words.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from trainables.networks.translation.texts import MARKS, UNKNOWN, PairTexts, texts
+from trainables.networks.vocabulary import read_corpus
+from trainables.task import word_rows
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class PairVocabulary:
+    """The task's rows in a source table, its target words, and its texts as places among both.
+
+    Attributes:
+        rows: (V or V - 1,) int64 rows of the given table, rising.
+        unknown: place of the row for all other words; V - 1 and not in ``rows`` where the mean stands in.
+        target: what the rows of the target table stand for.
+        pairs: the splits.
+        oov_words: distinct source words of all splits that share the row ``unknown``.
+    """
+
+    rows: Tensor
+    unknown: int
+    target: tuple[str, ...]
+    pairs: Mapping[str, PairTexts]
+    oov_words: int
+
+    def take(self, dense: Tensor) -> Tensor:
+        """The task's rows (V, D) of a source table (N, D)."""
+        rows = dense[self.rows.to(dense.device)]
+        return torch.cat([rows, rows.mean(dim=0, keepdim=True)]) if self.unknown == len(rows) else rows
+
+
+def frequent(sentences: Iterable[Sequence[str]], min_count: int) -> list[str]:
+    """The words that some sentences have at least ``min_count`` times, the most frequent first, then by their letters."""
+    counts = Counter(word for sentence in sentences for word in sentence)
+    return sorted((word for word, count in counts.items() if count >= min_count), key=lambda word: (-counts[word], word))
+
+
+@functools.lru_cache(maxsize=4)
+def own_words(dataset: str, data_dir: Path | None, train_texts: int | None, min_count: int) -> tuple[tuple[str, ...], ...]:
+    """The words of the source and of the target language, without marks."""
+    train = read_corpus(dataset, data_dir, train_texts).train
+    sides = (frequent(side, min_count) for side in (train.tokens, train.translations or ()))
+    return tuple(tuple(word for word in side if word not in MARKS) for side in sides)
+
+
+@functools.lru_cache(maxsize=4)
+def pair_vocabulary(
+    dataset: str,
+    data_dir: Path | None,
+    train_texts: int | None,
+    longest_text: int,
+    min_count: int,
+    words: tuple[str, ...],
+) -> PairVocabulary:
+    """The task's rows among ``words``, and its pairs as places among them; made once for tables of the same words."""
+    source, target = own_words(dataset, data_dir, train_texts, min_count)
+    find = word_rows(words)
+    row_of = {word: row for word in source if (row := find(word)) is not None}
+    stand_in = find(UNKNOWN)
+    rows = sorted({*row_of.values(), *([] if stand_in is None else [stand_in])})
+    place = {row: index for index, row in enumerate(rows)}
+    unknown = len(rows) if stand_in is None else place[stand_in]
+    source_place = {word: place[row] for word, row in row_of.items()}
+    target_words = (*MARKS, *target)
+    target_place = {word: index for index, word in enumerate(target_words)}
+    splits = read_corpus(dataset, data_dir, train_texts)
+    examples = {"train": splits.train, "dev": splits.dev, "test": splits.test}
+    pairs = {
+        split: PairTexts(
+            texts(one.tokens, lambda word: source_place.get(word, unknown), longest_text),
+            texts(one.translations or (), lambda word: target_place.get(word, MARKS.index(UNKNOWN)), longest_text),
+        )
+        for split, one in examples.items()
+    }
+    seen = {word for one in examples.values() for sentence in one.tokens for word in sentence}
+    return PairVocabulary(torch.tensor(rows, dtype=torch.int64), unknown, target_words, pairs, len(seen - row_of.keys()))
