@@ -21,7 +21,9 @@ _CHUNK_TOKENS = 1 << 22
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Text:
-    """A text as numbers of its words. Words without a number take no place: their neighbours stand side by side (as in GloVe).
+    """A text as numbers of its words.
+
+    Words without a number take no place: their neighbours stand side by side, as GloVe counts.
 
     Attributes:
         words: V words, by their numbers.
@@ -83,7 +85,8 @@ def cooccurrences(text: Text, *, window: int, weighting: str) -> sparse.csr_arra
             near = text.lines[left] == text.lines[right]
             weight = np.full(int(near.sum()), 1 / distance if weighting == "inverse" else 1.0)
             pairs = (text.ids[left][near], text.ids[right][near])
-            found += sparse.csr_array((weight, pairs), shape=(size, size))  # adds up what is there twice
+            # Adds up what is there twice.
+            found = sparse.csr_array(found + sparse.csr_array((weight, pairs), shape=(size, size)))
     return sparse.csr_array(found + found.T)
 
 

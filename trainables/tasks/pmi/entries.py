@@ -15,6 +15,7 @@ import torch
 from scipy import sparse
 from torch import Tensor
 
+from quantizers.base import generator
 from quantizers.errors import InputError, unknown_name
 from trainables.corpora import CORPORA
 from trainables.corpora.base import read_lines
@@ -37,6 +38,7 @@ class Counted:
     weighting: str
     smoothing: float
     held_out: float
+    negatives: float
     half: bool
 
 
@@ -47,7 +49,7 @@ class Entries:
     Attributes:
         words: (E,) int32 rows.
         contexts: (E,) int32 columns.
-        values: (E,) float32, positive.
+        values: (E,) float32: positive, or 0 for a pair that was drawn.
     """
 
     words: Tensor
@@ -64,12 +66,28 @@ class Entries:
         """The same entries on ``device``."""
         return Entries(self.words.to(device), self.contexts.to(device), self.values.to(device))
 
-    def batches(self, batch_size: int, generator: torch.Generator | None = None) -> Iterator[Entries]:
-        """All entries once, in an order that is drawn, or without a generator as they stand."""
-        order = None if generator is None else torch.randperm(len(self), generator=generator)
+    def with_drawn(self, share: float, size: int, random: torch.Generator) -> Entries:
+        """These entries and ``share`` x as many pairs of any two of ``size`` words, whose value is said to be 0.
+
+        Reference: negative sampling (Mikolov et al. 2013); nearly no such pair stands near each other.
+        """
+        count = round(share * len(self))
+        if not count:
+            return self
+        drawn = torch.randint(size, (2, count), dtype=torch.int32, generator=random)
+        sides = (torch.cat([self.words, drawn[0]]), torch.cat([self.contexts, drawn[1]]))
+        return Entries(*sides, torch.cat([self.values, torch.zeros(count)]))
+
+    def batches(self, batch_size: int) -> Iterator[Entries]:
+        """All entries once, as they stand."""
         for start in range(0, len(self), batch_size):
-            part = slice(start, start + batch_size)
-            yield self[part if order is None else order[part]]
+            yield self[start : start + batch_size]
+
+    def shuffled(self, batch_size: int, negatives: float, size: int, order: torch.Generator) -> Iterator[Entries]:
+        """All entries once in an order that is drawn, each batch with drawn pairs (:meth:`with_drawn`)."""
+        places = torch.randperm(len(self), generator=order)
+        for start in range(0, len(self), batch_size):
+            yield self[places[start : start + batch_size]].with_drawn(negatives, size, order)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -137,21 +155,21 @@ def matrix_of(data_dir: Path | None, counted: Counted, words: tuple[str, ...]) -
     pmi = positive_pmi(counts, smoothing=counted.smoothing)
     draws = _draws(*pmi.coords, size=len(rows))
     inside = pmi.coords[0] <= pmi.coords[1] if counted.half else np.ones(pmi.nnz, dtype=bool)
-    share = counted.held_out
+    share, drawn = counted.held_out, (counted.negatives, len(rows))
     return Matrix(
         rows=torch.tensor(rows, dtype=torch.int64),
         counts=np.bincount(text.ids, minlength=len(rows)),
         train=_some(pmi, inside & (draws >= 2 * share)),
-        dev=_some(pmi, inside & (draws < share)),
-        test=_some(pmi, inside & (draws >= share) & (draws < 2 * share)),
+        dev=_some(pmi, inside & (draws < share)).with_drawn(*drawn, generator(0, 1)),
+        test=_some(pmi, inside & (draws >= share) & (draws < 2 * share)).with_drawn(*drawn, generator(0, 2)),
         oov_words=found.count(None),
     )
 
 
 def _draws(rows: np.ndarray, columns: np.ndarray, *, size: int) -> np.ndarray:
-    """A number in [0, 1) for each entry (E,), the same for (i, j) and (j, i): to hold out one and train on the other is no test.
+    """A number in [0, 1) for each entry: (E,), by splitmix64 (Steele, Lea & Flood 2014).
 
-    Reference: splitmix64 (Steele, Lea & Flood 2014).
+    It is the same for (i, j) and (j, i): to hold out one of them and train on the other would be no test.
     """
     key = np.minimum(rows, columns).astype(np.uint64) * np.uint64(size) + np.maximum(rows, columns).astype(np.uint64)
     key *= np.uint64(0x9E3779B97F4A7C15)

@@ -8,6 +8,7 @@ Shapes: V words, B entries of a batch, D columns.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from typing import Any
@@ -55,7 +56,7 @@ class Factorization(TrainedNetwork):
     """PMI of a word and a context = their vectors' dot product + a bias of each.
 
     Args:
-        num_words: V, of which each is a word and a context.
+        num_words: V at the most, of which each is a word and a context.
         loss: one of ``LOSSES``.
         biases: ``separate`` for words and contexts, ``shared`` by both, or ``none``.
         dropout: on the vectors.
@@ -83,20 +84,24 @@ class Factorization(TrainedNetwork):
 
     @torch.no_grad()
     def mean_loss(self, embeddings: Mapping[str, nn.Module], entries: Entries) -> float:
-        """The mean loss of all entries; the modules are put in evaluation mode."""
+        """The mean loss of all entries; the modules are put in evaluation mode.
+
+        Vectors so large that there is none (it overflows) say as much as a model that says 0 of every entry.
+        """
         for module in (self, *embeddings.values()):
             module.eval()
-        total = 0.0
+        total = nothing = 0.0
         for batch in entries.batches(_SCORING_BATCH):
             there = batch.to(self.device)
             total += len(batch) * float(self._loss(self(embeddings, there), there.values))
-        return total / len(entries)
+            nothing += len(batch) * float(self._loss(torch.zeros_like(there.values), there.values))
+        return (total if math.isfinite(total) else nothing) / len(entries)
 
     @staticmethod
-    def epoch(entries: Entries, batch_size: int) -> Epoch:
-        """The batches that training goes through."""
+    def epoch(entries: Entries, batch_size: int, negatives: float, num_words: int) -> Epoch:
+        """The batches that training goes through, with ``negatives`` drawn pairs of ``num_words`` words for each entry."""
 
         def make(order: torch.Generator) -> Iterator[Entries]:
-            return entries.batches(batch_size, order)
+            return entries.shuffled(batch_size, negatives, num_words, order)
 
         return Epoch(make, -(-len(entries) // batch_size))

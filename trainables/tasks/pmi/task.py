@@ -1,13 +1,14 @@
 """Word vectors from a corpus alone: the factors of its matrix of positive pointwise mutual information.
 
-References: Levy & Goldberg 2014; Pennington, Socher & Manning 2014. The vectors are trained from scratch, through whole tables
-or compressed ones; how good they are is what the task ``similarity`` says of them, beside the loss on entries held out.
+References: Levy & Goldberg 2014; Pennington, Socher & Manning 2014. The vectors are trained from scratch, through whole or
+compressed tables. Beside the loss on entries held out, the task ``similarity`` says how good they are.
 
 Shapes: N rows of the table that is given, V rows of the task (words of the corpus that the table has), D columns.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -25,10 +26,12 @@ from trainables.leading import Report, silent
 from trainables.networks.course import NetworkTask
 from trainables.networks.training import Trained, train
 from trainables.task import Baseline, Metric, Score, TaskSettings
+from trainables.tasks.pmi.counting import Text
 from trainables.tasks.pmi.entries import Counted, Matrix, corpus_files, matrix_of, own_text
 from trainables.tasks.pmi.factorization import CONTEXT, WORD, Factorization
 
 _START_STD = 0.05
+_OPTIMIZERS = {"adagrad": torch.optim.Adagrad, "adam": torch.optim.Adam, "sgd": torch.optim.SGD}
 
 
 class PmiSettings(TaskSettings):
@@ -43,6 +46,7 @@ class PmiSettings(TaskSettings):
         weighting: whether a pair d words apart counts 1/d (``inverse``) or 1 (``flat``).
         smoothing: power of the contexts' frequencies in the PMI; 1 is plain PMI.
         held_out: share of the entries that are held out to choose the epoch by, and as many to report on.
+        negatives: for each entry so many pairs of any two words are drawn, whose PMI is taken to be 0.
         loss: ``glove_pmi``, ``glove_log_pmi`` or ``mse_log_pmi``.
         shared: one table for words and contexts, or one for each.
         biases: ``separate`` for words and contexts, ``shared`` by both, or ``none``.
@@ -68,6 +72,7 @@ class PmiSettings(TaskSettings):
     weighting: Literal["inverse", "flat"] = "inverse"
     smoothing: float = Field(default=1.0, ge=0, le=1)
     held_out: float = Field(default=0.02, gt=0, lt=0.5)
+    negatives: float = Field(default=0.0, ge=0)
     loss: Literal["glove_pmi", "glove_log_pmi", "mse_log_pmi"] = "glove_pmi"
     shared: bool = False
     biases: Literal["separate", "shared", "none"] = "separate"
@@ -123,15 +128,23 @@ class Pmi(NetworkTask):
 
     def own_table(self) -> Table:
         """The words of the corpus, the most frequent first, with vectors of N(0, 0.05)."""
-        settings = self.settings
-        text = own_text(settings.dataset, self.data_dir, settings.lowercase, settings.min_count, settings.max_words)
+        text = self._own_text()
         counts = torch.from_numpy(np.bincount(text.ids, minlength=len(text.words)))
-        return Table(_start(len(text.words), settings.embedding_dim, WORD), text.words, counts, f"words of {settings.dataset}")
+        vectors = _start((len(text.words), self.settings.embedding_dim), WORD)
+        return Table(vectors, text.words, counts, f"words of {self.settings.dataset}")
+
+    def is_start(self, table: Table) -> bool:
+        """Whether ``table`` holds the vectors that :meth:`own_table` gives."""
+        return torch.equal(table.vectors, _start(table.shape, WORD))
+
+    def _own_text(self) -> Text:
+        settings = self.settings
+        return own_text(settings.dataset, self.data_dir, settings.lowercase, settings.min_count, settings.max_words)
 
     def vocabulary(self, table: Table) -> Matrix:
         """The PMI matrix over the task's rows in ``table``."""
         settings = self.settings
-        names = ("dataset", "lowercase", "min_count", "max_words", "window", "weighting", "smoothing", "held_out")
+        names = {field.name for field in dataclasses.fields(Counted)} - {"half"}
         # Without smoothing the matrix is symmetric: to one table, the entries below the diagonal say nothing new.
         half = settings.shared and settings.smoothing == 1
         counted = Counted(**{name: getattr(settings, name) for name in names}, half=half)
@@ -145,19 +158,18 @@ class Pmi(NetworkTask):
 
     # Training --------------------------------------------------------------------------------------------------------
 
-    def network(self, table: Table, seed: int) -> Factorization:
+    def network(self, embedding_dim: int, seed: int) -> Factorization:
         """A model whose biases are 0."""
-        return self._network(table.num_embeddings)
+        settings = self.settings
+        # A table may lack some of the corpus's words: their biases are then not read.
+        rows = len(self._own_text().words)
+        return Factorization(rows, loss=settings.loss, biases=settings.biases, dropout=settings.dropout)
 
     def trained_network(self, baseline: Baseline) -> Factorization:
         """The baseline's model: its biases."""
-        network = self._network(len(baseline.arrays["table"]))
+        network = self.network(baseline.arrays["table"].shape[1], 0)
         network.load_state_dict({"biases": torch.tensor(baseline.arrays["network.biases"])})
         return network
-
-    def _network(self, rows: int) -> Factorization:
-        settings = self.settings
-        return Factorization(rows, loss=settings.loss, biases=settings.biases, dropout=settings.dropout)
 
     def fit(
         self,
@@ -175,7 +187,9 @@ class Pmi(NetworkTask):
         def measure_dev() -> float:
             return -network.mean_loss(embeddings, vocabulary.dev)
 
-        data = network.epoch(vocabulary.train, self.settings.batch_size)
+        settings = self.settings
+        data = network.epoch(vocabulary.train, settings.batch_size, settings.negatives, len(vocabulary.rows))
+        options = {"optimizer": _OPTIMIZERS[self.settings.optimizer], **options}
         return train(embeddings, network, data, measure_dev, self.settings, seed=seed, report=report, phase=phase, **options)
 
     def test(self, rows: Mapping[str, Tensor], network: Factorization, vocabulary: Matrix) -> dict[str, Score]:
@@ -225,7 +239,7 @@ class Pmi(NetworkTask):
             return super().role_tables(table, baseline, finetuned=True)
         tables = {WORD: table}
         if not self.settings.shared:
-            tables[CONTEXT] = Table(_start(*table.shape, CONTEXT), table.words, table.counts, f"{self.label}, {CONTEXT}")
+            tables[CONTEXT] = Table(_start(table.shape, CONTEXT), table.words, table.counts, f"{self.label}, {CONTEXT}")
         return tables
 
     def _factored(
@@ -234,16 +248,16 @@ class Pmi(NetworkTask):
         """The trained vectors (V, D) by role, the model, and how many epochs were run."""
         embeddings = {WORD: _whole(words.clone(), trained=finetune)}
         if not self.settings.shared:
-            embeddings[CONTEXT] = _whole(_start(*words.shape, CONTEXT).to(words.device), trained=True)
-        network = self._network(len(words)).to(words.device)
+            embeddings[CONTEXT] = _whole(_start((len(words), words.shape[1]), CONTEXT).to(words.device), trained=True)
+        network = self.network(words.shape[1], seed).to(words.device)
         trained = self.fit(embeddings, network, matrix, seed=seed, report=report, phase=phase)
         return {role: module.weight.detach() for role, module in embeddings.items()}, network, trained.epochs
 
 
-def _start(rows: int, dim: int, role: str) -> Tensor:
-    """Vectors that training starts from, of N(0, 0.05), the same in every trial."""
-    return torch.randn(rows, dim, generator=generator(0, (WORD, CONTEXT).index(role))) * _START_STD
+def _start(shape: tuple[int, int], role: str) -> Tensor:
+    """Vectors (V, D) that training starts from, of N(0, 0.05), the same in every trial."""
+    return torch.randn(shape, generator=generator(0, (WORD, CONTEXT).index(role))) * _START_STD
 
 
 def _whole(vectors: Tensor, *, trained: bool) -> nn.Embedding:
-    return nn.Embedding(*vectors.shape, _weight=vectors, _freeze=not trained)
+    return nn.Embedding(vectors.shape[0], vectors.shape[1], _weight=vectors, _freeze=not trained)
