@@ -114,11 +114,6 @@ class Quantizer(ABC):
         """
         raise NotImplementedError(f"{self.name} has no nested configurations")
 
-    @classmethod
-    def untrained(cls, config: Any, shape: tuple[int, int], *, seed: int) -> Self | None:
-        """What training from scratch starts from, for a table of ``shape`` (N, D); None: from a fit to random vectors."""
-        return None
-
     # Fitting -----------------------------------------------------------------------------------------------------
 
     @abstractmethod

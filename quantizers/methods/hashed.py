@@ -106,7 +106,7 @@ class Hashed(Quantizer):
 
     @classmethod
     def untrained(cls, config: HashedConfig, shape: tuple[int, int], *, seed: int, std: float = 0.05) -> Self:
-        """A pool of N(0, std), see :meth:`Quantizer.untrained`: fitted to random vectors it would be of their averages."""
+        """A pool of N(0, std) to train from scratch with a task, in place of a table of ``shape`` (N, D)."""
         pool = torch.randn(config.stored_values, generator=generator(seed)) * std
         return cls.from_state(config, {"pool": pool.to(DTYPES[config.pool_dtype])}, shape=shape)
 

@@ -73,6 +73,11 @@ def test_pmi_by_hand():
     pmi = positive_pmi(counts, smoothing=1.0).toarray()
     assert pmi[0, 1] == pmi[1, 0] == pytest.approx(math.log((2 / 6) / ((3 / 6) * (2 / 6))))
     assert pmi[0, 2] == pytest.approx(math.log(2)) and pmi[1, 2] == pmi[0, 0] == 0
+    assert positive_pmi(counts, smoothing=1.0, min_count=2).toarray().tolist() == [
+        [0, pmi[0, 1], 0],
+        [pmi[1, 0], 0, 0],
+        [0, 0, 0],
+    ]
     # Contexts smoothed to the power 0: each of the three has a third.
     flat = positive_pmi(counts, smoothing=0.0).toarray()
     assert flat[1, 0] == pytest.approx(math.log(3)) and flat[0, 1] == pytest.approx(math.log(2 / 3 * 3))
@@ -94,7 +99,7 @@ def test_losses_by_hand():
 
 # The task ----------------------------------------------------------------------------------------------------------
 
-TOPICS = (("cat", "dog", "cow", "horse", "sheep", "goat"), ("train", "bus", "car", "tram", "ship", "plane"))
+TOPICS = [[f"{topic}{word}" for word in "abcdef"] for topic in ("beast", "train", "plant", "metal", "spice", "cloud")]
 TASK = {
     "task": "pmi",
     "dataset": "topics.txt",
@@ -114,12 +119,10 @@ TASK = {
 def topics(tmp_path: Path) -> Path:
     """Lines of words of one topic each, and word pairs that are alike where they share it."""
     random = np.random.default_rng(0)
-    lines = [" ".join(random.choice(TOPICS[index % 2], 6)).title() for index in range(600)]
+    lines = [" ".join(random.choice(TOPICS[index % 6], 6)).title() for index in range(900)]
     (tmp_path / "topics.txt").write_text("\n".join([*lines, "Once <unk> <unk> <unk>"]) + "\n")
     words = [word for topic in TOPICS for word in topic]
-    pairs = [
-        (one, other, int((one in TOPICS[0]) == (other in TOPICS[0]))) for one in words for other in words if one < other
-    ]
+    pairs = [(one, other, int(one[:-1] == other[:-1])) for one in words for other in words if one < other]
     (tmp_path / "wordsim").mkdir()
     (tmp_path / "wordsim" / "EN-MEN-TR-3k.txt").write_text("".join(f"{a}\t{b}\t{rating}\n" for a, b, rating in pairs))
     return tmp_path
@@ -150,11 +153,11 @@ def test_own_table(topics: Path) -> None:
     task = make_task(TASK, topics)
     table = task.own_table()
     assert sorted(table.words) == sorted(word for topic in TOPICS for word in topic)  # neither the rare one nor <unk>
-    assert table.counts.tolist() == sorted(table.counts.tolist(), reverse=True) and table.counts.sum() == 3600
-    assert table.shape == (12, 8) and table.vectors.std().item() == pytest.approx(0.05, rel=0.3)
+    assert table.counts.tolist() == sorted(table.counts.tolist(), reverse=True) and table.counts.sum() == 5400
+    assert table.shape == (36, 8) and table.vectors.std().item() == pytest.approx(0.05, rel=0.3)
     assert task.check(table) is None and task.roles == ("word", "context")
     assert make_task({**TASK, "shared": True}, topics).roles == ("word",)
-    assert task.role_shapes(table) == {"word": (12, 8), "context": (12, 8)}
+    assert task.role_shapes(table) == {"word": (36, 8), "context": (36, 8)}
 
 
 def test_no_pair_is_both_trained_and_held_out(topics: Path) -> None:
@@ -172,25 +175,25 @@ def test_no_pair_is_both_trained_and_held_out(topics: Path) -> None:
 
 def test_rows_of_another_table(topics: Path) -> None:
     task = make_task(TASK, topics)
-    table = Table(torch.randn(4, 3), ["Cat", "bus", "whale", "dog"])
+    table = Table(torch.randn(4, 3), ["Traina", "beasta", "whale", "trainb"])
     own = task.task_table(table)
-    assert own.words == ["bus", "dog"] and torch.equal(own.vectors, table.vectors[[1, 3]])
-    assert task.vocabulary(table).oov_words == 10
+    assert own.words == ["beasta", "trainb"] and torch.equal(own.vectors, table.vectors[[1, 3]])
+    assert task.vocabulary(table).oov_words == 34
     assert "leave no PMI entries" in task.check(table).reason
     assert task.check(Table(torch.randn(4, 3))) == Skip("the table has no words")
 
 
 def test_training_finds_the_topics(topics: Path) -> None:
-    """From scratch, through whole tables and through pools; both files are read back, and similarity reads the trained words."""
-    pool = {"method": "hashed", "pool_size": 48, "block_size": 4, "signs": True}
+    """From scratch, through whole tables and through pools; similarity reads the words' file."""
+    pool = {"method": "hashed", "pool_size": 144, "block_size": 4, "signs": True}
     found = results(topics, quantizers=[pool])
     row, scores = found["hashed"]
-    assert row["payload_bytes"] == 2 * 48 * 4 and row["dense_bytes"] == 2 * 12 * 8 * 4
+    assert row["payload_bytes"] == 2 * 144 * 4 and row["dense_bytes"] == 2 * 36 * 8 * 4
     nothing = found["identity"][1]["pmi", "loss"]
     for _, one in found.values():
         assert one["pmi", "loss"]["role"] == "word+context" and one["similarity", "men"]["role"] == "word"
         assert one["pmi", "loss"]["baseline"] == nothing["value"] == nothing["baseline"]
-        assert one["similarity", "men"]["value"] > 0.6 and one["similarity", "men"]["num_examples"] == 66
+        assert one["similarity", "men"]["value"] > 0.4 and one["similarity", "men"]["num_examples"] == 630
     # What the reconstruction is compared with is the trained table, not the random one that training began with.
     assert scores["similarity", "men"]["baseline"] == found["identity"][1]["similarity", "men"]["value"]
 
@@ -215,7 +218,6 @@ def test_a_pool_starts_from_its_own_draws(topics: Path) -> None:
     for index, role in enumerate(("word", "context")):
         start = quantizers.get("hashed").untrained(config, table.shape, seed=6 + index)
         assert torch.allclose(trained[role].state()["pool"], start.state()["pool"], atol=1e-5)
-    assert not course.reference.vectors.equal(table.vectors) or torch.allclose(course.reference.vectors, table.vectors)
 
 
 def test_other_regimes_keep_the_given_vectors(topics: Path) -> None:
@@ -232,11 +234,11 @@ def test_other_regimes_keep_the_given_vectors(topics: Path) -> None:
 
 
 def test_mistakes(topics: Path) -> None:
-    for settings, message in (
+    for keys, message in (
         ({"dataset": "wikitext3"}, "wikitext3"),
         ({"dataset": "texts/none.txt"}, "no text file texts/none.txt"),
         ({"loss": "glove"}, "loss"),
         ({"windows": 3}, "Did you mean 'window'"),
     ):
         with pytest.raises(InputError, match=message):
-            make_task({**TASK, **settings}, topics).own_table()
+            make_task({**TASK, **keys}, topics).own_table()

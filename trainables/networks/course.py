@@ -222,8 +222,9 @@ class NetworkCourse(Course):
         table = self.tables[role].to(fitted.device)
         if self.from_scratch:
             seed = len(self.tables) * self.seed + list(self.tables).index(role)
-            start = type(quantizer).untrained(quantizer.config, quantizer.shape, seed=seed)
-            quantizer = quantizer if start is None else start.to(quantizer.device)
+            # A pool fitted to random vectors holds their averages, which are smaller the smaller the pool.
+            if (untrained := getattr(quantizer, "untrained", None)) is not None:
+                quantizer = untrained(quantizer.config, quantizer.shape, seed=seed).to(quantizer.device)
         if role not in self.metrics:
             return quantizer.training_module(table, seed=self.seed)
         module = fitted.training_module(self.seen(role).to(fitted.device), seed=self.seed)

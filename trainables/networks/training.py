@@ -72,6 +72,10 @@ class Epoch:
     num_batches: int
 
 
+def _adam(parameters: list[nn.Parameter], learning_rate: float) -> torch.optim.Optimizer:
+    return torch.optim.Adam(parameters, lr=learning_rate)
+
+
 def train(
     embeddings: Mapping[str, nn.Module],
     network: TrainedNetwork,
@@ -87,7 +91,7 @@ def train(
     patience: int | None = None,
     train_network: bool = True,
     keep_start: bool = False,
-    optimizer: Callable[..., torch.optim.Optimizer] = torch.optim.Adam,
+    make_optimizer: Callable[[list[nn.Parameter], float], torch.optim.Optimizer] = _adam,
 ) -> Trained:
     """Train until the development set says enough.
 
@@ -108,7 +112,7 @@ def train(
         train_network: False trains the embeddings alone.
         keep_start: whether the weights at the start are an answer too (where a training goes on from trained ones): they are
             kept unless an epoch is better.
-        optimizer: makes one of parameters and ``lr``.
+        make_optimizer: of parameters and a learning rate.
     """
     for parameter in network.parameters():
         parameter.requires_grad_(train_network)
@@ -117,7 +121,7 @@ def train(
     compressed = {role: module for role, module in embeddings.items() if isinstance(module, CompressedEmbedding)}
     rate = learning_rate or settings.learning_rate
     total = epochs or settings.epochs
-    steps = optimizer(parameters, lr=rate)
+    optimizer = make_optimizer(parameters, rate)
     order = generator(seed, 1)
     averaged = [parameter.detach().clone() for parameter in parameters]
     modules.eval()
@@ -130,17 +134,17 @@ def train(
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(seed)
         random = _Random(devices)
-        saved = Checkpoint(phase, modules=moving, averaged=averaged, optimizer=steps, random=random, at=at)
+        saved = Checkpoint(phase, modules=moving, averaged=averaged, optimizer=optimizer, random=random, at=at)
         order.set_state(at.order)
         for epoch in range(at.epoch, total + 1):
             modules.train()
-            for group in steps.param_groups:
+            for group in optimizer.param_groups:
                 group["lr"] = rate * settings.decay ** (epoch - 1)
             try:
                 for batch in itertools.islice(data.batches(order), at.batches, None):
                     for module in compressed.values():
                         module.set_progress(at.steps / (per_epoch * total))
-                    at.loss_sum += _step(embeddings, network, batch.to(network.device), steps, settings)
+                    at.loss_sum += _step(embeddings, network, batch.to(network.device), optimizer, settings)
                     at.steps += 1
                     at.batches += 1
                     # Short at first: the start is soon forgotten.

@@ -90,13 +90,14 @@ def cooccurrences(text: Text, *, window: int, weighting: str) -> sparse.csr_arra
     return sparse.csr_array(found + found.T)
 
 
-def positive_pmi(counts: sparse.csr_array, *, smoothing: float) -> sparse.coo_array:
+def positive_pmi(counts: sparse.csr_array, *, smoothing: float, min_count: float = 0.0) -> sparse.coo_array:
     """The positive entries of the PMI matrix, log(p(w, c) / (p(w) p(c))) with the natural logarithm: (V, V), float32.
 
     Args:
         counts: (V, V) how often words stand near each other.
         smoothing: p(c) is proportional to the context's frequency to this power: 1 for plain PMI, less to make rare contexts
             count for less.
+        min_count: pairs that count less are left out (their counts stay in p(w) and p(c)).
     """
     entries = sparse.coo_array(counts)
     of_word = np.asarray(counts.sum(axis=1)).reshape(-1)
@@ -104,5 +105,5 @@ def positive_pmi(counts: sparse.csr_array, *, smoothing: float) -> sparse.coo_ar
     of_context /= of_context.sum()
     rows, columns = entries.coords
     pmi = np.log(entries.data / (of_word[rows] * of_context[columns]))
-    kept = pmi > 0
+    kept = (pmi > 0) & (entries.data >= min_count)
     return sparse.coo_array((pmi[kept].astype(np.float32), (rows[kept], columns[kept])), shape=counts.shape)

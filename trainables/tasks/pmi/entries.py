@@ -36,6 +36,7 @@ class Counted:
     max_words: int | None
     window: int
     weighting: str
+    min_pair_count: float
     smoothing: float
     held_out: float
     negatives: float
@@ -152,7 +153,7 @@ def matrix_of(data_dir: Path | None, counted: Counted, words: tuple[str, ...]) -
     place = np.array([-1 if row is None else number[row] for row in found], dtype=np.int32)
     text = text.renumbered([words[row] for row in rows], place)
     counts = cooccurrences(text, window=counted.window, weighting=counted.weighting)
-    pmi = positive_pmi(counts, smoothing=counted.smoothing)
+    pmi = positive_pmi(counts, smoothing=counted.smoothing, min_count=counted.min_pair_count)
     draws = _draws(*pmi.coords, size=len(rows))
     inside = pmi.coords[0] <= pmi.coords[1] if counted.half else np.ones(pmi.nnz, dtype=bool)
     share, drawn = counted.held_out, (counted.negatives, len(rows))

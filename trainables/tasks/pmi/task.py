@@ -31,7 +31,7 @@ from trainables.tasks.pmi.entries import Counted, Matrix, corpus_files, matrix_o
 from trainables.tasks.pmi.factorization import CONTEXT, WORD, Factorization
 
 _START_STD = 0.05
-_OPTIMIZERS = {"adagrad": torch.optim.Adagrad, "adam": torch.optim.Adam, "sgd": torch.optim.SGD}
+_OPTIMIZERS: dict[str, Any] = {"adagrad": torch.optim.Adagrad, "adam": torch.optim.Adam, "sgd": torch.optim.SGD}
 
 
 class PmiSettings(TaskSettings):
@@ -44,6 +44,7 @@ class PmiSettings(TaskSettings):
         max_words: only so many words, the most frequent; None for all.
         window: words that are at most so far apart, in one line, stand near each other.
         weighting: whether a pair d words apart counts 1/d (``inverse``) or 1 (``flat``).
+        min_pair_count: pairs that count less are left out.
         smoothing: power of the contexts' frequencies in the PMI; 1 is plain PMI.
         held_out: share of the entries that are held out to choose the epoch by, and as many to report on.
         negatives: for each entry so many pairs of any two words are drawn, whose PMI is taken to be 0.
@@ -70,6 +71,7 @@ class PmiSettings(TaskSettings):
     max_words: int | None = Field(default=None, ge=2)
     window: int = Field(default=10, ge=1)
     weighting: Literal["inverse", "flat"] = "inverse"
+    min_pair_count: float = Field(default=0.0, ge=0)
     smoothing: float = Field(default=1.0, ge=0, le=1)
     held_out: float = Field(default=0.02, gt=0, lt=0.5)
     negatives: float = Field(default=0.0, ge=0)
@@ -189,7 +191,12 @@ class Pmi(NetworkTask):
 
         settings = self.settings
         data = network.epoch(vocabulary.train, settings.batch_size, settings.negatives, len(vocabulary.rows))
-        options = {"optimizer": _OPTIMIZERS[self.settings.optimizer], **options}
+
+        def make_optimizer(parameters: list[nn.Parameter], learning_rate: float) -> torch.optim.Optimizer:
+            made: torch.optim.Optimizer = _OPTIMIZERS[settings.optimizer](parameters, lr=learning_rate)
+            return made
+
+        options = {"make_optimizer": make_optimizer, **options}
         return train(embeddings, network, data, measure_dev, self.settings, seed=seed, report=report, phase=phase, **options)
 
     def test(self, rows: Mapping[str, Tensor], network: Factorization, vocabulary: Matrix) -> dict[str, Score]:
