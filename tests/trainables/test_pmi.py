@@ -242,3 +242,14 @@ def test_mistakes(topics: Path) -> None:
     ):
         with pytest.raises(InputError, match=message):
             make_task({**TASK, **keys}, topics).own_table()
+
+
+def test_train_command(topics: Path, frontier: Any) -> None:
+    """It needs no table; what it trained is scored again without one."""
+    sets = [word for key, value in {**TASK, "epochs": 2}.items() if key != "task" for word in ("--set", f"{key}={value}")]
+    result = frontier("train", "pmi", *sets, "--data", topics, "-o", topics / "out")
+    assert result.exit_code == 0, result.output
+    again = frontier("train", "pmi", "--evaluate", topics / "out", "--data", topics, "-o", topics / "again")
+    assert again.exit_code == 0, again.output
+    lines = [next(line for line in one.output.splitlines() if line.startswith("pmi.loss")) for one in (result, again)]
+    assert lines[0] == lines[1]
