@@ -49,6 +49,11 @@ class Course:
         """The table of the first role, which is all that tasks without a network look at."""
         return next(iter(self.tables.values()))
 
+    @property
+    def reference(self) -> Table:
+        """What tasks without a network compare the reconstruction of the first role's table with."""
+        return self.table
+
     def seen(self, role: str) -> Table:
         """The table of ``role`` as the fit sees it."""
         return self.tables[role]

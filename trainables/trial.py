@@ -255,10 +255,10 @@ def _scores(
         found, role = course.scores(task, dense), "+".join(dense)
         if found is None:
             role = next(iter(dense))
-            baseline = shared_baseline(task, key, course.table, spec.seed, once, report=report)
+            baseline = shared_baseline(task, key, course.reference, spec.seed, once, report=report)
             more = {"report": report} if isinstance(task, LeadingTask) else {}
             with within(key):
-                found = baseline, task.score(first, course.table, baseline, seed=spec.seed, **more)
+                found = baseline, task.score(first, course.reference, baseline, seed=spec.seed, **more)
         baseline, measured = found
         directions = {metric.name: metric.direction for metric in task.metrics}
         for name, score in measured.items():

@@ -22,7 +22,7 @@ _NETWORK, _TASK, _SCORES = "network.safetensors", "task.json", "scores.json"
 @checked
 def train(
     task: Annotated[
-        str, typer.Argument(help="A task that trains a network: sentiment, chunking, entailment (see: frontier tasks).")
+        str, typer.Argument(help="A task that trains a network: sentiment, chunking, entailment, pmi (see: frontier tasks).")
     ],
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder for the network, its settings and its scores.")],
     embedding: Annotated[

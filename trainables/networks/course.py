@@ -97,6 +97,10 @@ class NetworkTask(LeadingTask):
             tables[role] = Table(torch.tensor(baseline.arrays[f"table.{role}"]), name=f"{self.label}, {role}")
         return tables
 
+    def is_start(self, table: Table) -> bool:
+        """Whether ``table`` (the task's own) holds random vectors to start from, and no more."""
+        return False
+
     def fisher_weights(self, table: Table, baseline: Baseline) -> dict[str, Tensor]:
         """By role, (N,) how much each row matters to the task; only where ``has_fisher``."""
         raise NotImplementedError(f"{self.label} has no Fisher information")
@@ -139,6 +143,7 @@ class NetworkTask(LeadingTask):
             retrain=retrain,
             seed=seed,
             metrics=metrics,
+            from_scratch=regime == "end_to_end" and self.is_start(table),
         )
 
 
@@ -154,6 +159,7 @@ class NetworkCourse(Course):
         retrain: what is trained further after compression, or None.
         seed: of trainings.
         metrics: by role, (D, D) what the fit measures errors in; the plain squared error where a role has none.
+        from_scratch: whether the tables hold random vectors to start from, and no more.
     """
 
     task: NetworkTask
@@ -163,7 +169,15 @@ class NetworkCourse(Course):
     retrain: Mapping[str, Any] | None
     seed: int
     metrics: Mapping[str, Tensor]
+    from_scratch: bool = False
     _network: TrainedNetwork | None = None
+
+    @property
+    def reference(self) -> Table:
+        """The given table; where that holds no more than a start, the one that the baseline trained from it."""
+        if not self.from_scratch:
+            return self.table
+        return Table(torch.tensor(self.baseline.arrays["table"]), self.table.words, self.table.counts, self.table.name)
 
     def seen(self, role: str) -> Table:
         """The table of ``role`` as the fit sees it: under its metric."""
@@ -206,6 +220,11 @@ class NetworkCourse(Course):
 
     def _training_module(self, role: str, fitted: Quantizer, quantizer: Quantizer) -> CompressedEmbedding:
         table = self.tables[role].to(fitted.device)
+        if self.from_scratch:
+            seed = len(self.tables) * self.seed + list(self.tables).index(role)
+            # A pool fitted to random vectors holds their averages, which are smaller the smaller the pool.
+            if (untrained := getattr(quantizer, "untrained", None)) is not None:
+                quantizer = untrained(quantizer.config, quantizer.shape, seed=seed).to(quantizer.device)
         if role not in self.metrics:
             return quantizer.training_module(table, seed=self.seed)
         module = fitted.training_module(self.seen(role).to(fitted.device), seed=self.seed)

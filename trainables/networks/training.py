@@ -72,6 +72,10 @@ class Epoch:
     num_batches: int
 
 
+def _adam(parameters: list[nn.Parameter], learning_rate: float) -> torch.optim.Optimizer:
+    return torch.optim.Adam(parameters, lr=learning_rate)
+
+
 def train(
     embeddings: Mapping[str, nn.Module],
     network: TrainedNetwork,
@@ -88,6 +92,7 @@ def train(
     train_network: bool = True,
     keep_start: bool = False,
     warm_up: int = 0,
+    make_optimizer: Callable[[list[nn.Parameter], float], torch.optim.Optimizer] = _adam,
 ) -> Trained:
     """Train until the development set says enough.
 
@@ -109,6 +114,7 @@ def train(
         keep_start: whether the weights at the start are an answer too (where a training goes on from trained ones): they are
             kept unless an epoch is better.
         warm_up: steps in which the learning rate rises from 0.
+        make_optimizer: of parameters and a learning rate.
     """
     for parameter in network.parameters():
         parameter.requires_grad_(train_network)
@@ -117,7 +123,7 @@ def train(
     compressed = {role: module for role, module in embeddings.items() if isinstance(module, CompressedEmbedding)}
     rate = learning_rate or settings.learning_rate
     total = epochs or settings.epochs
-    optimizer = torch.optim.Adam(parameters, lr=rate)
+    optimizer = make_optimizer(parameters, rate)
     order = generator(seed, 1)
     averaged = [parameter.detach().clone() for parameter in parameters]
     modules.eval()
