@@ -146,6 +146,12 @@ class AdditiveQuantizer(CodeQuantizer):
         """Sum of the codewords: (B, L) uint8 -> (B, D) float32."""
         return sum_codewords(self.unpack(packed), self.codebooks)
 
+    def codeword_products(self, hidden: Tensor) -> Tensor:
+        """See :meth:`~quantizers.base.CodeQuantizer.codeword_products`."""
+        self._require_fitted()
+        books = self._state["codebooks"].to(hidden.dtype)
+        return (books.flatten(0, 1) @ hidden.T).unflatten(0, books.shape[:2])
+
     def _set_codes(self, codes: Tensor, codebooks: Tensor) -> None:
         """Keep codes (N, M) of integers and codebooks (M, K, D); packs the one and rounds the other as configured."""
         packed = pack(codes, self.code_bits(self.config))

@@ -59,16 +59,6 @@ def test_random_basis_is_rows_of_the_table_and_worse() -> None:
     assert (random.to_dense() - table).square().mean() > 1.05 * (learned.to_dense() - table).square().mean()
 
 
-def test_output_layer_without_the_table() -> None:
-    table = Table(torch.randn(300, 10, generator=torch.Generator().manual_seed(3)))
-    q = create("pq", num_codebooks=3, codebook_size=16).fit(table)
-    hidden = torch.randn(5, 10, generator=torch.Generator().manual_seed(4), requires_grad=True)
-    logits = q.logits(hidden)
-    torch.testing.assert_close(logits, hidden @ q.to_dense().T, rtol=1e-5, atol=1e-5)
-    logits.sum().backward()
-    torch.testing.assert_close(hidden.grad, q.to_dense().sum(dim=0).expand(5, -1), rtol=1e-4, atol=1e-4)
-
-
 def test_more_blocks_than_columns_is_skipped_and_large_codebooks_too() -> None:
     assert "columns" in get("pq").check(make_config("pq", {"num_codebooks": 9, "codebook_size": 4}), (100, 8)).reason
     assert "100 rows" in get("pq").check(make_config("pq", {"num_codebooks": 2, "codebook_size": 128}), (100, 8)).reason

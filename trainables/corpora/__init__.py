@@ -11,7 +11,15 @@ from collections.abc import Iterator, Mapping
 
 from trainables.corpora.base import Corpus, Examples, Splits
 
-_READERS = {"sst5": "sst", "sst2": "sst", "imdb": "imdb", "conll2000": "conll", "snli": "snli"}
+_READERS = {
+    "sst5": "sst",
+    "sst2": "sst",
+    "imdb": "imdb",
+    "conll2000": "conll",
+    "snli": "snli",
+    "ptb": "running_text",
+    "wikitext2": "running_text",
+}
 
 
 def reader_module(name: str) -> str:

@@ -1,0 +1,215 @@
+"""The softmax of a compressed output table, which is never expanded.
+
+Reference: Shi & Yu, Interspeech 2018 (basis embedding): the logit of a word is a sum of products with codewords,
+``h . w_n = sum_m (h . C_m[code_nm])``. This holds for every method whose rows are sums of codewords; rows of all others are
+rebuilt some at a time (:mod:`quantizers.rebuilt_output`).
+
+Shapes: B positions, D columns of hidden states and table, N rows (words), M codes a row, K codewords a codebook, R rows of
+the table of products.
+
+What makes it fast: the products stand in a table (R, B), of which a word's logits are the sum of M rows. Small codebooks are
+joined first, so that fewer rows are added. Positions are taken some at a time, so that their products stay in the
+processor's cache. The softmax keeps ``exp(logit - largest)``; its gradient then needs only sums of those over the words that
+share a codeword, the same operation with the words sorted by codeword, and no pass over (N, B) of its own.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from quantizers.base import CodeQuantizer
+from quantizers.embedding import CompressedEmbedding
+from quantizers.learned import LearnedEmbedding
+from quantizers.rebuilt_output import rebuilt_logits, rebuilt_losses, softmax_in_place
+
+_TILE = 176  # positions at a time
+_JOINED = 1024  # codewords of joined codebooks, at the most
+_COLUMNS_A_CODE = 4  # adding a row of products takes as long as a matrix product over so many columns
+
+
+class CompressedOutput(nn.Module):
+    """The output layer of a language model on a compressed table, in place of ``nn.Linear(D, N)``.
+
+    Args:
+        embedding: the table: :meth:`~quantizers.base.Quantizer.module`, or a module that is being trained.
+        bias: (N,) added to the logits, or None. A parameter stays one.
+
+    Attributes:
+        embedding: the table.
+    """
+
+    def __init__(self, embedding: CompressedEmbedding, bias: Tensor | None = None) -> None:
+        super().__init__()
+        self.embedding = embedding
+        self.bias = bias
+        self._layout: tuple[Tensor, int, _Layout] | None = None  # of these codes, in this version
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """Logits: (..., D) -> (..., N) float32, differentiable in ``hidden``, the bias and what the table trains."""
+        flat = hidden.reshape(-1, hidden.shape[-1]).float()
+        with torch.autocast(flat.device.type, enabled=False):
+            summed = self._summed(flat)
+            if summed is None:
+                logits = rebuilt_logits(self.embedding, flat)
+            else:
+                logits = cast(Tensor, _SummedLogits.apply(*summed))
+            logits = logits.T if self.bias is None else logits.T + self.bias
+        return logits.reshape(*hidden.shape[:-1], -1)
+
+    def losses(self, hidden: Tensor, targets: Tensor) -> Tensor:
+        """Cross-entropy of every position, in nats.
+
+        Args:
+            hidden: (B, D).
+            targets: (B,) int64 words, in [0, N).
+
+        Returns:
+            (B,) float32, differentiable as the logits are.
+        """
+        hidden = hidden.float()
+        with torch.autocast(hidden.device.type, enabled=False):
+            summed = self._summed(hidden)
+            if summed is None:
+                return rebuilt_losses(self.embedding, hidden, self.bias, targets)
+            return cast(Tensor, _SummedSoftmax.apply(*summed, self.bias, targets))
+
+    def _summed(self, hidden: Tensor) -> tuple[Tensor, _Layout] | None:
+        """The table of products (R, B) and the rows of it that make each word's logits; None: rows have to be rebuilt."""
+        if isinstance(self.embedding, LearnedEmbedding) and self.embedding.training:
+            return None
+        quantizer = self.embedding.quantizer
+        if not isinstance(quantizer, CodeQuantizer):
+            return None
+        count, size = quantizer.num_codes(quantizer.config, quantizer.embedding_dim), quantizer.code_values(quantizer.config)
+        together = _joined(count, size, quantizer.num_embeddings)
+        if -(-count // together) * _COLUMNS_A_CODE > quantizer.embedding_dim:
+            return None
+        products = quantizer.codeword_products(hidden)
+        if products is None:
+            return None
+        packed = quantizer.state()["codes"]
+        if self._layout is None or self._layout[0] is not packed or self._layout[1] != packed._version:
+            self._layout = packed, packed._version, _Layout.of(quantizer.codes(), size, together)
+        return _join(products, together), self._layout[2]
+
+
+def _joined(num_codebooks: int, codebook_size: int, num_embeddings: int) -> int:
+    """How many codebooks are made one: as many as leave the joined one small beside the table."""
+    count, most = 1, min(_JOINED, num_embeddings // 4)
+    while count < num_codebooks and codebook_size ** (count + 1) <= most:
+        count += 1
+    return count
+
+
+def _groups(num_codebooks: int, together: int) -> list[tuple[int, int, int]]:
+    """First codebook, number and codebooks of the joined codebooks: of those that are whole, and of what is left."""
+    whole = num_codebooks // together
+    left = num_codebooks - whole * together
+    return [(0, whole, together), *([(whole * together, 1, left)] if left else [])]
+
+
+def _join(products: Tensor, together: int) -> Tensor:
+    """Products (M, K, B) as the table (R, B) of the joined codebooks: sums of one product of each."""
+    parts = []
+    for first, groups, size in _groups(len(products), together):
+        books = products[first : first + groups * size].unflatten(0, (groups, size))
+        table = books[:, 0]
+        for place in range(1, size):
+            table = (table[:, :, None] + books[:, place, None]).flatten(1, 2)
+        parts.append(table.flatten(0, 1))
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Layout:
+    """Which rows of the table of products make which word, and back.
+
+    Attributes:
+        rows: (N, M') int32, the rows that a word's logit is the sum of.
+        words: (N * M',) int32, the words that read a row, row by row.
+        starts: (R,) int32, where each row's words begin.
+    """
+
+    rows: Tensor
+    words: Tensor
+    starts: Tensor
+
+    @classmethod
+    def of(cls, codes: Tensor, codebook_size: int, together: int) -> _Layout:
+        """Of codes (N, M), so many codebooks joined."""
+        columns, offset = [], 0
+        for first, groups, size in _groups(codes.shape[1], together):
+            books = codes[:, first : first + groups * size].unflatten(1, (groups, size))
+            number = books[:, :, 0]
+            for place in range(1, size):
+                number = number * codebook_size + books[:, :, place]
+            each = codebook_size**size
+            columns.append(number + torch.arange(groups, device=codes.device) * each + offset)
+            offset += groups * each
+        rows = torch.cat(columns, dim=1)
+        order = torch.argsort(rows.flatten(), stable=True)
+        counts = torch.bincount(rows.flatten(), minlength=offset)
+        starts = counts.cumsum(0) - counts
+        return cls(rows.int(), (order // rows.shape[1]).int(), starts.int())
+
+    def sum_rows(self, table: Tensor) -> Tensor:
+        """(R, B) -> (N, B): every word's sum of its rows."""
+        return functional.embedding_bag(self.rows, table, mode="sum")
+
+    def sum_words(self, values: Tensor) -> Tensor:
+        """(N, B) -> (R, B): every row's sum over the words that read it."""
+        return functional.embedding_bag(self.words, values, self.starts, mode="sum")
+
+
+class _SummedLogits(torch.autograd.Function):
+    """Logits (N, B) of a table of products (R, B)."""
+
+    @staticmethod
+    def forward(ctx: Any, table: Tensor, layout: _Layout) -> Tensor:
+        ctx.layout = layout
+        return layout.sum_rows(table)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        return ctx.layout.sum_words(gradients[0].contiguous()), None
+
+
+class _SummedSoftmax(torch.autograd.Function):
+    """Cross-entropy (B,) of a table of products (R, B), a bias (N,) and targets (B,)."""
+
+    @staticmethod
+    def forward(ctx: Any, table: Tensor, layout: _Layout, bias: Tensor | None, targets: Tensor) -> Tensor:
+        losses, kept = [], []
+        for part, wanted in zip(table.split(_TILE, dim=1), targets.split(_TILE), strict=True):
+            scores = layout.sum_rows(part.contiguous())
+            found, sums = softmax_in_place(scores, bias, wanted)
+            losses.append(found)
+            kept += [scores, sums]
+        if ctx.needs_input_grad[0] or ctx.needs_input_grad[2]:
+            ctx.layout, ctx.num_rows = layout, len(table)
+            ctx.save_for_backward(targets, *kept)
+        return torch.cat(losses)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, Tensor | None, None]:
+        targets, *kept = ctx.saved_tensors
+        gradient, layout = gradients[0], ctx.layout
+        parts, bias = [], None
+        if ctx.needs_input_grad[2]:
+            bias = torch.zeros(len(layout.rows), device=gradient.device).index_add_(0, targets, -gradient)
+        for scores, sums, wanted, own in zip(
+            kept[::2], kept[1::2], targets.split(_TILE), gradient.split(_TILE), strict=True
+        ):
+            scale = own / sums
+            part = layout.sum_words(scores).mul_(scale)
+            here = torch.arange(len(own), device=own.device)[:, None]
+            rows = layout.rows[wanted].long()
+            parts.append(part.index_put_((rows, here), -own[:, None].expand_as(rows), accumulate=True))
+            if bias is not None:
+                bias.addmv_(scores, scale)
+        return torch.cat(parts, dim=1), None, bias, None
