@@ -27,7 +27,7 @@ from quantizers.embedding import CompressedEmbedding
 from quantizers.learned import LearnedEmbedding
 from quantizers.rebuilt_output import rebuilt_logits, rebuilt_losses, softmax_in_place
 
-_TILE = 176  # positions at a time
+_TILE = 128  # positions at a time
 _JOINED = 1024  # codewords of joined codebooks, at the most
 _COLUMNS_A_CODE = 4  # adding a row of products takes as long as a matrix product over so many columns
 

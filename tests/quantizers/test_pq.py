@@ -4,7 +4,6 @@ import pytest
 import torch
 
 from quantizers import create, get, make_config
-from quantizers.table import Table
 
 
 def test_two_blocks_by_hand() -> None:

@@ -145,5 +145,5 @@ def log_loss(embeddings: Mapping[str, nn.Module], network: LanguageNetwork, stre
 
 
 def perplexity(nats: float) -> float:
-    """exp of the mean cross-entropy; what overflows is the largest number, not infinity."""
+    """What a mean cross-entropy comes to, exp(nats); one that overflows is a large number, not infinity."""
     return math.exp(min(nats, 700.0))
