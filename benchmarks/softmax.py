@@ -13,18 +13,20 @@ say more than the clock's.
 from __future__ import annotations
 
 import argparse
+import functools
 import os
 import platform
 import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from quantizers import CompressedOutput, Table, create
+from quantizers import CompressedEmbedding, CompressedOutput, Table, create
 
 METHODS = {
     "pq": {"num_codebooks": 8, "codebook_size": 400},
@@ -47,27 +49,18 @@ def layers(options: argparse.Namespace, targets: Tensor) -> dict[str, tuple[int,
     def dense(hidden: Tensor) -> Tensor:
         return functional.cross_entropy(functional.linear(hidden, whole, bias), targets, reduction="none")
 
-    made = {"whole table": (4 * whole.numel(), dense, [whole, bias], whole.detach())}
+    made: dict[str, tuple[int, Losses, list[Tensor], Tensor]] = {}
+    made["whole table"] = 4 * whole.numel(), dense, [whole, bias], whole.detach()
     for method in options.methods:
-        config = METHODS[method]
+        config: dict[str, Any] = METHODS[method]
         quantizer = create(method, **config).fit(Table(whole.detach()))
-        own = nn.Parameter(bias.detach().clone())
-        layer = CompressedOutput(
-            quantizer.module() if method == "dccl" else quantizer.training_module(Table(whole.detach())), own
-        )
-        trained = [parameter for parameter in layer.parameters() if parameter.requires_grad]
-        size = (
-            f"{config['num_codebooks']} x {config['codebook_size']}"
-            if "num_codebooks" in config
-            else f"rank {config['rank']}"
-        )
-        expanded = quantizer.to_dense()
-        made[f"{method}, {size}"] = (
-            quantizer.payload_bytes,
-            lambda h, layer=layer: layer.losses(h, targets),
-            trained,
-            expanded,
-        )
+        # The codes of dccl stay too: its own training module would learn them.
+        module = CompressedEmbedding(quantizer, trainable=True)
+        layer = CompressedOutput(module, nn.Parameter(bias.detach().clone()))
+        trained: list[Tensor] = list(layer.parameters())
+        size = f"{config['num_codebooks']} x {config['codebook_size']}" if "rank" not in config else f"rank {config['rank']}"
+        losses = functools.partial(layer.losses, targets=targets)
+        made[f"{method}, {size}"] = quantizer.payload_bytes, losses, trained, quantizer.to_dense()
     return made
 
 
@@ -78,7 +71,7 @@ def step(losses: Losses, hidden: Tensor, trained: list[Tensor]) -> tuple[list[fl
     times = [(time.perf_counter(), time.process_time())]
     found = losses(hidden)
     times.append((time.perf_counter(), time.process_time()))
-    found.mean().backward()
+    torch.autograd.backward(found.mean())
     times.append((time.perf_counter(), time.process_time()))
     (clock0, cpu0), (clock1, cpu1), (clock2, cpu2) = times
     return [1000 * span for span in (clock1 - clock0, clock2 - clock1, cpu1 - cpu0, cpu2 - cpu1)], found.detach()
@@ -90,7 +83,7 @@ def difference(losses: Losses, expanded: Tensor, bias: Tensor, hidden: Tensor, t
     (own,) = torch.autograd.grad(found.sum(), hidden)
     expected = functional.cross_entropy(functional.linear(hidden, expanded, bias), targets, reduction="none")
     (other,) = torch.autograd.grad(expected.sum(), hidden)
-    return max(float((found - expected).abs().max()), float((own - other).abs().max()))
+    return max(float((found - expected).detach().abs().max()), float((own - other).abs().max()))
 
 
 def measure(options: argparse.Namespace) -> list[list[str]]:
@@ -135,9 +128,10 @@ def main() -> None:
         text = [
             "# The softmax of compressed output tables",
             "",
-            f"`python benchmarks/softmax.py` with {options.words:,} words, {options.columns} columns, {options.positions} positions,",
-            f"{options.threads} threads on {os.cpu_count()} CPU cores (torch {torch.__version__}, Python {platform.python_version()}); medians of "
-            f"{options.repeat} steps,",
+            f"`python benchmarks/softmax.py`: {options.words:,} words, {options.columns} columns, {options.positions} "
+            "positions,",
+            f"{options.threads} threads on {os.cpu_count()} CPU cores (torch {torch.__version__}, Python "
+            f"{platform.python_version()}); medians of {options.repeat} steps,",
             "all softmaxes in turn, with gradients to table or codebooks, bias and hidden states.",
             "",
             *rows,

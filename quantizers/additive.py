@@ -150,7 +150,8 @@ class AdditiveQuantizer(CodeQuantizer):
         """See :meth:`~quantizers.base.CodeQuantizer.codeword_products`."""
         self._require_fitted()
         books = self._state["codebooks"].to(hidden.dtype)
-        return (books.flatten(0, 1) @ hidden.T).unflatten(0, books.shape[:2])
+        products: Tensor = books.flatten(0, 1) @ hidden.T
+        return products.reshape(*books.shape[:2], len(hidden))
 
     def _set_codes(self, codes: Tensor, codebooks: Tensor) -> None:
         """Keep codes (N, M) of integers and codebooks (M, K, D); packs the one and rounds the other as configured."""

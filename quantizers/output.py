@@ -16,6 +16,7 @@ share a codeword, the same operation with the words sorted by codeword, and no p
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any, cast
 
 import torch
@@ -57,7 +58,7 @@ class CompressedOutput(nn.Module):
             if summed is None:
                 logits = rebuilt_logits(self.embedding, flat)
             else:
-                logits = cast(Tensor, _SummedLogits.apply(*summed))
+                logits = _summed_logits(*summed)
             logits = logits.T if self.bias is None else logits.T + self.bias
         return logits.reshape(*hidden.shape[:-1], -1)
 
@@ -76,7 +77,7 @@ class CompressedOutput(nn.Module):
             summed = self._summed(hidden)
             if summed is None:
                 return rebuilt_losses(self.embedding, hidden, self.bias, targets)
-            return cast(Tensor, _SummedSoftmax.apply(*summed, self.bias, targets))
+            return _summed_losses(*summed, self.bias, targets)
 
     def _summed(self, hidden: Tensor) -> tuple[Tensor, _Layout] | None:
         """The table of products (R, B) and the rows of it that make each word's logits; None: rows have to be rebuilt."""
@@ -117,7 +118,7 @@ def _join(products: Tensor, together: int) -> Tensor:
     """Products (M, K, B) as the table (R, B) of the joined codebooks: sums of one product of each."""
     parts = []
     for first, groups, size in _groups(len(products), together):
-        books = products[first : first + groups * size].unflatten(0, (groups, size))
+        books = products[first : first + groups * size].reshape(groups, size, *products.shape[1:])
         table = books[:, 0]
         for place in range(1, size):
             table = (table[:, :, None] + books[:, place, None]).flatten(1, 2)
@@ -144,7 +145,7 @@ class _Layout:
         """Of codes (N, M), so many codebooks joined."""
         columns, offset = [], 0
         for first, groups, size in _groups(codes.shape[1], together):
-            books = codes[:, first : first + groups * size].unflatten(1, (groups, size))
+            books = codes[:, first : first + groups * size].reshape(len(codes), groups, size)
             number = books[:, :, 0]
             for place in range(1, size):
                 number = number * codebook_size + books[:, :, place]
@@ -185,7 +186,7 @@ class _SummedSoftmax(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, table: Tensor, layout: _Layout, bias: Tensor | None, targets: Tensor) -> Tensor:
         losses, kept = [], []
-        for part, wanted in zip(table.split(_TILE, dim=1), targets.split(_TILE), strict=True):
+        for part, wanted in zip(torch.split(table, _TILE, dim=1), torch.split(targets, _TILE), strict=True):
             scores = layout.sum_rows(part.contiguous())
             found, sums = softmax_in_place(scores, bias, wanted)
             losses.append(found)
@@ -203,7 +204,7 @@ class _SummedSoftmax(torch.autograd.Function):
         if ctx.needs_input_grad[2]:
             bias = torch.zeros(len(layout.rows), device=gradient.device).index_add_(0, targets, -gradient)
         for scores, sums, wanted, own in zip(
-            kept[::2], kept[1::2], targets.split(_TILE), gradient.split(_TILE), strict=True
+            kept[::2], kept[1::2], torch.split(targets, _TILE), torch.split(gradient, _TILE), strict=True
         ):
             scale = own / sums
             part = layout.sum_words(scores).mul_(scale)
@@ -213,3 +214,7 @@ class _SummedSoftmax(torch.autograd.Function):
             if bias is not None:
                 bias.addmv_(scores, scale)
         return torch.cat(parts, dim=1), None, bias, None
+
+
+_summed_logits = cast(Callable[..., Tensor], _SummedLogits.apply)
+_summed_losses = cast(Callable[..., Tensor], _SummedSoftmax.apply)

@@ -22,12 +22,12 @@ _ROWS = 2048  # at a time
 
 def rebuilt_logits(embedding: CompressedEmbedding, hidden: Tensor) -> Tensor:
     """Logits (N, B) of hidden states (B, D), differentiable in these and in what the table trains."""
-    return cast(Tensor, _RebuiltLogits.apply(_Blocks(embedding), hidden, *_trained(embedding)))
+    return _logits(_Blocks(embedding), hidden, *_trained(embedding))
 
 
 def rebuilt_losses(embedding: CompressedEmbedding, hidden: Tensor, bias: Tensor | None, targets: Tensor) -> Tensor:
     """Cross-entropy (B,) of hidden states (B, D) and targets (B,), a bias (N,) added to the logits."""
-    return cast(Tensor, _RebuiltSoftmax.apply(_Blocks(embedding), hidden, bias, targets, *_trained(embedding)))
+    return _losses(_Blocks(embedding), hidden, bias, targets, *_trained(embedding))
 
 
 def softmax_in_place(logits: Tensor, bias: Tensor | None, targets: Tensor) -> tuple[Tensor, Tensor]:
@@ -126,10 +126,14 @@ class _RebuiltSoftmax(torch.autograd.Function):
         bias = (scores @ scale).index_add_(0, targets, -own) if ctx.needs_input_grad[2] else None
 
         def of_logits(part: slice) -> Tensor:
-            gradient = scores[part] * scale
+            gradient: Tensor = scores[part] * scale
             here = ((targets >= part.start) & (targets < part.stop)).nonzero()[:, 0]
             gradient[targets[here] - part.start, here] -= own[here]
             return gradient
 
         of_hidden, *of_trained = ctx.blocks.gradients(hidden, of_logits)
         return None, of_hidden, bias, None, *of_trained
+
+
+_logits = cast(Callable[..., Tensor], _RebuiltLogits.apply)
+_losses = cast(Callable[..., Tensor], _RebuiltSoftmax.apply)

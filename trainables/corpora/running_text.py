@@ -2,9 +2,10 @@
 
 Reference: Mikolov et al. 2010 (the cut of the Penn Treebank with 10,000 different words), Merity et al. 2017 (WikiText-2).
 
-Tokens are what stands between spaces; an empty line is one ``<eos>``. PTB has 929,589 / 73,760 / 82,430 tokens. Of WikiText-2
-the published ``.tokens`` files are read, or plain copies of them, also with the raw text as train: words that train has fewer
-than three times become ``<unk>``, which gives the published vocabulary of 33,278 and leaves the published files as they are.
+Tokens are what stands between spaces; an empty line is one ``<eos>``. PTB has 929,589 / 73,760 / 82,430 tokens. Of
+WikiText-2 the published ``.tokens`` files are read, or plain copies of them, also with the raw text as train: words that
+train has fewer than three times become ``<unk>``, which gives the published vocabulary of 33,278 and leaves the published
+files as they are.
 """
 
 from __future__ import annotations
