@@ -144,6 +144,14 @@ def corpora(tmp_path: Path) -> Path:
         "conll2000/train.txt": [sentence() for _ in range(1040)],
         "conll2000/test.txt": [sentence() for _ in range(20)],
     }
+    # The last word of a line is its first.
+    files |= {
+        f"ptb/ptb.{split}.txt": [f" {first} {' '.join(random.choice(fillers, 3))} {first} \n" for first in draws]
+        for split, draws in (
+            (name, random.choice(["good", "bad", "man", "<unk>"], size))
+            for name, size in (("train", 240), ("valid", 40), ("test", 40))
+        )
+    }
     files |= {f"snli/snli_1.0_{split}.jsonl": [pair(index) for index in range(size)] for split, size in sizes.items()}
     for name, lines in files.items():
         path = tmp_path / name

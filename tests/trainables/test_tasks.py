@@ -11,7 +11,7 @@ import torch
 from quantizers import InputError, Skip, Table
 from trainables import registry
 from trainables.lexicon import lexicon
-from trainables.networks.trained_task import TrainedTask
+from trainables.networks.course import NetworkTask
 from trainables.registry import make_task, tasks
 from trainables.tables.formats import read_table
 from trainables.task import Baseline, Score
@@ -45,7 +45,7 @@ QUICK = {"hidden_size": 8, "epochs": 1, "train_texts": 64}
 
 
 def quick_task(name, data_dir):
-    return make_task({"task": name, **(QUICK if issubclass(tasks()[name], TrainedTask) else {})}, data_dir)
+    return make_task({"task": name, **(QUICK if issubclass(tasks()[name], NetworkTask) else {})}, data_dir)
 
 
 @pytest.mark.parametrize("name", list(tasks()))
@@ -72,7 +72,7 @@ def test_contract(name, data_dir):
     assert torch.equal(table.vectors, before)
 
 
-@pytest.mark.parametrize("name", [name for name, task in tasks().items() if not issubclass(task, TrainedTask)])
+@pytest.mark.parametrize("name", [name for name, task in tasks().items() if not issubclass(task, NetworkTask)])
 def test_the_number_of_threads_changes_nothing(name, data_dir):
     table = read_table("builtin:glove-10k-50d", rows=3000)
     words = table.words
