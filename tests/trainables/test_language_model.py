@@ -107,9 +107,9 @@ def test_a_vocabulary_file(corpora: Path) -> None:
 
 def test_words_without_a_vector_have_rows_of_their_own(corpora: Path) -> None:
     task = make_task(QUICK, corpora)
-    table = Table(torch.randn(3, 6, generator=generator(1)), ["The", "good", "elsewhere"])
+    table = Table(torch.randn(3, 6, generator=generator(1)), ["the", "good", "elsewhere"])
     own = task.task_table(table)
-    assert own.words == task.own_table().words and task.vocabulary(table).oov_words == len(own.words) - 1
+    assert own.words == task.own_table().words and task.vocabulary(table).oov_words == len(own.words) - 2
     assert torch.equal(own.vectors[own.words.index("good")], table.vectors[1])
     assert len({tuple(row.tolist()) for row in own.vectors}) == len(own.vectors)
     assert torch.equal(task.task_table(own).vectors, own.vectors)
@@ -272,7 +272,7 @@ def test_goes_on_from_a_checkpoint_with_the_state_that_was_carried(corpora: Path
 
 
 def test_basis_embedding_of_both_tables_in_one_trial(corpora: Path, tmp_path: Path) -> None:
-    """Full tables, then both quantized, the codes frozen, then centroids and network trained: what is scored is the files."""
+    """Full tables, then both quantized, codes frozen, then centroids and network trained; what is scored is the files."""
     task = make_task({**QUICK, "hidden_size": 6}, corpora)
     table = task.own_table()
     baseline = task.baseline(table, seed=0, finetune=True)
@@ -282,9 +282,8 @@ def test_basis_embedding_of_both_tables_in_one_trial(corpora: Path, tmp_path: Pa
         role: quantizers.create("pq", num_codebooks=2, codebook_size=4).fit(course.seen(role)) for role in course.tables
     }
     codes = {role: quantizer.codes().clone() for role, quantizer in fitted.items()}
-    before = task.test(
-        {role: one.to_dense() for role, one in fitted.items()}, task.trained_network(baseline), course.vocabulary
-    )
+    expanded = {role: quantizer.to_dense() for role, quantizer in fitted.items()}
+    before = task.test(expanded, task.trained_network(baseline), course.vocabulary)
     trained = course.train(fitted, report=lambda step: None)
     dense = {}
     for role, quantizer in trained.items():

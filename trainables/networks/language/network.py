@@ -101,7 +101,8 @@ class LanguageNetwork(TrainedNetwork):
         self, embeddings: Mapping[str, nn.Module], batch: Segment, lower: contextlib.AbstractContextManager[Any]
     ) -> Tensor:
         """See :meth:`TrainedNetwork.loss`; the state at the segment's end is carried into the next one."""
-        states = [getattr(self, f"carried_{index}") for index in range(len(self.layers))]
+        # Copies: the backward pass still needs them when the next ones are written.
+        states = [getattr(self, f"carried_{index}").clone() for index in range(len(self.layers))]
         if batch.first:
             states = [torch.zeros_like(state) for state in states]
         losses, states = self.losses(embeddings, batch, states, lower)
