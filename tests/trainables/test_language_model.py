@@ -19,6 +19,10 @@ import quantizers
 from quantizers import InputError, Table
 from quantizers.base import generator
 from quantizers.fitting.checkpoint import saved_by
+from sweeps.record.ledger import Ledger
+from sweeps.spec.config import build
+from sweeps.spec.prepare import prepare
+from trainables import trial
 from trainables.corpora import CORPORA
 from trainables.networks.language.network import LanguageNetwork
 from trainables.networks.language.scoring import log_loss, perplexity, sensitivity
@@ -27,7 +31,7 @@ from trainables.registry import make_task
 
 WORDS, COLUMNS, UNITS = 9, 6, 5
 QUICK = {"task": "language_model", "hidden_size": 8, "embedding_dim": 6, "num_layers": 1, "batch_size": 4, "bptt": 10}
-QUICK |= {"epochs": 3, "learning_rate": 0.02, "average": 0.9, "dropout": 0.1}
+QUICK |= {"epochs": 3, "learning_rate": 0.02, "optimizer": "adam", "clip_norm": 1.0, "average": 0.9, "dropout": 0.1}
 
 
 def network(*, rnn: str = "lstm", tied: bool = False, dropout: float = 0.0, streams: int = 1) -> LanguageNetwork:
@@ -200,6 +204,7 @@ def test_sensitivity_is_squared_gradients(tied: bool) -> None:
 # The task ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.thorough
 def test_roles_and_shapes(corpora: Path) -> None:
     for settings, shapes in (
         ({}, {"input": 6, "output": 8}),
@@ -227,6 +232,7 @@ def test_roles_and_shapes(corpora: Path) -> None:
         make_task({**QUICK, "tied": True, "compress": "output"}, corpora)
 
 
+@pytest.mark.thorough
 def test_it_learns_and_says_so_within_epochs(corpora: Path) -> None:
     task = make_task({**QUICK, "log_interval": 10, "optimizer": "sgd", "learning_rate": 2.0, "momentum": 0.5}, corpora)
     told: list[Any] = []
@@ -257,6 +263,7 @@ def test_an_output_table_to_start_from(corpora: Path) -> None:
         by_place._output_start(found, 0)
 
 
+@pytest.mark.thorough
 def test_goes_on_from_a_checkpoint_with_the_state_that_was_carried(corpora: Path, saver: Any) -> None:
     task = make_task({**QUICK, "epochs": 2}, corpora)
     table = task.own_table()
@@ -271,6 +278,7 @@ def test_goes_on_from_a_checkpoint_with_the_state_that_was_carried(corpora: Path
             assert np.array_equal(array, again.arrays[name]), name
 
 
+@pytest.mark.thorough
 def test_basis_embedding_of_both_tables_in_one_trial(corpora: Path, tmp_path: Path) -> None:
     """Full tables, then both quantized, codes frozen, then centroids and network trained; what is scored is the files."""
     task = make_task({**QUICK, "hidden_size": 6}, corpora)
@@ -292,3 +300,33 @@ def test_basis_embedding_of_both_tables_in_one_trial(corpora: Path, tmp_path: Pa
         assert torch.equal(quantizer.codes(), codes[role]) and list(quantizer.words) == list(table.words)
     found = course.scores(task, dense)
     assert found is not None and found[1]["perplexity"].value < before["perplexity"].value
+
+
+@pytest.mark.thorough
+def test_a_sweep_of_both_tables(corpora: Path, tmp_path: Path) -> None:
+    keys = {"name": "lm", "table": "task", "regime": "finetuned", "tasks": [QUICK], "output": str(tmp_path)}
+    retrain = {"parts": ["codebooks", "network"], "epochs": 1, "learning_rate": 0.01}
+    entry = {"method": "pq", "num_codebooks": 2, "codebook_size": 4, "roles": {"output": {"num_codebooks": 4}}}
+    prepared = prepare(build({**keys, "quantizers": [entry], "retrain": retrain}), corpora)
+    ledger = Ledger(tmp_path / "ledger")
+    rows = {}
+    for spec in prepared.plan.trials:
+        result = trial.run(
+            spec,
+            prepared.table,
+            prepared.tasks,
+            weights=None,
+            artifact_path=lambda role, key=spec.key: tmp_path / f"{key}.{role}.safetensors",
+            once=ledger.once,
+            device=torch.device("cpu"),
+            report=lambda step: None,
+        )
+        assert result.row["status"] == "ok", result.row["reason"]
+        rows[spec.method] = result
+    words = len(prepared.table.words)
+    assert rows["identity"].row["payload_bytes"] == 4 * words * (6 + 8)
+    assert rows["pq"].row["payload_bytes"] == words * (1 + 1) + 4 * 4 * (6 + 8)
+    (whole,) = (score for score in rows["identity"].scores if score["metric"] == "perplexity")
+    (small,) = (score for score in rows["pq"].scores if score["metric"] == "perplexity")
+    assert whole["value"] == whole["baseline"] == small["baseline"] != small["value"]
+    assert small["direction"] == "min"

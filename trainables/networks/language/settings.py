@@ -54,19 +54,19 @@ class LanguageModelSettings(TaskSettings):
     rnn: Literal["tanh", "relu", "lstm", "gru"] = "lstm"
     hidden_size: int = Field(default=200, ge=1)
     num_layers: int = Field(default=2, ge=1)
-    dropout: float = Field(default=0.3, ge=0, lt=1)
+    dropout: float = Field(default=0.2, ge=0, lt=1)
     epochs: int = Field(default=12, ge=1)
     patience: int = Field(default=2, ge=1)
     batch_size: int = Field(default=20, ge=1)
-    bptt: int = Field(default=35, ge=1)
-    optimizer: Literal["adam", "sgd"] = "adam"
+    bptt: int = Field(default=20, ge=1)
+    optimizer: Literal["adam", "sgd"] = "sgd"
     momentum: float = Field(default=0.0, ge=0, lt=1)
     weight_decay: float = Field(default=0.0, ge=0)
-    learning_rate: float = Field(default=2e-3, gt=0)
+    learning_rate: float = Field(default=20.0, gt=0)
     decay: float = Field(default=1.0, gt=0, le=1)
     plateau: float = Field(default=0.5, gt=0, le=1)
-    average: float = Field(default=0.998, ge=0, lt=1)
-    clip_norm: float = Field(default=1.0, gt=0)
+    average: float = Field(default=0.999, ge=0, lt=1)
+    clip_norm: float = Field(default=0.25, gt=0)
     precision: Literal["float32", "bfloat16"] = "float32"
     log_interval: int = Field(default=0, ge=0)
     train_texts: int | None = Field(default=None, ge=1)
