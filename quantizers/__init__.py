@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from quantizers.base import Budget, CodeQuantizer, FitStep, Quantizer, QuantizerConfig, Skip, StorageCost
     from quantizers.embedding import CompressedEmbedding
     from quantizers.errors import ArtifactError, InputError, NotFittedError
-    from quantizers.output import CompressedOutput
+    from quantizers.output.layer import CompressedOutput
     from quantizers.registry import create, get, list_methods, make_config
     from quantizers.table import Table, TableStats
 
@@ -48,7 +48,7 @@ __all__ = [
     "save",
 ]
 
-_MODULES = ("artifact", "registry", "embedding", "output", "base", "table", "errors")
+_MODULES = ("artifact", "registry", "embedding", "output.layer", "base", "table", "errors")
 
 
 def __getattr__(name: str) -> Any:

@@ -10,9 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional
 
-from quantizers import CompressedOutput, Table, create, output, rebuilt_output
+from quantizers import CompressedOutput, Table, create
 from quantizers.base import CodeQuantizer
 from quantizers.embedding import CompressedEmbedding
+from quantizers.output import rebuilt, summed
 
 ROWS, COLUMNS, POSITIONS = 90, 12, 25
 SUMMED = {
@@ -28,8 +29,8 @@ REBUILT = {"scalar": {"bits": 4}, "lowrank": {"rank": 3}, "identity": {}, "adaco
 
 @pytest.fixture(autouse=True)
 def small_pieces(monkeypatch):
-    monkeypatch.setattr(output, "_TILE", 7)
-    monkeypatch.setattr(rebuilt_output, "_ROWS", 32)
+    monkeypatch.setattr(summed, "_TILE", 7)
+    monkeypatch.setattr(rebuilt, "_ROWS", 32)
 
 
 def a_table() -> Table:
@@ -57,7 +58,7 @@ def assert_is_the_expanded_one(module: CompressedEmbedding) -> None:
     own = gradients(found, [hidden, bias, *trained])
     if draws is not None:
         module.draws = draws
-    parts = [module(part) for part in torch.arange(ROWS).split(rebuilt_output._ROWS)]
+    parts = [module(part) for part in torch.arange(ROWS).split(rebuilt._ROWS)]
     logits = hidden @ torch.cat(parts).T + bias
     expected = functional.cross_entropy(logits, targets, reduction="none")
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
@@ -120,7 +121,7 @@ def test_joined_codebooks_against_a_loop(count: int, size: int, together: int, s
     codes = torch.randint(size, (11, count), generator=random)
     products = torch.randn(count, size, 3, generator=random)
     together = min(together, count)
-    layout, table = output._Layout.of(codes, size, together), output._join(products, together)
+    layout, table = summed.Layout.of(codes, size, together), summed.join(products, together)
     expected = sum(products[number, codes[:, number]] for number in range(count))
     torch.testing.assert_close(layout.sum_rows(table), expected)
     values = torch.randn(11, 3, generator=random)

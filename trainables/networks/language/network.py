@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from quantizers.embedding import CompressedEmbedding
-from quantizers.output import CompressedOutput
+from quantizers.output.layer import CompressedOutput
 from trainables.networks.language.texts import Segment, Streams
 from trainables.networks.training import Epoch, TrainedNetwork
 

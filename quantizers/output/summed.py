@@ -1,11 +1,6 @@
-"""The softmax of a compressed output table, which is never expanded.
+"""The softmax of a table whose rows are sums of codewords, by sums of products with codewords.
 
-Reference: Shi & Yu, Interspeech 2018 (basis embedding): the logit of a word is a sum of products with codewords,
-``h . w_n = sum_m (h . C_m[code_nm])``. This holds for every method whose rows are sums of codewords; rows of all others are
-rebuilt some at a time (:mod:`quantizers.rebuilt_output`).
-
-Shapes: B positions, D columns of hidden states and table, N rows (words), M codes a row, K codewords a codebook, R rows of
-the table of products.
+Shapes: B positions, N rows (words), M codes a row, K codewords a codebook, R rows of the table of products.
 
 What makes it fast: the products stand in a table (R, B), of which a word's logits are the sum of M rows. Small codebooks are
 joined first, so that fewer rows are added. Positions are taken some at a time, so that their products stay in the
@@ -20,86 +15,16 @@ from collections.abc import Callable
 from typing import Any, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
-from quantizers.base import CodeQuantizer
-from quantizers.embedding import CompressedEmbedding
-from quantizers.learned import LearnedEmbedding
-from quantizers.rebuilt_output import rebuilt_logits, rebuilt_losses, softmax_in_place
+from quantizers.output.rebuilt import softmax_in_place
 
 _TILE = 128  # positions at a time
 _JOINED = 1024  # codewords of joined codebooks, at the most
-_COLUMNS_A_CODE = 4  # adding a row of products takes as long as a matrix product over so many columns
 
 
-class CompressedOutput(nn.Module):
-    """The output layer of a language model on a compressed table, in place of ``nn.Linear(D, N)``.
-
-    Args:
-        embedding: the table: :meth:`~quantizers.base.Quantizer.module`, or a module that is being trained.
-        bias: (N,) added to the logits, or None. A parameter stays one.
-
-    Attributes:
-        embedding: the table.
-    """
-
-    def __init__(self, embedding: CompressedEmbedding, bias: Tensor | None = None) -> None:
-        super().__init__()
-        self.embedding = embedding
-        self.bias = bias
-        self._layout: tuple[Tensor, int, _Layout] | None = None  # of these codes, in this version
-
-    def forward(self, hidden: Tensor) -> Tensor:
-        """Logits: (..., D) -> (..., N) float32, differentiable in ``hidden``, the bias and what the table trains."""
-        flat = hidden.reshape(-1, hidden.shape[-1]).float()
-        with torch.autocast(flat.device.type, enabled=False):
-            summed = self._summed(flat)
-            if summed is None:
-                logits = rebuilt_logits(self.embedding, flat)
-            else:
-                logits = _summed_logits(*summed)
-            logits = logits.T if self.bias is None else logits.T + self.bias
-        return logits.reshape(*hidden.shape[:-1], -1)
-
-    def losses(self, hidden: Tensor, targets: Tensor) -> Tensor:
-        """Cross-entropy of every position, in nats.
-
-        Args:
-            hidden: (B, D).
-            targets: (B,) int64 words, in [0, N).
-
-        Returns:
-            (B,) float32, differentiable as the logits are.
-        """
-        hidden = hidden.float()
-        with torch.autocast(hidden.device.type, enabled=False):
-            summed = self._summed(hidden)
-            if summed is None:
-                return rebuilt_losses(self.embedding, hidden, self.bias, targets)
-            return _summed_losses(*summed, self.bias, targets)
-
-    def _summed(self, hidden: Tensor) -> tuple[Tensor, _Layout] | None:
-        """The table of products (R, B) and the rows of it that make each word's logits; None: rows have to be rebuilt."""
-        if isinstance(self.embedding, LearnedEmbedding) and self.embedding.training:
-            return None
-        quantizer = self.embedding.quantizer
-        if not isinstance(quantizer, CodeQuantizer):
-            return None
-        count, size = quantizer.num_codes(quantizer.config, quantizer.embedding_dim), quantizer.code_values(quantizer.config)
-        together = _joined(count, size, quantizer.num_embeddings)
-        if -(-count // together) * _COLUMNS_A_CODE > quantizer.embedding_dim:
-            return None
-        products = quantizer.codeword_products(hidden)
-        if products is None:
-            return None
-        packed = quantizer.state()["codes"]
-        if self._layout is None or self._layout[0] is not packed or self._layout[1] != packed._version:
-            self._layout = packed, packed._version, _Layout.of(quantizer.codes(), size, together)
-        return _join(products, together), self._layout[2]
-
-
-def _joined(num_codebooks: int, codebook_size: int, num_embeddings: int) -> int:
+def joined(num_codebooks: int, codebook_size: int, num_embeddings: int) -> int:
     """How many codebooks are made one: as many as leave the joined one small beside the table."""
     count, most = 1, min(_JOINED, num_embeddings // 4)
     while count < num_codebooks and codebook_size ** (count + 1) <= most:
@@ -114,7 +39,7 @@ def _groups(num_codebooks: int, together: int) -> list[tuple[int, int, int]]:
     return [(0, whole, together), *([(whole * together, 1, left)] if left else [])]
 
 
-def _join(products: Tensor, together: int) -> Tensor:
+def join(products: Tensor, together: int) -> Tensor:
     """Products (M, K, B) as the table (R, B) of the joined codebooks: sums of one product of each."""
     parts = []
     for first, groups, size in _groups(len(products), together):
@@ -127,7 +52,7 @@ def _join(products: Tensor, together: int) -> Tensor:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class _Layout:
+class Layout:
     """Which rows of the table of products make which word, and back.
 
     Attributes:
@@ -141,7 +66,7 @@ class _Layout:
     starts: Tensor
 
     @classmethod
-    def of(cls, codes: Tensor, codebook_size: int, together: int) -> _Layout:
+    def of(cls, codes: Tensor, codebook_size: int, together: int) -> Layout:
         """Of codes (N, M), so many codebooks joined."""
         columns, offset = [], 0
         for first, groups, size in _groups(codes.shape[1], together):
@@ -171,7 +96,7 @@ class _SummedLogits(torch.autograd.Function):
     """Logits (N, B) of a table of products (R, B)."""
 
     @staticmethod
-    def forward(ctx: Any, table: Tensor, layout: _Layout) -> Tensor:
+    def forward(ctx: Any, table: Tensor, layout: Layout) -> Tensor:
         ctx.layout = layout
         return layout.sum_rows(table)
 
@@ -184,7 +109,7 @@ class _SummedSoftmax(torch.autograd.Function):
     """Cross-entropy (B,) of a table of products (R, B), a bias (N,) and targets (B,)."""
 
     @staticmethod
-    def forward(ctx: Any, table: Tensor, layout: _Layout, bias: Tensor | None, targets: Tensor) -> Tensor:
+    def forward(ctx: Any, table: Tensor, layout: Layout, bias: Tensor | None, targets: Tensor) -> Tensor:
         losses, kept = [], []
         for part, wanted in zip(torch.split(table, _TILE, dim=1), torch.split(targets, _TILE), strict=True):
             scores = layout.sum_rows(part.contiguous())
@@ -216,5 +141,5 @@ class _SummedSoftmax(torch.autograd.Function):
         return torch.cat(parts, dim=1), None, bias, None
 
 
-_summed_logits = cast(Callable[..., Tensor], _SummedLogits.apply)
-_summed_losses = cast(Callable[..., Tensor], _SummedSoftmax.apply)
+summed_logits = cast(Callable[..., Tensor], _SummedLogits.apply)
+summed_losses = cast(Callable[..., Tensor], _SummedSoftmax.apply)
