@@ -147,7 +147,7 @@ class AdditiveQuantizer(CodeQuantizer):
         return sum_codewords(self.unpack(packed), self.codebooks)
 
     def codeword_products(self, hidden: Tensor) -> Tensor:
-        """See :meth:`~quantizers.base.CodeQuantizer.codeword_products`."""
+        """See :class:`quantizers.output.summed.SumOfCodewords`."""
         self._require_fitted()
         books = self._state["codebooks"].to(hidden.dtype)
         products: Tensor = books.flatten(0, 1) @ hidden.T

@@ -328,18 +328,6 @@ class CodeQuantizer(Quantizer):
     def decode(self, packed: Tensor) -> Tensor:
         """Vectors of packed codes: (B, L) uint8 -> (B, D) float32."""
 
-    def codeword_products(self, hidden: Tensor) -> Tensor | None:
-        """Inner products with every codeword, where a row is the sum of its codewords; None: it is not.
-
-        Args:
-            hidden: (B, D) float32.
-
-        Returns:
-            (M, K, B) float32: the inner product with row n is the sum over m of ``[m, codes[n, m]]``. Differentiable in
-            ``hidden`` and the codewords.
-        """
-        return None
-
     def unpack(self, packed: Tensor) -> Tensor:
         """Codes as numbers: (B, L) uint8 -> (B, M) int64."""
         return unpack(packed, self.num_codes(self.config, self.embedding_dim), self.code_bits(self.config))

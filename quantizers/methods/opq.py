@@ -144,7 +144,7 @@ class OPQ(PQ):
         return super().decode(packed) @ self._state["rotation"].to(torch.float32).T
 
     def codeword_products(self, hidden: Tensor) -> Tensor:
-        """See :meth:`~quantizers.base.CodeQuantizer.codeword_products`; the rotation is applied to ``hidden``."""
+        """See :class:`quantizers.output.summed.SumOfCodewords`; the rotation is applied to ``hidden``."""
         self._require_fitted()
         return super().codeword_products(hidden @ self._state["rotation"].to(hidden.dtype))
 

@@ -147,7 +147,7 @@ class PQ(CodeQuantizer):
         return torch.cat(parts, dim=1).to(torch.float32)
 
     def codeword_products(self, hidden: Tensor) -> Tensor:
-        """See :meth:`~quantizers.base.CodeQuantizer.codeword_products`; a codeword is zero outside its block."""
+        """See :class:`quantizers.output.summed.SumOfCodewords`; a codeword is zero outside its block."""
         self._require_fitted()
         return torch.cat([group.products(hidden) for group in self._groups()])
 

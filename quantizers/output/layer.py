@@ -16,7 +16,7 @@ from quantizers.base import CodeQuantizer
 from quantizers.embedding import CompressedEmbedding
 from quantizers.learned import LearnedEmbedding
 from quantizers.output.rebuilt import rebuilt_logits, rebuilt_losses
-from quantizers.output.summed import Layout, join, joined, summed_logits, summed_losses
+from quantizers.output.summed import Layout, SumOfCodewords, join, joined, summed_logits, summed_losses
 
 _COLUMNS_A_CODE = 4  # adding a row of products takes as long as a matrix product over so many columns
 
@@ -72,16 +72,13 @@ class CompressedOutput(nn.Module):
         if isinstance(self.embedding, LearnedEmbedding) and self.embedding.training:
             return None
         quantizer = self.embedding.quantizer
-        if not isinstance(quantizer, CodeQuantizer):
+        if not isinstance(quantizer, CodeQuantizer) or not isinstance(quantizer, SumOfCodewords):
             return None
         count, size = quantizer.num_codes(quantizer.config, quantizer.embedding_dim), quantizer.code_values(quantizer.config)
         together = joined(count, size, quantizer.num_embeddings)
         if -(-count // together) * _COLUMNS_A_CODE > quantizer.embedding_dim:
             return None
-        products = quantizer.codeword_products(hidden)
-        if products is None:
-            return None
         packed = quantizer.state()["codes"]
         if self._layout is None or self._layout[0] is not packed or self._layout[1] != packed._version:
             self._layout = packed, packed._version, Layout.of(quantizer.codes(), size, together)
-        return join(products, together), self._layout[2]
+        return join(quantizer.codeword_products(hidden), together), self._layout[2]

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any, Protocol, cast, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -22,6 +22,19 @@ from quantizers.output.rebuilt import softmax_in_place
 
 _TILE = 128  # positions at a time
 _JOINED = 1024  # codewords of joined codebooks, at the most
+
+
+@runtime_checkable
+class SumOfCodewords(Protocol):
+    """A quantizer whose rows are sums of codewords, one of each codebook."""
+
+    def codeword_products(self, hidden: Tensor) -> Tensor:
+        """Inner products of hidden (B, D) float32 with every codeword.
+
+        Returns:
+            (M, K, B) float32: the inner product with row n is the sum over m of ``[m, codes[n, m]]``. Differentiable in
+            ``hidden`` and the codewords.
+        """
 
 
 def joined(num_codebooks: int, codebook_size: int, num_embeddings: int) -> int:

@@ -164,7 +164,7 @@ class DPQ(CodeQuantizer):
         return blocks.look_up(self.unpack(packed), blocks.cut(self.codebooks).transpose(0, 1))
 
     def codeword_products(self, hidden: Tensor) -> Tensor:
-        """See :meth:`~quantizers.base.CodeQuantizer.codeword_products`; a codeword is zero outside its block."""
+        """See :class:`quantizers.output.summed.SumOfCodewords`; a codeword is zero outside its block."""
         blocks = _blocks(self.embedding_dim, self.num_codes(self.config, self.embedding_dim), hidden.device)
         return torch.einsum("bmw,kmw->mkb", blocks.cut(hidden), blocks.cut(self.codebooks))
 
