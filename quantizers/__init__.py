@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from quantizers.base import Budget, CodeQuantizer, FitStep, Quantizer, QuantizerConfig, Skip, StorageCost
     from quantizers.embedding import CompressedEmbedding
     from quantizers.errors import ArtifactError, InputError, NotFittedError
+    from quantizers.output.layer import CompressedOutput
     from quantizers.registry import create, get, list_methods, make_config
     from quantizers.table import Table, TableStats
 
@@ -28,6 +29,7 @@ __all__ = [
     "Budget",
     "CodeQuantizer",
     "CompressedEmbedding",
+    "CompressedOutput",
     "FitStep",
     "InputError",
     "NotFittedError",
@@ -46,7 +48,7 @@ __all__ = [
     "save",
 ]
 
-_MODULES = ("artifact", "registry", "embedding", "base", "table", "errors")
+_MODULES = ("artifact", "registry", "embedding", "output.layer", "base", "table", "errors")
 
 
 def __getattr__(name: str) -> Any:

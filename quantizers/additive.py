@@ -146,6 +146,13 @@ class AdditiveQuantizer(CodeQuantizer):
         """Sum of the codewords: (B, L) uint8 -> (B, D) float32."""
         return sum_codewords(self.unpack(packed), self.codebooks)
 
+    def codeword_products(self, hidden: Tensor) -> Tensor:
+        """See :class:`quantizers.output.summed.SumOfCodewords`."""
+        self._require_fitted()
+        books = self._state["codebooks"].to(hidden.dtype)
+        products: Tensor = books.flatten(0, 1) @ hidden.T
+        return products.reshape(*books.shape[:2], len(hidden))
+
     def _set_codes(self, codes: Tensor, codebooks: Tensor) -> None:
         """Keep codes (N, M) of integers and codebooks (M, K, D); packs the one and rounds the other as configured."""
         packed = pack(codes, self.code_bits(self.config))

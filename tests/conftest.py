@@ -153,6 +153,14 @@ def corpora(tmp_path: Path) -> Path:
     for split, size in (("train", 240), ("val", 40), ("test_2016_flickr", 40)):
         pairs = [translated() for _ in range(size)]
         files |= {f"multi30k/{split}.{end}": [pair[side] for pair in pairs] for side, end in enumerate(("de", "en"))}
+    # The last word of a line is its first.
+    files |= {
+        f"ptb/ptb.{split}.txt": [f" {first} {' '.join(random.choice(fillers, 3))} {first} \n" for first in draws]
+        for split, draws in (
+            (name, random.choice(["good", "bad", "man", "<unk>"], size))
+            for name, size in (("train", 240), ("valid", 40), ("test", 40))
+        )
+    }
     files |= {f"snli/snli_1.0_{split}.jsonl": [pair(index) for index in range(size)] for split, size in sizes.items()}
     for name, lines in files.items():
         path = tmp_path / name

@@ -143,10 +143,10 @@ class OPQ(PQ):
         """The codewords side by side, rotated back: (B, L) uint8 -> (B, D) float32."""
         return super().decode(packed) @ self._state["rotation"].to(torch.float32).T
 
-    def logits(self, hidden: Tensor) -> Tensor:
-        """See :meth:`quantizers.methods.pq.PQ.logits`; the rotation is applied to ``hidden``."""
+    def codeword_products(self, hidden: Tensor) -> Tensor:
+        """See :class:`quantizers.output.summed.SumOfCodewords`; the rotation is applied to ``hidden``."""
         self._require_fitted()
-        return super().logits(hidden @ self._state["rotation"].to(hidden.dtype))
+        return super().codeword_products(hidden @ self._state["rotation"].to(hidden.dtype))
 
 
 def deal_out(eigenvalues: FloatArray, num_codebooks: int) -> np.ndarray[Any, np.dtype[np.int64]]:

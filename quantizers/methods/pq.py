@@ -2,7 +2,7 @@
 
 Papers: Jegou, Douze & Schmid 2011 (PQ); Shi & Yu, Interspeech 2018, where a language model's input and output tables are
 coded so under the name of basis embedding. x_hat[block m] = C_m[code_m], C_m the k-means centroids of the block.
-A softmax over coded rows needs no table: h . x_hat_n = sum_m (h[block m] @ C_m^T)[code_nm], see :meth:`logits`.
+A softmax over coded rows needs no table: see :mod:`quantizers.output`.
 
 The M codebooks stand side by side in one (K, D) tensor. Payload: ``N * ceil(M * ceil(log2 K) / 8)`` bytes of codes and
 ``K * D * 4`` of codebooks (2 where they are float16).
@@ -34,7 +34,6 @@ from quantizers.errors import InputError
 from quantizers.fitting.kmeans import kmeans, nearest
 from quantizers.table import Table, TableStats
 
-_LOGIT_ROWS = 1 << 14
 _MAX_BITS = 10  # the largest codebooks that are proposed: larger ones take long to fit, and gain little
 _MAX_BOOKS = 4096
 
@@ -147,27 +146,10 @@ class PQ(CodeQuantizer):
             parts.append(torch.nn.functional.embedding(rows, group.books.reshape(-1, group.books.shape[2])).flatten(1))
         return torch.cat(parts, dim=1).to(torch.float32)
 
-    def logits(self, hidden: Tensor) -> Tensor:
-        """Inner products with every row of the table, which is never expanded: what a softmax layer needs.
-
-        Args:
-            hidden: (B, D) float32.
-
-        Returns:
-            (B, N) float32, ``hidden @ to_dense().T``. Differentiable in ``hidden`` and the codebook.
-        """
+    def codeword_products(self, hidden: Tensor) -> Tensor:
+        """See :class:`quantizers.output.summed.SumOfCodewords`; a codeword is zero outside its block."""
         self._require_fitted()
-        groups = self._groups()
-        products = [group.products(hidden) for group in groups]
-        parts = []
-        for packed in torch.split(self._state["codes"], _LOGIT_ROWS):
-            codes = self.unpack(packed)
-            sums = [
-                torch.nn.functional.embedding_bag(group.rows(codes), product, mode="sum")
-                for group, product in zip(groups, products, strict=True)
-            ]
-            parts.append(sums[0] if len(sums) == 1 else sums[0] + sums[1])
-        return torch.cat(parts).T
+        return torch.cat([group.products(hidden) for group in self._groups()])
 
     def _groups(self) -> list[_Group]:
         """Blocks of equal width together: one group, or two where M does not divide D."""
@@ -197,10 +179,10 @@ class _Group:
         return codes[:, self.block : self.block + count] * count + torch.arange(count, device=codes.device)
 
     def products(self, hidden: Tensor) -> Tensor:
-        """Inner products of the group's columns of hidden (B, D) with its codewords: (K * m, B)."""
-        size, count, width = self.books.shape
+        """Inner products of the group's columns of hidden (B, D) with its codewords: (m, K, B)."""
+        _, count, width = self.books.shape
         columns = hidden[:, self.column : self.column + count * width].reshape(-1, count, width)
-        return torch.einsum("bmw,kmw->kmb", columns, self.books.to(hidden.dtype)).reshape(size * count, -1)
+        return torch.einsum("bmw,kmw->mkb", columns, self.books.to(hidden.dtype))
 
 
 def block_widths(dim: int, num_codebooks: int) -> list[int]:

@@ -17,12 +17,13 @@ _NETWORK, _TASK, _SCORES = "network.safetensors", "task.json", "scores.json"
 @app.command(
     epilog="Examples:  frontier train sentiment --embedding glove.6B.100d.txt --data DIR -o runs/sst5   |   "
     "frontier train sentiment --evaluate runs/sst5 --embedding small.safetensors -o runs/small   |   "
-    "frontier train chunking --embedding T.npy --set epochs=5 --finetune -o runs/chunks"
+    "frontier train chunking --embedding T.npy --set epochs=5 --finetune -o runs/chunks   |   "
+    "frontier train language_model --config lm.yaml --set dropout=0.4 --data DIR -o runs/ptb"
 )
 @checked
 def train(
     task: Annotated[
-        str, typer.Argument(help="A task that trains a network: sentiment, chunking, entailment, pmi (see: frontier tasks).")
+        str, typer.Argument(help="A task that trains a network, such as sentiment or language_model (see: frontier tasks).")
     ],
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder for the network, its settings and its scores.")],
     embedding: Annotated[
@@ -61,10 +62,13 @@ def train(
     if output.exists() and not output.is_dir():
         raise InputError(f"{output}: is a file; a folder was expected.")
 
+    smaller_is_better = made.measured()[0].direction == "min"
+
     def show(step: Any) -> None:
-        out.print(
-            f"epoch {step.fraction:4.0%}  loss {step.metrics['train_loss']:.4f}  development {step.metrics['dev']:.4f}"
-        )
+        dev = ""
+        if "dev" in step.metrics:  # not within an epoch
+            dev = f"  development {-step.metrics['dev'] if smaller_is_better else step.metrics['dev']:.4f}"
+        out.print(f"epoch {step.fraction:4.0%}  loss {step.metrics['train_loss']:.4f}{dev}")
 
     own = made.task_table(table)
     if evaluate is None:

@@ -61,13 +61,6 @@ def test_rounds_never_cost_more() -> None:
     assert len(values) == 6 and all(later <= 1.001 * earlier for earlier, later in itertools.pairwise(values))
 
 
-def test_softmax_behind_a_rotation() -> None:
-    table = correlated(200, 10)
-    q = create("opq", num_codebooks=3, codebook_size=16).fit(table)
-    hidden = normal(5, 10, seed=4)
-    torch.testing.assert_close(q.logits(hidden), hidden @ q.to_dense().T, rtol=1e-4, atol=1e-5)
-
-
 def test_local_search_beats_what_it_starts_from() -> None:
     table = correlated(1500, 12)
     config = {"num_codebooks": 6, "codebook_size": 8}

@@ -4,7 +4,6 @@ import pytest
 import torch
 
 from quantizers import create, get, make_config
-from quantizers.table import Table
 
 
 def test_two_blocks_by_hand() -> None:
@@ -57,16 +56,6 @@ def test_random_basis_is_rows_of_the_table_and_worse() -> None:
     left = random.codebooks[:, :4]
     assert all((table[:, :4] == row).all(dim=1).any() for row in left)
     assert (random.to_dense() - table).square().mean() > 1.05 * (learned.to_dense() - table).square().mean()
-
-
-def test_output_layer_without_the_table() -> None:
-    table = Table(torch.randn(300, 10, generator=torch.Generator().manual_seed(3)))
-    q = create("pq", num_codebooks=3, codebook_size=16).fit(table)
-    hidden = torch.randn(5, 10, generator=torch.Generator().manual_seed(4), requires_grad=True)
-    logits = q.logits(hidden)
-    torch.testing.assert_close(logits, hidden @ q.to_dense().T, rtol=1e-5, atol=1e-5)
-    logits.sum().backward()
-    torch.testing.assert_close(hidden.grad, q.to_dense().sum(dim=0).expand(5, -1), rtol=1e-4, atol=1e-4)
 
 
 def test_more_blocks_than_columns_is_skipped_and_large_codebooks_too() -> None:

@@ -19,8 +19,8 @@ def frontier(*arguments: str | Path) -> Result:
     return CliRunner().invoke(application(), ["train", *map(str, arguments)])
 
 
-def scores(folder: Path) -> float:
-    return float(json.loads((folder / "scores.json").read_text())["scores"]["accuracy"]["value"])
+def scores(folder: Path, metric: str = "accuracy") -> float:
+    return float(json.loads((folder / "scores.json").read_text())["scores"][metric]["value"])
 
 
 def test_train_then_evaluate_a_compressed_file(corpora: Path, tmp_path: Path) -> None:
@@ -41,6 +41,17 @@ def test_train_then_evaluate_a_compressed_file(corpora: Path, tmp_path: Path) ->
     result = frontier("sentiment", "--evaluate", trained, "--embedding", file, "--data", corpora, "-o", small)
     assert result.exit_code == 0, result.output
     assert 0 <= scores(small) <= 1
+
+
+def test_a_language_model_needs_no_table(corpora: Path, tmp_path: Path) -> None:
+    (tmp_path / "lm.yaml").write_text("embedding_dim: 6\nnum_layers: 1\nbatch_size: 4\nlog_interval: 10\n")
+    sets = ("--set", "epochs=1", "--set", "hidden_size=6")
+    result = frontier("language_model", "--config", tmp_path / "lm.yaml", *sets, "--data", corpora, "-o", tmp_path / "lm")
+    assert result.exit_code == 0, result.output
+    assert result.output.count("loss") > result.output.count("development") == 1
+    result = frontier("language_model", "--evaluate", tmp_path / "lm", "--data", corpora, "-o", tmp_path / "again")
+    assert result.exit_code == 0, result.output
+    assert scores(tmp_path / "again", "perplexity") == scores(tmp_path / "lm", "perplexity") > 1
 
 
 def test_mistakes_end_in_one_line_and_leave_nothing(corpora: Path, tmp_path: Path) -> None:

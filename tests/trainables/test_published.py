@@ -124,6 +124,7 @@ def small(publisher: Publisher, monkeypatch: pytest.MonkeyPatch) -> dict[str, Pu
         "aclImdb_v1.tar.gz": tarred({**reviews, "aclImdb/README": b"", "../evil.txt": b"", "/evil.txt": b""}),
         "snli_1.0.zip": zipped({f"snli_1.0/snli_1.0_{split}.jsonl": b"{}\n" for split in ("train", "dev", "test")}),
         "simple-examples.tgz": tarred(ptb),
+        "wikitext-2-v1.zip": zipped({f"wikitext-2/wiki.{split}.tokens": b"a b\n" for split in ("train", "valid", "test")}),
     }
     contents |= {
         f"{split}.{language}.gz": gzip.compress(f"{split} {language}\n".encode())
@@ -181,7 +182,7 @@ def test_everything_lands_where_it_is_read(publisher: Publisher, small: dict[str
     done = data("fetch", *small, "--data", tmp_path, "--base-url", publisher.url + "/")
     assert done.exit_code == 0, done.output
     assert f"Use it with: --data {tmp_path}" in done.stdout
-    for name in ("sst5", "sst2", "conll2000", "imdb", "multi30k"):
+    for name in ("sst5", "sst2", "conll2000", "imdb", "multi30k", "ptb", "wikitext2"):
         assert len(CORPORA[name].read(tmp_path).train) > 0
     assert read_table("glove.6B.200d.txt", data_dir=tmp_path).vectors.shape == (50, 200)
     found = here(tmp_path)
@@ -191,7 +192,7 @@ def test_everything_lands_where_it_is_read(publisher: Publisher, small: dict[str
         *(f"sst/trees/{split}.txt" for split in ("dev", "test", "train")),
     ]
     assert not [name for name in found if "unsup" in name or "evil" in name or "download" in name]
-    assert len(found) == 9 + 4 + 2 + 20 + 6
+    assert len(found) == 12 + 4 + 2 + 20 + 6
     assert not (tmp_path / ".downloads").exists() and not (tmp_path.parent / "evil.txt").exists()
 
 
@@ -309,7 +310,16 @@ def test_no_room(publisher: Publisher, small: dict[str, PublishedData], tmp_path
 
 
 def test_list(publisher: Publisher, small: dict[str, PublishedData], tmp_path: Path) -> None:
-    assert data("list", "--names").stdout.split() == ["glove.6B", "sst", "conll2000", "imdb", "snli", "multi30k", "ptb"]
+    assert data("list", "--names").stdout.split() == [
+        "glove.6B",
+        "sst",
+        "conll2000",
+        "imdb",
+        "snli",
+        "multi30k",
+        "ptb",
+        "wikitext2",
+    ]
     assert data("fetch", "sst", "--data", tmp_path, "--base-url", publisher.url).exit_code == 0
     lines = data("list", "--data", tmp_path).stdout.splitlines()
     assert lines[0].startswith("glove.6B") and "862.2 MB" in lines[0]

@@ -153,6 +153,28 @@ def test_patience_ends_it_and_the_best_weights_stay() -> None:
     assert torch.equal(weights[0], embedding.weight)
 
 
+def test_optimizer_plateau_and_reports_within_an_epoch() -> None:
+    rates: list[float] = []
+
+    class Watched(torch.optim.SGD):
+        def step(self, closure: Any = None) -> Any:
+            rates.append(self.param_groups[0]["lr"])
+            return super().step(closure)
+
+    told: list[Any] = []
+    run_training(
+        dev=[0.5, 0.4, 0.6, 0.6],
+        report=told.append,
+        make_optimizer=lambda parameters, rate: Watched(parameters, lr=rate),
+        plateau=0.5,
+        log_interval=2,
+        learning_rate=0.08,
+    )
+    assert rates[::5] == [0.08, 0.08, 0.04, 0.04] and rates[::5] == rates[4::5]
+    assert [round(step.fraction * 20) for step in told] == [2, 4, 5, 7, 9, 10, 12, 14, 15, 17, 19, 20]
+    assert [("dev" in step.metrics) for step in told] == [False, False, True] * 4
+
+
 def test_the_start_is_kept_where_no_epoch_is_better() -> None:
     trained, embedding, _ = run_training(dev=[0.6, 0.5, 0.6], epochs=2, keep_start=True)
     assert trained.dev == 0.6

@@ -19,6 +19,8 @@ _READERS = {
     "snli": "snli",
     "multi30k": "parallel",
     "iwslt14": "parallel",
+    "ptb": "running_text",
+    "wikitext2": "running_text",
 }
 
 

@@ -93,6 +93,8 @@ def train(
     keep_start: bool = False,
     warm_up: int = 0,
     make_optimizer: Callable[[list[nn.Parameter], float], torch.optim.Optimizer] = _adam,
+    plateau: float = 1.0,
+    log_interval: int = 0,
 ) -> Trained:
     """Train until the development set says enough.
 
@@ -115,6 +117,8 @@ def train(
             kept unless an epoch is better.
         warm_up: steps in which the learning rate rises from 0.
         make_optimizer: of parameters and a learning rate.
+        plateau: factor on the learning rate after every epoch that was not the best so far.
+        log_interval: batches after which the epoch's loss so far is reported too; 0 reports whole epochs only.
     """
     for parameter in network.parameters():
         parameter.requires_grad_(train_network)
@@ -129,7 +133,7 @@ def train(
     modules.eval()
     moving, devices = _Moving(modules), _cuda_of(parameters)
     # Where it stands: the epoch, how many batches of it are done, what its order was drawn from, and its loss so far.
-    at = Notes(epoch=1, batches=0, order=order.get_state(), loss_sum=0.0, steps=0, since=0)
+    at = Notes(epoch=1, batches=0, order=order.get_state(), loss_sum=0.0, steps=0, since=0, slower=1.0)
     at.best, at.best_dev = copy.deepcopy(moving.state_dict()), float(measure_dev()) if keep_start else None
     epoch, stopped = 0, False
     per_epoch = data.num_batches
@@ -141,7 +145,7 @@ def train(
         for epoch in range(at.epoch, total + 1):
             modules.train()
             for group in optimizer.param_groups:
-                group["lr"] = rate * settings.decay ** (epoch - 1)
+                group["lr"] = rate * at.slower * settings.decay ** (epoch - 1)
             try:
                 for batch in itertools.islice(data.batches(order), at.batches, None):
                     for module in compressed.values():
@@ -155,6 +159,9 @@ def train(
                     keep = min(settings.average, (1 + at.steps) / (10 + at.steps))
                     torch._foreach_lerp_(averaged, [parameter.detach() for parameter in parameters], 1 - keep)
                     saved.save()
+                    if log_interval and at.batches % log_interval == 0 and at.batches < per_epoch:
+                        so_far = (epoch - 1 + at.batches / per_epoch) / total
+                        report(FitStep(phase, so_far, None, {"train_loss": at.loss_sum / at.batches}))
                 with _swapped(parameters, averaged):
                     modules.eval()
                     dev = float(measure_dev())  # NumPy's floats are no plain numbers, which is all that a checkpoint holds
@@ -162,6 +169,7 @@ def train(
                         at.best, at.best_dev, at.since = copy.deepcopy(moving.state_dict()), dev, 0
                     else:
                         at.since += 1
+                        at.slower *= plateau
                     own = {
                         name if len(embeddings) == 1 else f"{role}.{name}": value
                         for role, module in compressed.items()

@@ -2,7 +2,8 @@
 
 The publishers give no checksums. These are of their archives, as others who pin them have recorded them: NumPy's tutorials
 (glove.6B), Flux's model zoo (sst), Homebrew and Julia's CorpusLoaders (conll2000, imdb), ParlAI (snli), and PaddlePaddle for
-ptb, of which only an MD5 is on record. Those of multi30k are of the files in its repository, where they stand since 2017.
+ptb, of which only an MD5 is on record. That of wikitext2 stands in CorpusLoaders, too. Those of multi30k are of the files in
+its repository, where they stand since 2017.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from pathlib import Path
 from trainables.corpora.conll import CONLL2000
 from trainables.corpora.imdb import IMDB
 from trainables.corpora.parallel import MULTI30K
+from trainables.corpora.running_text import WIKITEXT2
 from trainables.corpora.sst import SST5
 
 
@@ -189,6 +191,22 @@ _ALL = (
             ),
         ),
         files={f"ptb/ptb.{split}.txt": 1 for split in ("train", "valid", "test")},
+    ),
+    PublishedData(
+        name="wikitext2",
+        about="Articles of Wikipedia, 2 million words, 33,278 different ones (WikiText-2)",
+        licence=WIKITEXT2.licence,
+        page="https://huggingface.co/datasets/Salesforce/wikitext",
+        download_bytes=4_475_746,
+        disk_bytes=18_000_000,
+        archives=(
+            Archive(
+                "https://s3.amazonaws.com/research.metamind.io/wikitext/wikitext-2-v1.zip",
+                "sha256:92675f1d63015c1c8b51f1656a52d5bdbc33aafa60cc47a218a66e7ee817488c",
+                {"wikitext-2/wiki.*.tokens": "wikitext2"},
+            ),
+        ),
+        files={f"wikitext2/wiki.{split}.tokens": 1 for split in ("train", "valid", "test")},
     ),
 )
 PUBLISHED: Mapping[str, PublishedData] = {one.name: one for one in _ALL}

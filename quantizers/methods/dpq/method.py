@@ -163,6 +163,11 @@ class DPQ(CodeQuantizer):
         blocks = _blocks(self.embedding_dim, self.num_codes(self.config, self.embedding_dim), packed.device)
         return blocks.look_up(self.unpack(packed), blocks.cut(self.codebooks).transpose(0, 1))
 
+    def codeword_products(self, hidden: Tensor) -> Tensor:
+        """See :class:`quantizers.output.summed.SumOfCodewords`; a codeword is zero outside its block."""
+        blocks = _blocks(self.embedding_dim, self.num_codes(self.config, self.embedding_dim), hidden.device)
+        return torch.einsum("bmw,kmw->mkb", blocks.cut(hidden), blocks.cut(self.codebooks))
+
     def _fit_steps(self, table: Table, *, seed: int, weights: Tensor | None, budget: Budget | None) -> Iterator[FitStep]:
         vectors, size = table.vectors, self.config.codebook_size
         blocks = vectors.tensor_split(self.num_codes(self.config, table.embedding_dim), dim=1)

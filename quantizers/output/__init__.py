@@ -1,0 +1,1 @@
+"""The output layer of a language model on a compressed table."""

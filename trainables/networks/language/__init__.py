@@ -1,0 +1,1 @@
+"""Language models: running text, the recurrent network that reads it, and what is measured of both."""
