@@ -95,6 +95,11 @@ class UnderMetric(LearnedEmbedding):
         """Tell the inner module."""
         self.inner.set_progress(fraction)
 
+    @property
+    def annealing(self) -> bool:
+        """The inner module's."""
+        return self.inner.annealing
+
     def curves(self) -> dict[str, float]:
         """The inner module's."""
         return self.inner.curves()

@@ -4,6 +4,7 @@ Reference: Adam (Kingma & Ba 2015); averaged weights (Polyak & Juditsky 1992), h
 
 After every epoch the averaged weights are scored on the development set, the embeddings on hard codes. Those of the best
 epoch are kept; training ends when ``patience`` epochs brought nothing better, and the test set is never looked at here.
+Epochs in which an embedding still anneals do not count.
 A training that was lost goes on from its last checkpoint, in the middle of an epoch too.
 """
 
@@ -148,10 +149,11 @@ def train(
                 with _swapped(parameters, averaged):
                     modules.eval()
                     dev = float(measure_dev())  # NumPy's floats are no plain numbers, which is all that a checkpoint holds
-                    if at.best_dev is None or dev > at.best_dev:
-                        at.best, at.best_dev, at.since = copy.deepcopy(moving.state_dict()), dev, 0
-                    else:
+                    waits = any(module.annealing for module in compressed.values())
+                    if not waits and at.best_dev is not None and dev <= at.best_dev:
                         at.since += 1
+                    elif not (waits and keep_start):  # while it waits the last epoch stands, until the first that counts
+                        at.best, at.best_dev, at.since = copy.deepcopy(moving.state_dict()), None if waits else dev, 0
                     own = {
                         name if len(embeddings) == 1 else f"{role}.{name}": value
                         for role, module in compressed.items()

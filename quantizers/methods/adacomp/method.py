@@ -25,6 +25,7 @@ Shapes: N rows, D columns, B batch, C code-books, n_k bits of code-book k, T = s
 
 from __future__ import annotations
 
+import copy
 import math
 import time
 from collections.abc import Iterator, Sequence
@@ -41,10 +42,12 @@ from quantizers.embedding import CompressedEmbedding
 from quantizers.errors import InputError
 from quantizers.fitting.checkpoint import Checkpoint, Notes
 from quantizers.fitting.minibatches import Minibatches, chunks
+from quantizers.methods.adacomp.embedding import AdaCompEmbedding, restore
 from quantizers.methods.adacomp.finish import finish
-from quantizers.methods.adacomp.module import AdaCompEmbedding, AdaCompNetwork, unit
+from quantizers.methods.adacomp.network import AdaCompNetwork, unit
+from quantizers.methods.adacomp.selection import allocate, shares
 from quantizers.methods.adacomp.storage import AdaCompConfig, decoder_bytes, fixed_bytes, selector_bytes
-from quantizers.methods.adacomp.training import Pretraining, allocate, by_error, learn_selector
+from quantizers.methods.adacomp.training import Pretraining
 from quantizers.table import Table, TableStats
 
 _REPORTS = 20
@@ -75,6 +78,8 @@ class AdaComp(Quantizer):
     def __init__(self, config: QuantizerConfig) -> None:
         super().__init__(config)
         self._index: tuple[Tensor, Tensor] | None = None
+        # The network of a fit of this process, which no file and no copy has, and whether its selector chose the code-books.
+        self._trained: tuple[AdaCompNetwork, bool] | None = None
 
     @classmethod
     def configs_for(cls, budget: Budget, stats: TableStats) -> Sequence[AdaCompConfig] | Skip:
@@ -150,59 +155,54 @@ class AdaComp(Quantizer):
 
     def _fit_steps(self, table: Table, *, seed: int, weights: Tensor | None, budget: Budget | None) -> Iterator[FitStep]:
         config, vectors = self.config, table.vectors
+        self._trained = None
         max_bits = self._max_bits(budget)
+        by_error = max_bits is not None and config.limit == "error"
         random = generator(seed)
-        mean, scale = unit(vectors)
         network = self._blank_network(vectors)
         sample = next(Minibatches(len(vectors), _START_ROWS, 1, generator=random, weights=weights)).to(vectors.device)
-        steps = 0
+        probe, steps = sample[:2048], 0
+        mean, scale = unit(vectors)
         if scale > 0:
             network.start(vectors[sample] / scale, random)
             steps = self._steps(table.num_embeddings)
         else:  # all rows are the same: b' says it all
-            scale = 1.0
             network.decoder_bias.data.copy_(mean.expand_as(network.decoder_bias))
         epochs = round(steps / max(1, math.ceil(table.num_embeddings / config.batch_size)), 3)
-        limit = self._limit(budget)
-        self._resolve(
-            epochs=epochs, max_payload_bytes=self.storage(config, table.shape).payload_bytes if limit is None else limit
-        )
-        training = Pretraining(network, config, steps)
+        most = self.storage(config, table.shape).payload_bytes
+        self._resolve(epochs=epochs, max_payload_bytes=most if max_bits is None else self._limit(budget))
+        bits_a_row = None if max_bits is None or by_error else max_bits / table.num_embeddings
+        training = Pretraining(network, vectors, config, steps, bits_a_row, random)
         batches = Minibatches(len(vectors), config.batch_size, steps, generator=random, weights=weights)
         notes = Notes(books=None)
-        saved = Checkpoint("adacomp", network=network, optimizer=training.optimizer, batches=batches, notes=notes)
+        parts: dict[str, Any] = {"network": network, "optimizer": training.optimizer, "terms": training.terms}
+        saved = Checkpoint("adacomp", **parts, batches=batches, notes=notes)
         books: Tensor | None = None if notes.books is None else notes.books.to(vectors.device)
         training.done = batches.done
         for step, ids in enumerate(batches, batches.done):
-            if max_bits is not None and step % max(1, steps // _ALLOCATIONS) == 0:
-                books = notes.books = by_error(network, vectors, scale, weights, max_bits)
+            if by_error and step % max(1, steps // _ALLOCATIONS) == 0:
+                books = notes.books = self._choose(_error_costs(network, vectors, weights), max_bits)
             ids = ids.to(vectors.device)
-            loss = training.step(vectors[ids] / scale, None if books is None else books[ids], random)
+            loss = training.step(ids, None if books is None else books[ids])
             if (step + 1) % max(1, steps // _REPORTS) == 0 and step + 1 < steps:
-                probe = sample[:2048]
-                chosen = network.costs(vectors[probe], scale).argmin(dim=1) if books is None else books[probe]
-                error = network.errors(vectors[probe], scale).gather(1, chosen[:, None]).mean()
-                metrics = {"train_loss": loss, **self._shares(chosen)}
-                yield FitStep("pretrain", (step + 1) / (steps + 1), 0.5 * float(error) * scale * scale, metrics)
+                chosen = network.costs(vectors[probe]).argmin(dim=1) if books is None else books[probe]
+                yield self._report((step + 1) / (steps + 1), network, vectors[probe], chosen, train_loss=loss)
             saved.save()
         begin = time.perf_counter()
-        if max_bits is None:
-            books = network.costs(vectors, scale).argmin(dim=1)
-        else:
-            books = by_error(network, vectors, scale, weights, max_bits)
-        self._store(network, vectors, scale, books)
+        books = self._choose(_error_costs(network, vectors, weights) if by_error else network.costs(vectors), max_bits)
+        self._store(network, vectors, books)
         self.encode_seconds = time.perf_counter() - begin
-        probe = sample[:2048]
-        error = network.errors(vectors[probe], scale).gather(1, books[probe][:, None]).mean()
-        yield FitStep("pretrain", 1.0, 0.5 * float(error) * scale * scale, self._shares(books))
+        yield self._report(1.0, network, vectors[probe], books[probe], books)
         if config.finish:
-            self._finish(network, vectors, scale, books, weights, max_bits, random)
+            self._finish(network, vectors, books, weights, max_bits, random)
             error = (self.reconstruct(probe) - vectors[probe]).square().sum(dim=1).mean()
-            yield FitStep("finish", 1.0, 0.5 * float(error), self._shares(self.books()))
+            yield FitStep("finish", 1.0, 0.5 * float(error), shares(self.books(), len(config.code_lengths)))
+        else:
+            self._trained = network, not by_error
 
     def _blank_network(self, vectors: Tensor) -> AdaCompNetwork:
-        signs = self.config.code_values == "pm1"
-        return AdaCompNetwork(self.config.code_lengths, vectors.shape[1], signs=signs).to(vectors.device)
+        signs, scale = self.config.code_values == "pm1", unit(vectors)[1] or 1.0
+        return AdaCompNetwork(self.config.code_lengths, vectors.shape[1], signs=signs, unit=scale).to(vectors.device)
 
     def _limit(self, budget: Budget | None) -> int | None:
         limits = [self.config.max_payload_bytes, None if budget is None else budget.payload_bytes]
@@ -220,28 +220,42 @@ class AdaComp(Quantizer):
             )
         return bits
 
+    def _choose(self, costs: Tensor, max_bits: int | None) -> Tensor:
+        """The cheapest code-book of every row, or what comes nearest within ``max_bits``: (N, C) -> (N,)."""
+        return costs.argmin(dim=1) if max_bits is None else allocate(costs, self.config.code_lengths, max_bits)
+
     def _steps(self, num_embeddings: int) -> int:
         if self.config.epochs is not None:
             return int(self.config.epochs * max(1, math.ceil(num_embeddings / self.config.batch_size)))
         affordable = int(_MAX_WORK / (12 * self.config.batch_size * sum(self.config.code_lengths) * self.embedding_dim))
         return max(200, min(3000, max(300, num_embeddings // 5), affordable))
 
-    def _shares(self, books: Tensor) -> dict[str, float]:
-        counts = torch.bincount(books, minlength=len(self.config.code_lengths)).tolist()
-        return {f"share_book_{book}": count / len(books) for book, count in enumerate(counts)}
+    def _report(
+        self,
+        fraction: float,
+        network: AdaCompNetwork,
+        vectors: Tensor,
+        chosen: Tensor,
+        books: Tensor | None = None,
+        **metrics: float,
+    ) -> FitStep:
+        """Error of rows ``vectors`` (B, D) in the code-books ``chosen`` (B,), and the shares of those, or of ``books``."""
+        error = 0.5 * float(network.errors(vectors).gather(1, chosen[:, None]).mean()) * network.unit**2
+        found = shares(chosen if books is None else books, len(self.config.code_lengths))
+        return FitStep("pretrain", fraction, error, {**metrics, **found})
 
     @torch.no_grad()
     def _finish(
         self,
         network: AdaCompNetwork,
         vectors: Tensor,
-        scale: float,
         books: Tensor,
         weights: Tensor | None,
         max_bits: int | None,
         random: torch.Generator,
     ) -> None:
         lengths, dtype = self.config.code_lengths, DTYPES[self.config.codebook_dtype]
+        scale = network.unit
         e = vectors / scale
         codes = torch.cat([network.code(part) > 0 for _, part in chunks(e, 2 * sum(lengths))])
         options: dict[str, Any] = {"weights": weights, "max_bits": max_bits, "generator": random}
@@ -250,9 +264,9 @@ class AdaComp(Quantizer):
         self._write(books, codes, (decoder * scale).clamp(-largest, largest).to(dtype), bias * scale)
 
     @torch.no_grad()
-    def _store(self, network: AdaCompNetwork, vectors: Tensor, scale: float, books: Tensor) -> None:
+    def _store(self, network: AdaCompNetwork, vectors: Tensor, books: Tensor) -> None:
         """Set the state: hard codes of every row in its code-book, with the decoder as it is stored."""
-        config, dtype = self.config, DTYPES[self.config.codebook_dtype]
+        config, dtype, scale = self.config, DTYPES[self.config.codebook_dtype], network.unit
         lengths = list(config.code_lengths)
         step = 1.0 - network.low  # what a bit adds
         largest = torch.finfo(dtype).max
@@ -320,23 +334,46 @@ class AdaComp(Quantizer):
         return torch.cat(parts) if parts else self._state["bias"].new_zeros((0, self.embedding_dim))
 
     def training_module(self, table: Table, *, seed: int = 0) -> CompressedEmbedding:
-        """See :class:`AdaCompEmbedding`; selector and encoders' biases are found again from ``table`` and the codes.
+        """See :class:`AdaCompEmbedding`; the network goes on from where the fit left it.
 
-        Bits that were searched for are no signs of anything: after ``finish`` they stay, and the decoders are trained.
+        A quantizer that was read from a file, copied or unpickled has no network: its autoencoders are found again from
+        ``table`` and the codes, and its selector starts anew, each row with a lead for the code-book that it has. So does
+        one whose code-books were given by errors. Bits that were searched for are no signs of anything: after ``finish``
+        they stay, and the decoders are trained.
         """
         if self.config.finish:
             return super().training_module(table, seed=seed)
-        vectors, books, state = table.vectors, self.books(), self.state()
-        network = self._blank_network(vectors)
-        scale = network.restore(vectors, books, self.row_bits, state["decoder"].to(torch.float32), state["bias"])
-        learn_selector(network, vectors, scale, books, generator(seed, 1))
-        return AdaCompEmbedding(self, table, books, network, scale, type(self)._of_network, seed)
+        chosen = False
+        if self._trained is None:
+            network = self._blank_network(table.vectors)
+            restore(network, table.vectors, self.books(), self.row_bits, self.state())
+        else:
+            network, chosen = copy.deepcopy(self._trained[0]).to(table.vectors.device), self._trained[1]
+        max_bits = self._max_bits(None)
+        steered = max_bits is not None and self.config.limit == "selector"
+        bits_a_row = max_bits / self.num_embeddings if max_bits is not None and steered else None
+        books = None if chosen else self.books()
+        return AdaCompEmbedding(self, table, network, books, bits_a_row, type(self)._of_network, seed)
 
     @classmethod
-    def _of_network(cls, config: Any, network: AdaCompNetwork, vectors: Tensor, scale: float, costs: Tensor) -> Self:
+    def _of_network(cls, config: Any, network: AdaCompNetwork, vectors: Tensor, costs: Tensor) -> Self:
         self = cls(config)
         self._shape = (vectors.shape[0], vectors.shape[1])
-        max_bits = self._max_bits(None)
-        books = costs.argmin(dim=1) if max_bits is None else allocate(costs, config.code_lengths, max_bits)
-        self._store(network, vectors, scale, books)
+        self._store(network, vectors, self._choose(costs, self._max_bits(None)))
         return self
+
+    def to(self, device: torch.device | str) -> Self:
+        """See :meth:`Quantizer.to`; the network moves too."""
+        moved = super().to(device)
+        if self._trained is not None:
+            moved._trained = copy.deepcopy(self._trained[0]).to(device), self._trained[1]
+        return moved
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_index": None, "_trained": None}
+
+
+def _error_costs(network: AdaCompNetwork, vectors: Tensor, weights: Tensor | None) -> Tensor:
+    """Squared errors of every row in every code-book (N, C), weighted by ``weights`` (N,)."""
+    errors = network.errors(vectors)
+    return errors if weights is None else errors * weights[:, None]

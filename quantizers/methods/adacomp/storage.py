@@ -20,6 +20,7 @@ class AdaCompConfig(QuantizerConfig):
     Attributes:
         code_lengths: bits of each code-book, 1 to 16 code-books.
         tau, final_tau: temperature of the Gumbel-softmax at the start and at the end of a training.
+        balance: weight of the load term, see :mod:`quantizers.methods.adacomp.selection`; 0 is the paper's loss.
         epochs: passes over the table in pretraining; None for 200 to 3,000 steps by the size of table and codes.
         batch_size: rows a step (the paper's is 64).
         learning_rate: of Adam, for the table divided by its unit; the autoencoders' is in proportion to their weights.
@@ -27,6 +28,9 @@ class AdaCompConfig(QuantizerConfig):
         code_values: codes are 0 and 1, or -1 and 1 (footnote 2).
         codebook_dtype: what the decoders are stored in; b' is float32 always.
         max_payload_bytes: what the result may take; None leaves the size to the selector.
+        limit: what a size is kept by. ``error``: rows are given code-books by their errors. ``selector``: a rate term in
+            every loss teaches the selector to keep it.
+        train_input: whether a training with a task also trains the vectors that codes are made of. They are not stored.
         finish: end with a search for better bits, and least squares: not the paper's, see
             :mod:`quantizers.methods.adacomp.finish`.
     """
@@ -34,6 +38,7 @@ class AdaCompConfig(QuantizerConfig):
     code_lengths: tuple[int, ...] = (128, 64, 32, 16)
     tau: float = Field(default=1.0, gt=0)
     final_tau: float = Field(default=0.1, gt=0)
+    balance: float = Field(default=0.5, ge=0)
     epochs: int | None = Field(default=None, ge=0)
     batch_size: int = Field(default=512, ge=1)
     learning_rate: float = Field(default=1e-3, gt=0)
@@ -41,6 +46,8 @@ class AdaCompConfig(QuantizerConfig):
     code_values: Literal["01", "pm1"] = "01"
     codebook_dtype: Literal["float32", "float16"] = "float32"
     max_payload_bytes: int | None = Field(default=None, ge=1)
+    limit: Literal["error", "selector"] = "error"
+    train_input: bool = True
     finish: bool = False
 
     @field_validator("code_lengths")

@@ -1,0 +1,108 @@
+"""Which code-book a row has: what steers the selector, and what keeps a size exactly.
+
+None of it is the paper's. Its loss knows no size, and a longer code-book rebuilds every row better: trained to the end, the
+selector of equation 1 takes the longest for all of them, with a lead that no later gradient overcomes. Two terms are added
+to the loss, in pretraining (for each row of a batch) and in the training with a task alike:
+
+- **load**: balance x KL(mean over rows of alpha / sum alpha || uniform), as for mixtures of experts (Shazeer et al. 2017).
+  The more rows have a code-book, the more a row must gain by it. Rows that gain little take a shorter one.
+- **rate**, where a size is to be kept by the selector: lambda x expected bits a row / allowed bits a row. lambda is steered:
+  its logarithm rises in proportion to what the hard selection is above the size, and falls in proportion to what is left.
+
+Both are means over rows drawn evenly from the whole table, since every row takes its bits in the file, however often a text
+has it.
+
+Shapes: N rows, B rows drawn, C code-books.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+SAMPLE_ROWS = 2048
+_FIRST_RATE = 0.03
+_RATE_BOUNDS = (math.log(1e-6), math.log(1e4))
+_GAIN = 0.1
+
+
+class SelectionTerms(nn.Module):
+    """What is added to a loss for the sake of the selection.
+
+    Args:
+        code_lengths: bits of each code-book.
+        balance: weight of the load term.
+        bits_a_row: what a row may take on average; None for no rate term.
+
+    Attributes:
+        log_rate: logarithm of lambda; every call in training mode moves it.
+    """
+
+    bits: Tensor
+    log_rate: Tensor
+
+    def __init__(self, code_lengths: Sequence[int], balance: float, bits_a_row: float | None) -> None:
+        super().__init__()
+        self.balance, self.bits_a_row = balance, bits_a_row
+        self.register_buffer("bits", torch.tensor(code_lengths, dtype=torch.float32), persistent=False)
+        self.register_buffer("log_rate", torch.tensor(math.log(_FIRST_RATE)))
+
+    def forward(self, log_alpha: Tensor) -> Tensor:
+        """Load and rate term of rows whose log alpha is given: (B, C) -> ()."""
+        share = torch.softmax(log_alpha, dim=1)
+        mean = share.mean(dim=0)
+        total = self.balance * torch.special.xlogy(mean, len(self.bits) * mean).sum()
+        if self.bits_a_row is None:
+            return total
+        if self.training:
+            excess = float(self.bits[log_alpha.argmax(dim=1)].mean()) / self.bits_a_row - 1.0
+            with torch.no_grad():
+                self.log_rate.add_(_GAIN * min(1.0, max(-1.0, excess))).clamp_(*_RATE_BOUNDS)
+        return cast(Tensor, total + self.log_rate.exp() * (mean @ self.bits) / self.bits_a_row)
+
+
+def allocate(costs: Tensor, code_lengths: Sequence[int], max_bits: int) -> Tensor:
+    """A code-book for every row, so that the sum of costs is small and all rows together take ``max_bits`` at the most.
+
+    Minimizes cost + mu * bits row by row; mu, the same for all rows, is the smallest that keeps the size (by bisection).
+    That is the least sum of costs for the size that comes out.
+
+    Args:
+        costs: (N, C) of every row in every code-book.
+        code_lengths: bits of each code-book.
+        max_bits: not less than every row in the shortest code-book takes.
+
+    Returns:
+        (N,) int64.
+    """
+    bits = torch.tensor(code_lengths, device=costs.device)
+
+    def choose(mu: float) -> tuple[Tensor, int]:
+        books = (costs + mu * bits).argmin(dim=1)
+        return books, int(bits[books].sum())
+
+    # One bit more or less is worth no more than all that a row can gain; beyond that only the lengths count.
+    high = 2 * float(costs.max() - costs.min()) + 1e-30
+    low = 0.0
+    best, total = choose(low)
+    if total <= max_bits:
+        return best
+    best = torch.full_like(best, int(bits.argmin()))
+    for _ in range(60):
+        middle = 0.5 * (low + high)
+        books, total = choose(middle)
+        if total <= max_bits:
+            best, high = books, middle
+        else:
+            low = middle
+    return best
+
+
+def shares(books: Tensor, count: int) -> dict[str, float]:
+    """Share of the rows in each of ``count`` code-books, by the name of its curve: figure 2 of the paper."""
+    counts = torch.bincount(books, minlength=count).tolist()
+    return {f"share_book_{book}": rows / len(books) for book, rows in enumerate(counts)}
