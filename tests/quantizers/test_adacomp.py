@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 import quantizers
 from quantizers import Budget, InputError, Skip, Table, TableStats
 from quantizers.base import generator
-from quantizers.methods.adacomp.method import AdaComp, AdaCompConfig
-from quantizers.methods.adacomp.module import AdaCompNetwork, Threshold, annealed
-from quantizers.methods.adacomp.training import allocate
+from quantizers.methods.adacomp.method import AdaComp
+from quantizers.methods.adacomp.network import AdaCompNetwork, Threshold, annealed
+from quantizers.methods.adacomp.selection import SelectionTerms, allocate
+from quantizers.methods.adacomp.storage import AdaCompConfig
 
 
 def normal(*shape, seed=0):
@@ -73,7 +74,9 @@ def test_equations_1_to_6_by_hand(network):
     torch.testing.assert_close(network(e, selection), torch.tensor([[0.525, 0.625], [1.1, 0.2]]))
     torch.testing.assert_close(network.one_book(e, torch.tensor([1, 0])), torch.tensor([[0.5, 1.1], [1.1, 0.2]]))
     errors = torch.tensor([[0.3**2 + 0.9**2, 0.2**2 + 1.0**2], [0.3**2 + 0.4**2, 0.3**2 + 0.5**2]])
-    torch.testing.assert_close(network.errors(2 * e, 2.0), errors)
+    network.unit = 2.0
+    torch.testing.assert_close(network.errors(2 * e), errors)
+    torch.testing.assert_close(network.costs(2 * e), -network.log_alpha(e))
     # P of (1, 0), (.5, -1): off-diagonal .5 twice, diagonal 0 and .25; of (.6, .8): 0.
     torch.testing.assert_close(network.penalty().detach(), torch.tensor(0.5**2 * 2 + 0.25**2))
 
@@ -89,10 +92,11 @@ def test_penalty_of_more_bits_than_columns():
 def test_gumbel_softmax_is_drawn_from_alpha(network):
     e = torch.tensor([[0.3, 0.1]]).expand(20_000, 2)
     random = torch.Generator().manual_seed(0)
-    chosen = network.select(e, 1.0, random).argmax(dim=1).float().mean()
-    alpha = network.log_alpha(e[:1]).detach().exp()[0]
+    log_alpha = network.log_alpha(e)
+    chosen = network.select(log_alpha, 1.0, random).argmax(dim=1).float().mean()
+    alpha = log_alpha[0].detach().exp()
     assert float(chosen) == pytest.approx(float((alpha / alpha.sum())[1]), abs=0.02)
-    sharp = network.select(e, 0.01, random).detach()
+    sharp = network.select(log_alpha, 0.01, random).detach()
     torch.testing.assert_close(sharp.sum(dim=1), torch.ones(len(e)))
     assert float(sharp.max(dim=1).values.mean()) > 0.98
 

@@ -116,7 +116,7 @@ def train(
     compressed = {role: module for role, module in embeddings.items() if isinstance(module, CompressedEmbedding)}
     rate = learning_rate or settings.learning_rate
     total = epochs or settings.epochs
-    optimizer = torch.optim.Adam(parameters, lr=rate)
+    optimizer = torch.optim.Adam(_groups(parameters, compressed.values()), lr=rate)
     order = generator(seed, 1)
     averaged = [parameter.detach().clone() for parameter in parameters]
     modules.eval()
@@ -134,7 +134,7 @@ def train(
         for epoch in range(at.epoch, total + 1):
             modules.train()
             for group in optimizer.param_groups:
-                group["lr"] = rate * settings.decay ** (epoch - 1)
+                group["lr"] = rate * group["scale"] * settings.decay ** (epoch - 1)
             try:
                 for batch in itertools.islice(data.batches(order), at.batches, None):
                     for module in compressed.values():
@@ -171,6 +171,16 @@ def train(
     if at.best_dev is None:  # stopped before the first epoch was over
         at.best_dev = measure_dev()
     return Trained(at.best_dev, epoch, stopped)
+
+
+def _groups(parameters: Sequence[nn.Parameter], modules: Iterable[CompressedEmbedding]) -> list[dict[str, Any]]:
+    """The parameters by what the learning rate is multiplied by for them, ``scale``."""
+    own = {parameter: scale for module in modules for parameter, scale in module.rate_scales().items()}
+    scales = [own.get(parameter, 1.0) for parameter in parameters]
+    return [
+        {"params": [parameter for parameter, its in zip(parameters, scales, strict=True) if its == scale], "scale": scale}
+        for scale in sorted(set(scales))
+    ]
 
 
 class _Moving:
@@ -221,7 +231,8 @@ def _step(
             total = total + module.regularizer()
     optimizer.zero_grad()
     torch.autograd.backward(total)
-    nn.utils.clip_grad_norm_(optimizer.param_groups[0]["params"], settings.clip_norm)
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    nn.utils.clip_grad_norm_(parameters, settings.clip_norm)
     optimizer.step()
     return float(loss.detach())
 

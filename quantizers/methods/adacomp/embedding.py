@@ -23,6 +23,9 @@ from quantizers.methods.adacomp.selection import SAMPLE_ROWS, SelectionTerms, sh
 from quantizers.table import Table
 
 _ANNEALED = 0.6  # of a training, after which tau stays as it is: what is deployed is then what is trained
+_SELECTOR_RATE = 0.1  # of the training's learning rate
+_AUTOENCODER_RATE = 0.2
+_BALANCE = 0.02  # of the load term in a task's loss: a row matters far less to it than to its own error
 _LEAD = 3.0  # of a row's own code-book over the others, in nats, where no trained selector is at hand
 
 
@@ -65,7 +68,7 @@ class AdaCompEmbedding(LearnedEmbedding):
         count = len(network.code_lengths)
         lead = table.vectors.new_zeros(count) if books is None else _LEAD * functional.one_hot(books, count).float()
         self.register_buffer("lead", lead.expand(self.num_embeddings, count), persistent=False)
-        self.terms = SelectionTerms(network.code_lengths, self.config.balance, bits_a_row).to(table.vectors.device)
+        self.terms = SelectionTerms(network.code_lengths, _BALANCE * self.config.balance, bits_a_row).to(table.vectors.device)
         self._deploy, self._seed, self._progress = deploy, seed, 0.0
 
     def _log_alpha(self, ids: Tensor) -> tuple[Tensor, Tensor]:
@@ -94,6 +97,12 @@ class AdaCompEmbedding(LearnedEmbedding):
         terms = self.terms(self._log_alpha(ids.to(self.vectors.device))[1])
         return cast(Tensor, self.config.orthogonality * self.network.penalty() + terms)
 
+    def rate_scales(self) -> dict[nn.Parameter, float]:
+        """Selector and autoencoders, which all words share, learn slower than each word's own vector."""
+        network = self.network
+        selector = dict.fromkeys(network.selector(), _SELECTOR_RATE)
+        return {**selector, **dict.fromkeys(network.autoencoders(), _AUTOENCODER_RATE)}
+
     def set_progress(self, fraction: float) -> None:
         """Anneal tau."""
         self._progress = fraction
@@ -111,7 +120,11 @@ class AdaCompEmbedding(LearnedEmbedding):
 
 @torch.no_grad()
 def restore(
-    network: AdaCompNetwork, vectors: Tensor, books: Tensor, row_bits: Callable[[Tensor, int], Tensor], state: dict[str, Tensor]
+    network: AdaCompNetwork,
+    vectors: Tensor,
+    books: Tensor,
+    row_bits: Callable[[Tensor, int], Tensor],
+    state: dict[str, Tensor],
 ) -> None:
     """Make the autoencoders those that a stored state came from. The selector is not to be found again.
 

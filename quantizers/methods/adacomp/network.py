@@ -5,8 +5,8 @@ Equations: alpha = softplus(theta^T tanh(theta'^T e + b') + b) (1); u = softmax(
 e'_k = W_k phi(W_k^T e + b_k) + b'_k, phi(x) = 1[x >= 0] (3), its gradient passed where its magnitude is at most 1 (4);
 o = sum_k u_k e'_k (5); P = sum_k |W_k^T W_k - I|^2 (6); L_task + lambda P (7); L_pre = sum_w |o_w - e_w|^2 (8).
 
-Everything is computed on rows divided by the network's unit: see :func:`unit`. All code-books' bits stand side by side, so that the sum over k is one
-product. Here W_k^T is stored, a row a bit.
+Everything is computed on rows divided by the network's unit, see :func:`unit`. All code-books' bits stand side by side, so
+that the sum over k is one product. Here W_k^T is stored, a row a bit.
 
 Shapes: N rows, D columns, B batch, C code-books, n_k bits of code-book k, T = sum of all n_k.
 """
@@ -87,6 +87,14 @@ class AdaCompNetwork(nn.Module):
         self.decoder_bias = nn.Parameter(torch.zeros(count, embedding_dim))
         book_of_bit = torch.repeat_interleave(torch.arange(count), torch.tensor(self.code_lengths))
         self.register_buffer("book_of_bit", book_of_bit, persistent=False)
+
+    def selector(self) -> list[nn.Parameter]:
+        """The parameters of equation 1."""
+        return [self.hidden, self.hidden_bias, self.choice, self.choice_bias]
+
+    def autoencoders(self) -> list[nn.Parameter]:
+        """The parameters of equation 3."""
+        return [self.weights, self.encoder_bias, self.decoder_bias]
 
     def log_alpha(self, e: Tensor) -> Tensor:
         """Logarithm of equation 1: (B, D) -> (B, C)."""

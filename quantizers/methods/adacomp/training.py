@@ -43,9 +43,8 @@ class Pretraining:
         self.network, self.config, self.steps = network, config, steps
         self._vectors, self._random = vectors, random
         self.terms = SelectionTerms(config.code_lengths, config.balance, bits_a_row).to(vectors.device)
-        selector = [network.hidden, network.hidden_bias, network.choice, network.choice_bias]
-        autoencoders = [network.weights, network.encoder_bias, network.decoder_bias]
-        self.optimizer = torch.optim.Adam([{"params": selector}, {"params": autoencoders}], lr=config.learning_rate)
+        groups = [{"params": network.selector()}, {"params": network.autoencoders()}]
+        self.optimizer = torch.optim.Adam(groups, lr=config.learning_rate)
         # The more bits, the smaller the weights, and the smaller the steps that still lead anywhere.
         size = float(network.weights.detach().square().mean().sqrt()) * (1.0 - network.low)
         self.rates = config.learning_rate, config.learning_rate * size / _USUAL_WEIGHT
