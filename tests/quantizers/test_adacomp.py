@@ -3,6 +3,7 @@
 import copy
 import itertools
 import math
+import pickle
 
 import pytest
 import torch
@@ -230,6 +231,7 @@ def test_training_with_a_task(free):
     wanted = torch.arange(40)
     target = torch.full((40, 8), 0.3)
     before = float((module.eval()(wanted) - target).square().mean())
+    module.terms.balance = 0.0
     torch.testing.assert_close(module.regularizer(), 0.01 * module.network.penalty())
     optimizer = torch.optim.Adam(module.parameters(), lr=3e-3)
     module.train()
@@ -247,6 +249,76 @@ def test_training_with_a_task(free):
     torch.testing.assert_close(module(wanted), hard.reconstruct(wanted))
     assert module.payload_bytes == hard.payload_bytes
     assert hard.words == table().words
+
+
+def test_a_training_goes_on_from_the_fits_network(free):
+    module = free.training_module(table(), seed=3)
+    assert torch.equal(module.eval().quantizer.books(), free.books())
+    torch.testing.assert_close(module.to_dense(), free.to_dense())
+    assert torch.equal(module.network.hidden, free._trained[0].hidden)
+    with torch.no_grad():
+        module.network.hidden.zero_()
+    assert bool(free._trained[0].hidden.any()), "the fit's own network stays as it is"
+    assert torch.equal(free.to("cpu").training_module(table()).network.hidden, free._trained[0].hidden)
+    alone = pickle.loads(pickle.dumps(free))
+    assert len(pickle.dumps(free)) < free.payload_bytes + 20_000
+    assert torch.equal(alone.training_module(table()).eval().quantizer.books(), free.books())
+
+
+def test_what_is_trained(free):
+    module = free.training_module(table())
+    assert "vectors" in dict(module.named_parameters())
+    scales = module.rate_scales()
+    assert module.vectors not in scales and set(scales) == set(module.network.parameters())
+    assert module.annealing
+    module.set_progress(0.59)
+    assert module.annealing
+    module.set_progress(0.61)
+    assert not module.annealing
+    fixed = (
+        quantizers.create("adacomp", code_lengths=(8, 4), epochs=0, train_input=False).fit(table()).training_module(table())
+    )
+    assert set(fixed.parameters()) == set(fixed.network.parameters())
+
+
+def test_load_and_rate_terms_by_hand():
+    log_alpha = torch.log(torch.tensor([[3.0, 1.0], [2.0, 2.0]]))  # shares 3/4, 1/4 and 1/2, 1/2; on average 5/8 and 3/8
+    load = 5 / 8 * math.log(5 / 4) + 3 / 8 * math.log(3 / 4)
+    assert float(SelectionTerms((8, 4), 2.0, None)(log_alpha)) == pytest.approx(2 * load)
+    assert float(SelectionTerms((8, 4), 2.0, None)(torch.zeros(5, 2))) == pytest.approx(0, abs=1e-6)
+    terms = SelectionTerms((8, 4), 0.0, 5.0).eval()
+    start = float(terms.log_rate)
+    # Hard selection gives both rows 8 bits (of equal ones the first), 3/5 more than the 5 that are allowed.
+    found = float(terms(log_alpha))
+    assert found == pytest.approx(math.exp(start + 5 * 0.6) * (8 * 5 / 8 + 4 * 3 / 8) / 5, rel=1e-4)
+    assert float(terms.log_rate) == start
+    terms.train()
+    terms(log_alpha)
+    assert float(terms.log_rate) == pytest.approx(start + 0.03 * 0.6, abs=1e-5)
+    terms(torch.tensor([[0.0, 1.0]]))  # 4 bits, 1/5 less
+    assert float(terms.log_rate) == pytest.approx(start + 0.03 * (0.6 - 0.2), abs=1e-5)
+
+
+def test_the_selector_keeps_a_size():
+    config = {"code_lengths": (24, 9, 5), "max_payload_bytes": 2012, "limit": "selector", "epochs": 250}
+    quantizer = quantizers.create("adacomp", **config).fit(table())
+    assert 0.9 * 2012 < quantizer.payload_bytes <= 2012
+    own = quantizer._trained[0].costs(table().vectors).argmin(dim=1)
+    assert float((own == quantizer.books()).float().mean()) > 0.9, "little is left to do for the guard"
+    module = quantizer.training_module(table(), seed=1)
+    optimizer = torch.optim.Adam(module.parameters(), lr=1e-2)
+    for step in range(200):
+        module.set_progress(step / 200)
+        loss = module.train()(torch.arange(400)).sub(table().vectors).square().mean() + module.regularizer()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    bits = torch.tensor([24.0, 9.0, 5.0])
+    with torch.no_grad():
+        wanted = bits[module._log_alpha(torch.arange(400))[1].argmax(dim=1)].mean()
+    assert float(wanted) == pytest.approx(12, rel=0.15)
+    assert module.eval().harden().payload_bytes <= 2012
+    assert "rate" in module.curves()
 
 
 def test_temperature():

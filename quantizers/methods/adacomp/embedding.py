@@ -68,7 +68,9 @@ class AdaCompEmbedding(LearnedEmbedding):
         count = len(network.code_lengths)
         lead = table.vectors.new_zeros(count) if books is None else _LEAD * functional.one_hot(books, count).float()
         self.register_buffer("lead", lead.expand(self.num_embeddings, count), persistent=False)
-        self.terms = SelectionTerms(network.code_lengths, _BALANCE * self.config.balance, bits_a_row).to(table.vectors.device)
+        self.terms = SelectionTerms(network.code_lengths, _BALANCE * self.config.balance, bits_a_row).to(
+            table.vectors.device
+        )
         self._deploy, self._seed, self._progress = deploy, seed, 0.0
 
     def _log_alpha(self, ids: Tensor) -> tuple[Tensor, Tensor]:

@@ -7,7 +7,7 @@ to the loss, in pretraining (for each row of a batch) and in the training with a
 - **load**: balance x KL(mean over rows of alpha / sum alpha || uniform), as for mixtures of experts (Shazeer et al. 2017).
   The more rows have a code-book, the more a row must gain by it. Rows that gain little take a shorter one.
 - **rate**, where a size is to be kept by the selector: lambda x expected bits a row / allowed bits a row. lambda is steered:
-  its logarithm rises in proportion to what the hard selection is above the size, and falls in proportion to what is left.
+  its logarithm is a proportional and an integral part of what the hard selection is above the size.
 
 Both are means over rows drawn evenly from the whole table, since every row takes its bits in the file, however often a text
 has it.
@@ -27,7 +27,7 @@ from torch import Tensor, nn
 SAMPLE_ROWS = 2048
 _FIRST_RATE = 0.03
 _RATE_BOUNDS = (math.log(1e-6), math.log(1e4))
-_GAIN = 0.1
+_PROPORTIONAL, _INTEGRAL = 5.0, 0.03  # of the controller of log lambda; the first keeps the second from swinging
 
 
 class SelectionTerms(nn.Module):
@@ -39,7 +39,7 @@ class SelectionTerms(nn.Module):
         bits_a_row: what a row may take on average; None for no rate term.
 
     Attributes:
-        log_rate: logarithm of lambda; every call in training mode moves it.
+        log_rate: the integral part of log lambda; every call in training mode moves it.
     """
 
     bits: Tensor
@@ -58,11 +58,13 @@ class SelectionTerms(nn.Module):
         total = self.balance * torch.special.xlogy(mean, len(self.bits) * mean).sum()
         if self.bits_a_row is None:
             return total
+        excess = float(self.bits[log_alpha.argmax(dim=1)].mean()) / self.bits_a_row - 1.0
+        excess = min(1.0, max(-1.0, excess))
         if self.training:
-            excess = float(self.bits[log_alpha.argmax(dim=1)].mean()) / self.bits_a_row - 1.0
             with torch.no_grad():
-                self.log_rate.add_(_GAIN * min(1.0, max(-1.0, excess))).clamp_(*_RATE_BOUNDS)
-        return cast(Tensor, total + self.log_rate.exp() * (mean @ self.bits) / self.bits_a_row)
+                self.log_rate.add_(_INTEGRAL * excess).clamp_(*_RATE_BOUNDS)
+        rate = (self.log_rate + _PROPORTIONAL * excess).exp()
+        return cast(Tensor, total + rate * (mean @ self.bits) / self.bits_a_row)
 
 
 def allocate(costs: Tensor, code_lengths: Sequence[int], max_bits: int) -> Tensor:
