@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -55,7 +54,7 @@ class SelectionTerms(nn.Module):
         """Load and rate term of rows whose log alpha is given: (B, C) -> ()."""
         share = torch.softmax(log_alpha, dim=1)
         mean = share.mean(dim=0)
-        total = self.balance * torch.special.xlogy(mean, len(self.bits) * mean).sum()
+        total: Tensor = self.balance * torch.special.xlogy(mean, len(self.bits) * mean).sum()
         if self.bits_a_row is None:
             return total
         excess = float(self.bits[log_alpha.argmax(dim=1)].mean()) / self.bits_a_row - 1.0
@@ -64,7 +63,7 @@ class SelectionTerms(nn.Module):
             with torch.no_grad():
                 self.log_rate.add_(_INTEGRAL * excess).clamp_(*_RATE_BOUNDS)
         rate = (self.log_rate + _PROPORTIONAL * excess).exp()
-        return cast(Tensor, total + rate * (mean @ self.bits) / self.bits_a_row)
+        return total + rate * (mean @ self.bits) / self.bits_a_row
 
 
 def allocate(costs: Tensor, code_lengths: Sequence[int], max_bits: int) -> Tensor:
