@@ -287,16 +287,17 @@ def test_load_and_rate_terms_by_hand():
     assert float(SelectionTerms((8, 4), 2.0, None)(log_alpha)) == pytest.approx(2 * load)
     assert float(SelectionTerms((8, 4), 2.0, None)(torch.zeros(5, 2))) == pytest.approx(0, abs=1e-6)
     terms = SelectionTerms((8, 4), 0.0, 5.0).eval()
-    start = float(terms.log_rate)
     # Hard selection gives both rows 8 bits (of equal ones the first), 3/5 more than the 5 that are allowed.
-    found = float(terms(log_alpha))
-    assert found == pytest.approx(math.exp(start + 5 * 0.6) * (8 * 5 / 8 + 4 * 3 / 8) / 5, rel=1e-4)
-    assert float(terms.log_rate) == start
+    expected = 1e-3 * math.sinh(5 * 0.6) * (8 * 5 / 8 + 4 * 3 / 8) / 5
+    assert float(terms(log_alpha)) == pytest.approx(expected, rel=1e-4)
+    assert float(terms.steering) == 0
     terms.train()
     terms(log_alpha)
-    assert float(terms.log_rate) == pytest.approx(start + 0.03 * 0.6, abs=1e-5)
-    terms(torch.tensor([[0.0, 1.0]]))  # 4 bits, 1/5 less
-    assert float(terms.log_rate) == pytest.approx(start + 0.03 * (0.6 - 0.2), abs=1e-5)
+    assert float(terms.steering) == pytest.approx(0.1 * 0.6, abs=1e-5)
+    assert terms.rate() == pytest.approx(1e-3 * math.sinh(0.1 * 0.6), rel=1e-4)
+    terms(torch.tensor([[0.0, 1.0]]))  # 4 bits, 1/5 less: bits that may be used are made cheap
+    assert float(terms.steering) == pytest.approx(0.1 * (0.6 - 0.2), abs=1e-5)
+    assert terms.rate(-0.2) < 0
 
 
 def test_the_selector_keeps_a_size():

@@ -35,6 +35,9 @@ class AdaCompEmbedding(LearnedEmbedding):
     In training mode a word's selection is soft and noisy (drawn once a batch for each word), its codes are hard. tau falls
     with ``set_progress`` until 0.6 of the training is done.
 
+    With the table held, as the paper may have it, a word could change only with all others: W and theta are shared. The
+    table's vectors are read by the encoder alone and no file holds them, so that to train them costs no byte.
+
     Args:
         quantizer: the fitted quantizer.
         table: the table it was fitted to.
@@ -117,7 +120,7 @@ class AdaCompEmbedding(LearnedEmbedding):
     def curves(self) -> dict[str, float]:
         """Share of the rows in each code-book, by hard selection, and lambda of the rate term."""
         found = shares(cast(Any, self.quantizer).books(), len(self.network.code_lengths))
-        return found if self.terms.bits_a_row is None else {**found, "rate": float(self.terms.log_rate.exp())}
+        return found if self.terms.bits_a_row is None else {**found, "rate": self.terms.rate()}
 
 
 @torch.no_grad()

@@ -1,24 +1,27 @@
 """AdaComp: each row chooses one of several binary code-books of different lengths.
 
-Paper: Kim, Kim & Lee, "Adaptive Compression of Word Embeddings" (ACL 2020), equations 1 to 8 (in ``adacomp_module``).
+Paper: Kim, Kim & Lee, "Adaptive Compression of Word Embeddings" (ACL 2020), equations 1 to 8 (in ``network``).
 Stored: which code-book each row has (ceil(log2 C) bits a row), its bits in that code-book, one row after the other without
 gaps, and of each code-book the decoder W_k (n_k * D values) and b'_k (D float32). The selector's network and the encoders'
-biases b_k are not needed to rebuild a row and are not stored; a training module finds both again from the table.
+biases b_k are not needed to rebuild a row and are not stored: a quantizer has them as long as it lives in the process that
+fitted it, and goes on from them in a training with a task (``embedding``).
 
 What the paper leaves open, and what is done here:
 
-- tau falls geometrically from 1 to 0.1 over the pretraining, and again over the training with a task; annealing the paper
-  does not mention, but the deployed selection is hard.
+- tau falls geometrically from 1 to 0.1 over the pretraining, and again over the first 0.6 of a training with a task;
+  annealing the paper does not mention, but the deployed selection is hard. Early stopping waits for it.
 - Pretraining "until it converges": 200 to 3,000 steps of 512 rows (by N) with a rate that falls to a twentieth, from a start
   by least squares; ``batch_size=64, epochs=...`` is the paper's. Equation 8 is a sum over the batch, so that rule 4 does not
   depend on the batch; lambda P is added in pretraining too.
+- A selector trained with equation 8 alone takes the longest code-book for nearly every row; the paper's takes it for about
+  80 % (figure 2). A load term (``balance``, in ``selection``) keeps ours from saturating.
 - Words without a vector are rows of the table like any other.
-- The size is whatever the selector makes it; without a task that is the longest code-book for nearly every row (figure 2 of
-  the paper: 80 %). With a budget or ``max_payload_bytes`` another rule takes the selector's place in pretraining: the
-  code-books that minimize error + mu * bits, with the mu that keeps the size, found anew 12 times, so that each code-book
-  learns the rows that it will hold. After a training with a task the selector decides, and where the size asks for it,
-  -log alpha + mu * bits. (10,000 rows of GloVe 50d, 64 bits a row on average: half squared error 2.36 with
-  (128, 64, 32, 16), and 2.78 with 64 bits for every row.)
+- The size is whatever the selector makes it. With a budget or ``max_payload_bytes`` there are two ways. ``limit="error"``:
+  in pretraining another rule takes the selector's place, the code-books that minimize error + mu * bits, with the mu that
+  keeps the size, found anew 12 times, so that each code-book learns the rows that it will hold. (10,000 rows of GloVe 50d,
+  64 bits a row on average: half squared error 2.36 with (128, 64, 32, 16), and 2.78 with 64 bits for every row.)
+  ``limit="selector"``: a rate term in every loss makes the selector itself keep the size (``selection``). Either way what
+  the selector is over the size in the end is taken off by -log alpha + mu * bits.
 
 Shapes: N rows, D columns, B batch, C code-books, n_k bits of code-book k, T = sum of all n_k.
 """
@@ -35,7 +38,7 @@ import torch
 from torch import Tensor
 
 from quantizers.base import Budget, FitStep, Quantizer, QuantizerConfig, Role, Skip, StorageCost, generator
-from quantizers.coding.bits import bits_for, pack, row_bytes, unpack
+from quantizers.coding.bits import bits_for, pack, unpack
 from quantizers.coding.dtypes import DTYPES, codebook_dtype_for
 from quantizers.coding.streams import pack_flat
 from quantizers.embedding import CompressedEmbedding
@@ -46,15 +49,20 @@ from quantizers.methods.adacomp.embedding import AdaCompEmbedding, restore
 from quantizers.methods.adacomp.finish import finish
 from quantizers.methods.adacomp.network import AdaCompNetwork, unit
 from quantizers.methods.adacomp.selection import allocate, shares
-from quantizers.methods.adacomp.storage import AdaCompConfig, decoder_bytes, fixed_bytes, selector_bytes
+from quantizers.methods.adacomp.storage import (
+    AdaCompConfig,
+    decoder_bytes,
+    fixed_bytes,
+    largest,
+    most_bytes,
+    too_few_bytes,
+)
 from quantizers.methods.adacomp.training import Pretraining
 from quantizers.table import Table, TableStats
 
 _REPORTS = 20
 _ALLOCATIONS = 12
 _START_ROWS = 8192
-_MEAN_LENGTH = 0.8  # of the longest code-book's length, at a budget: see configs_for
-_MAX_BITS_A_COLUMN = 16
 _MAX_WORK = 2.5e12  # multiplications and additions of a whole pretraining: about two minutes on one core
 
 
@@ -93,7 +101,7 @@ class AdaComp(Quantizer):
         if budget.payload_bytes < 1:
             return Skip("there is no code of no bytes")
         for count in (4, 2):
-            config = cls._largest(count, dtype, budget.payload_bytes, stats.shape)
+            config = largest(count, dtype, budget.payload_bytes, stats.shape)
             if config is not None and (
                 count == 2 or decoder_bytes(config, stats.embedding_dim) < 0.1 * budget.payload_bytes
             ):
@@ -101,53 +109,24 @@ class AdaComp(Quantizer):
         return Skip(f"code-books of 2 bits and 1 bit take more than {budget.payload_bytes} bytes")
 
     @classmethod
-    def _largest(cls, count: int, dtype: Any, payload_bytes: int, shape: tuple[int, int]) -> AdaCompConfig | None:
-        def make(longest: int) -> AdaCompConfig:
-            lengths = tuple(longest >> book for book in range(count))
-            return AdaCompConfig(
-                code_lengths=lengths, code_values="pm1", codebook_dtype=dtype, max_payload_bytes=payload_bytes
-            )
-
-        def fits(longest: int) -> bool:
-            config = make(longest)
-            mean = math.ceil(shape[0] * _MEAN_LENGTH * longest / 8)
-            return mean + fixed_bytes(config, shape) <= payload_bytes and cls.check(config, shape) is None
-
-        low, high = 1 << (count - 1), min(8192, _MAX_BITS_A_COLUMN * shape[1])
-        if high < low or not fits(low):
-            return None
-        while low < high:
-            middle = (low + high + 1) // 2
-            low, high = (middle, high) if fits(middle) else (low, middle - 1)
-        return make(low)
-
-    @classmethod
     def storage(cls, config: Any, shape: tuple[int, int]) -> StorageCost:
         """An upper bound: every row in the longest code-book, or ``max_payload_bytes``."""
-        codebook = decoder_bytes(config, shape[1])
-        side = selector_bytes(config, shape[0])
-        codes = row_bytes(shape[0] * max(config.code_lengths), 1)
-        if config.max_payload_bytes is not None:
-            least = row_bytes(shape[0] * min(config.code_lengths), 1)
-            codes = max(least, min(codes, config.max_payload_bytes - codebook - side))
-        return StorageCost(codes, codebook, side, exact=False)
+        return most_bytes(config, shape)
 
     @classmethod
     def check(cls, config: Any, shape: tuple[int, int]) -> Skip | None:
         """``max_payload_bytes`` must hold every row in the shortest code-book."""
-        least = row_bytes(shape[0] * min(config.code_lengths), 1) + fixed_bytes(config, shape)
-        if config.max_payload_bytes is not None and config.max_payload_bytes < least:
-            return Skip(f"max_payload_bytes {config.max_payload_bytes} is less than the {least} of the shortest codes")
-        return None
+        return too_few_bytes(config, shape)
 
     @classmethod
     def examples(cls) -> Sequence[AdaCompConfig]:
-        """Four code-books whose lengths fill no bytes, one alone, signs, and a size that is kept."""
+        """Four code-books whose lengths fill no bytes, one alone, signs, and a size that is kept, in each way."""
         return [
             AdaCompConfig(code_lengths=(48, 24, 12, 5), epochs=40),
             AdaCompConfig(code_lengths=(20,), codebook_dtype="float16", epochs=40),
             AdaCompConfig(code_lengths=(16, 16, 8), code_values="pm1", epochs=40),
             AdaCompConfig(code_lengths=(48, 24, 12), max_payload_bytes=8_000, epochs=40),
+            AdaCompConfig(code_lengths=(48, 24, 12), max_payload_bytes=8_000, limit="selector", epochs=40),
             AdaCompConfig(code_lengths=(32, 16, 8), max_payload_bytes=7_000, finish=True, epochs=40),
         ]
 

@@ -6,8 +6,9 @@ to the loss, in pretraining (for each row of a batch) and in the training with a
 
 - **load**: balance x KL(mean over rows of alpha / sum alpha || uniform), as for mixtures of experts (Shazeer et al. 2017).
   The more rows have a code-book, the more a row must gain by it. Rows that gain little take a shorter one.
-- **rate**, where a size is to be kept by the selector: lambda x expected bits a row / allowed bits a row. lambda is steered:
-  its logarithm is a proportional and an integral part of what the hard selection is above the size.
+- **rate**, where a size is to be kept by the selector: lambda x expected bits a row / allowed bits a row. lambda is the
+  multiplier of a constraint that is to hold with equality, bits being there to be used: it is steered to where the hard
+  selection takes as many as are allowed, by a controller with a proportional and an integral part, and may fall below 0.
 
 Both are means over rows drawn evenly from the whole table, since every row takes its bits in the file, however often a text
 has it.
@@ -24,9 +25,10 @@ import torch
 from torch import Tensor, nn
 
 SAMPLE_ROWS = 2048
-_FIRST_RATE = 0.03
-_RATE_BOUNDS = (math.log(1e-6), math.log(1e4))
-_PROPORTIONAL, _INTEGRAL = 5.0, 0.03  # of the controller of log lambda; the first keeps the second from swinging
+# lambda is sinh of what the controller gives, times this: signed, and right for losses of any size within its bounds.
+_SMALLEST_RATE = 1e-3
+_LARGEST = 15.0
+_PROPORTIONAL, _INTEGRAL = 5.0, 0.1  # the first keeps the second from swinging
 
 
 class SelectionTerms(nn.Module):
@@ -38,17 +40,17 @@ class SelectionTerms(nn.Module):
         bits_a_row: what a row may take on average; None for no rate term.
 
     Attributes:
-        log_rate: the integral part of log lambda; every call in training mode moves it.
+        steering: the integral part of the controller; every call in training mode moves it.
     """
 
     bits: Tensor
-    log_rate: Tensor
+    steering: Tensor
 
     def __init__(self, code_lengths: Sequence[int], balance: float, bits_a_row: float | None) -> None:
         super().__init__()
         self.balance, self.bits_a_row = balance, bits_a_row
         self.register_buffer("bits", torch.tensor(code_lengths, dtype=torch.float32), persistent=False)
-        self.register_buffer("log_rate", torch.tensor(math.log(_FIRST_RATE)))
+        self.register_buffer("steering", torch.zeros(()))
 
     def forward(self, log_alpha: Tensor) -> Tensor:
         """Load and rate term of rows whose log alpha is given: (B, C) -> ()."""
@@ -61,9 +63,12 @@ class SelectionTerms(nn.Module):
         excess = min(1.0, max(-1.0, excess))
         if self.training:
             with torch.no_grad():
-                self.log_rate.add_(_INTEGRAL * excess).clamp_(*_RATE_BOUNDS)
-        rate = (self.log_rate + _PROPORTIONAL * excess).exp()
-        return total + rate * (mean @ self.bits) / self.bits_a_row
+                self.steering.add_(_INTEGRAL * excess).clamp_(-_LARGEST, _LARGEST)
+        return total + self.rate(excess) * (mean @ self.bits) / self.bits_a_row
+
+    def rate(self, excess: float = 0.0) -> float:
+        """Lambda, where the hard selection takes ``excess`` more than is allowed, as a share of that."""
+        return _SMALLEST_RATE * math.sinh(float(self.steering) + _PROPORTIONAL * excess)
 
 
 def allocate(costs: Tensor, code_lengths: Sequence[int], max_bits: int) -> Tensor:

@@ -5,13 +5,17 @@ Shapes: N rows, D columns, C code-books, T bits.
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
 from quantizers.coding.bits import bits_for, row_bytes
 from quantizers.coding.dtypes import DTYPES
-from quantizers.values import QuantizerConfig
+from quantizers.values import QuantizerConfig, Skip, StorageCost
+
+_MEAN_LENGTH = 0.8  # of the longest code-book's length, at a budget
+_MAX_BITS_A_COLUMN = 16
 
 
 class AdaCompConfig(QuantizerConfig):
@@ -73,3 +77,42 @@ def selector_bytes(config: Any, num_embeddings: int) -> int:
 def fixed_bytes(config: Any, shape: tuple[int, int]) -> int:
     """All but the codes."""
     return decoder_bytes(config, shape[1]) + selector_bytes(config, shape[0])
+
+
+def most_bytes(config: Any, shape: tuple[int, int]) -> StorageCost:
+    """An upper bound: every row in the longest code-book, or ``max_payload_bytes``."""
+    codebook, side = decoder_bytes(config, shape[1]), selector_bytes(config, shape[0])
+    codes = row_bytes(shape[0] * max(config.code_lengths), 1)
+    if config.max_payload_bytes is not None:
+        least = row_bytes(shape[0] * min(config.code_lengths), 1)
+        codes = max(least, min(codes, config.max_payload_bytes - codebook - side))
+    return StorageCost(codes, codebook, side, exact=False)
+
+
+def too_few_bytes(config: Any, shape: tuple[int, int]) -> Skip | None:
+    """Why ``max_payload_bytes`` holds not even every row in the shortest code-book, or None where it does."""
+    least = row_bytes(shape[0] * min(config.code_lengths), 1) + fixed_bytes(config, shape)
+    if config.max_payload_bytes is not None and config.max_payload_bytes < least:
+        return Skip(f"max_payload_bytes {config.max_payload_bytes} is less than the {least} of the shortest codes")
+    return None
+
+
+def largest(count: int, dtype: Any, payload_bytes: int, shape: tuple[int, int]) -> AdaCompConfig | None:
+    """``count`` code-books, each half as long as the one before, as long as rows of 0.8 of the longest fit on average."""
+
+    def make(longest: int) -> AdaCompConfig:
+        lengths = tuple(longest >> book for book in range(count))
+        return AdaCompConfig(code_lengths=lengths, code_values="pm1", codebook_dtype=dtype, max_payload_bytes=payload_bytes)
+
+    def fits(longest: int) -> bool:
+        config = make(longest)
+        mean = math.ceil(shape[0] * _MEAN_LENGTH * longest / 8)
+        return mean + fixed_bytes(config, shape) <= payload_bytes and too_few_bytes(config, shape) is None
+
+    low, high = 1 << (count - 1), min(8192, _MAX_BITS_A_COLUMN * shape[1])
+    if high < low or not fits(low):
+        return None
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle - 1)
+    return make(low)
