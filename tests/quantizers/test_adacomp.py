@@ -271,9 +271,9 @@ def test_what_is_trained(free):
     scales = module.rate_scales()
     assert module.vectors not in scales and set(scales) == set(module.network.parameters())
     assert module.annealing
-    module.set_progress(0.59)
+    module.set_progress(0.29)
     assert module.annealing
-    module.set_progress(0.61)
+    module.set_progress(0.31)
     assert not module.annealing
     fixed = (
         quantizers.create("adacomp", code_lengths=(8, 4), epochs=0, train_input=False).fit(table()).training_module(table())
@@ -300,6 +300,7 @@ def test_load_and_rate_terms_by_hand():
     assert terms.rate(-0.2) < 0
 
 
+@pytest.mark.thorough
 def test_the_selector_keeps_a_size():
     config = {"code_lengths": (24, 9, 5), "max_payload_bytes": 2012, "limit": "selector", "epochs": 250}
     quantizer = quantizers.create("adacomp", **config).fit(table())
@@ -307,9 +308,9 @@ def test_the_selector_keeps_a_size():
     own = quantizer._trained[0].costs(table().vectors).argmin(dim=1)
     assert float((own == quantizer.books()).float().mean()) > 0.9, "little is left to do for the guard"
     module = quantizer.training_module(table(), seed=1)
-    optimizer = torch.optim.Adam(module.parameters(), lr=1e-2)
-    for step in range(200):
-        module.set_progress(step / 200)
+    optimizer = torch.optim.Adam(module.parameters(), lr=2e-3)
+    for step in range(150):
+        module.set_progress(step / 150)
         loss = module.train()(torch.arange(400)).sub(table().vectors).square().mean() + module.regularizer()
         optimizer.zero_grad()
         loss.backward()
@@ -317,7 +318,7 @@ def test_the_selector_keeps_a_size():
     bits = torch.tensor([24.0, 9.0, 5.0])
     with torch.no_grad():
         wanted = bits[module._log_alpha(torch.arange(400))[1].argmax(dim=1)].mean()
-    assert float(wanted) == pytest.approx(12, rel=0.15)
+    assert float(wanted) == pytest.approx(12, rel=0.2)
     assert module.eval().harden().payload_bytes <= 2012
     assert "rate" in module.curves()
 

@@ -22,7 +22,7 @@ from quantizers.methods.adacomp.network import UNIT_DEVIATION, AdaCompNetwork, a
 from quantizers.methods.adacomp.selection import SAMPLE_ROWS, SelectionTerms, shares
 from quantizers.table import Table
 
-_ANNEALED = 0.6  # of a training, after which tau stays as it is: what is deployed is then what is trained
+_ANNEALED = 0.3  # of a training, after which tau stays as it is: what is deployed is then what is trained
 _SELECTOR_RATE = 0.1  # of the training's learning rate
 _AUTOENCODER_RATE = 0.2
 _BALANCE = 0.02  # of the load term in a task's loss: a row matters far less to it than to its own error
@@ -33,7 +33,7 @@ class AdaCompEmbedding(LearnedEmbedding):
     """Trains selector, codes and code vectors with a task (equation 7), and the vectors that codes are made of.
 
     In training mode a word's selection is soft and noisy (drawn once a batch for each word), its codes are hard. tau falls
-    with ``set_progress`` until 0.6 of the training is done.
+    with ``set_progress`` until 0.3 of the training is done.
 
     With the table held, as the paper may have it, a word could change only with all others: W and theta are shared. The
     table's vectors are read by the encoder alone and no file holds them, so that to train them costs no byte.

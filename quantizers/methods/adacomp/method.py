@@ -8,7 +8,7 @@ fitted it, and goes on from them in a training with a task (``embedding``).
 
 What the paper leaves open, and what is done here:
 
-- tau falls geometrically from 1 to 0.1 over the pretraining, and again over the first 0.6 of a training with a task;
+- tau falls geometrically from 1 to 0.1 over the pretraining, and again over the first 0.3 of a training with a task;
   annealing the paper does not mention, but the deployed selection is hard. Early stopping waits for it.
 - Pretraining "until it converges": 200 to 3,000 steps of 512 rows (by N) with a rate that falls to a twentieth, from a start
   by least squares; ``batch_size=64, epochs=...`` is the paper's. Equation 8 is a sum over the batch, so that rule 4 does not
