@@ -40,7 +40,6 @@ from torch import Tensor
 from quantizers.base import Budget, FitStep, Quantizer, QuantizerConfig, Role, Skip, StorageCost, generator
 from quantizers.coding.bits import bits_for, pack, unpack
 from quantizers.coding.dtypes import DTYPES, codebook_dtype_for
-from quantizers.coding.streams import pack_flat
 from quantizers.embedding import CompressedEmbedding
 from quantizers.errors import InputError
 from quantizers.fitting.checkpoint import Checkpoint, Notes
@@ -55,6 +54,7 @@ from quantizers.methods.adacomp.storage import (
     fixed_bytes,
     largest,
     most_bytes,
+    stream,
     too_few_bytes,
 )
 from quantizers.methods.adacomp.training import Pretraining
@@ -260,13 +260,7 @@ class AdaComp(Quantizer):
     def _write(self, books: Tensor, codes: Tensor, decoder: Tensor, bias: Tensor) -> None:
         """Set the state, of the bits (N, T) of every row in every code-book those of its own."""
         lengths = list(self.config.code_lengths)
-        bits = torch.tensor(lengths, device=codes.device)[books]
-        offsets = bits.cumsum(0) - bits
-        flat = torch.zeros(int(bits.sum()), dtype=torch.bool, device=codes.device)
-        for book, code in enumerate(torch.split(codes, lengths, dim=1)):
-            members = (books == book).nonzero()[:, 0]
-            flat[offsets[members][:, None] + torch.arange(lengths[book], device=codes.device)] = code[members]
-        state = {"codes": pack_flat(flat), "decoder": decoder, "bias": bias}
+        state = {"codes": stream(books, codes, lengths), "decoder": decoder, "bias": bias}
         if len(lengths) > 1:
             state["books"] = pack(books[None], bits_for(len(lengths)))[0]
         self._index = None

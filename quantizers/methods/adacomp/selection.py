@@ -24,7 +24,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-SAMPLE_ROWS = 2048
+SAMPLE_ROWS = 512
 # lambda is sinh of what the controller gives, times this: signed, and right for losses of any size within its bounds.
 _SMALLEST_RATE = 1e-3
 _LARGEST = 15.0

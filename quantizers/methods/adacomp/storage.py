@@ -6,12 +6,16 @@ Shapes: N rows, D columns, C code-books, T bits.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any, Literal
 
+import torch
 from pydantic import Field, field_validator
+from torch import Tensor
 
 from quantizers.coding.bits import bits_for, row_bytes
 from quantizers.coding.dtypes import DTYPES
+from quantizers.coding.streams import pack_flat
 from quantizers.values import QuantizerConfig, Skip, StorageCost
 
 _MEAN_LENGTH = 0.8  # of the longest code-book's length, at a budget
@@ -116,3 +120,20 @@ def largest(count: int, dtype: Any, payload_bytes: int, shape: tuple[int, int]) 
         middle = (low + high + 1) // 2
         low, high = (middle, high) if fits(middle) else (low, middle - 1)
     return make(low)
+
+
+def stream(books: Tensor, codes: Tensor, code_lengths: Sequence[int]) -> Tensor:
+    """The bits of every row in its own code-book, one row after the other, packed.
+
+    Args:
+        books: (N,) int64.
+        codes: (N, T) bool, every row's in every code-book.
+        code_lengths: n_k.
+    """
+    bits = torch.tensor(code_lengths, device=codes.device)[books]
+    offsets = bits.cumsum(0) - bits
+    flat = torch.zeros(int(bits.sum()), dtype=torch.bool, device=codes.device)
+    for book, code in enumerate(torch.split(codes, list(code_lengths), dim=1)):
+        members = (books == book).nonzero()[:, 0]
+        flat[offsets[members][:, None] + torch.arange(code_lengths[book], device=codes.device)] = code[members]
+    return pack_flat(flat)
