@@ -15,7 +15,6 @@ What the paper leaves open, and what is done here:
   depend on the batch; lambda P is added in pretraining too.
 - A selector trained with equation 8 alone takes the longest code-book for nearly every row; the paper's takes it for about
   80 % (figure 2). A load term (``balance``, in ``selection``) keeps ours from saturating.
-- Words without a vector are rows of the table like any other.
 - The size is whatever the selector makes it. With a budget or ``max_payload_bytes`` there are two ways. ``limit="error"``:
   in pretraining another rule takes the selector's place, the code-books that minimize error + mu * bits, with the mu that
   keeps the size, found anew 12 times, so that each code-book learns the rows that it will hold. (10,000 rows of GloVe 50d,
@@ -220,8 +219,8 @@ class AdaComp(Quantizer):
     ) -> FitStep:
         """Error of rows ``vectors`` (B, D) in the code-books ``chosen`` (B,), and the shares of those, or of ``books``."""
         error = 0.5 * float(network.errors(vectors).gather(1, chosen[:, None]).mean()) * network.unit**2
-        found = shares(chosen if books is None else books, len(self.config.code_lengths))
-        return FitStep("pretrain", fraction, error, {**metrics, **found})
+        metrics |= shares(chosen if books is None else books, len(self.config.code_lengths))
+        return FitStep("pretrain", fraction, error, metrics)
 
     @torch.no_grad()
     def _finish(
@@ -259,10 +258,10 @@ class AdaComp(Quantizer):
 
     def _write(self, books: Tensor, codes: Tensor, decoder: Tensor, bias: Tensor) -> None:
         """Set the state, of the bits (N, T) of every row in every code-book those of its own."""
-        lengths = list(self.config.code_lengths)
-        state = {"codes": stream(books, codes, lengths), "decoder": decoder, "bias": bias}
-        if len(lengths) > 1:
-            state["books"] = pack(books[None], bits_for(len(lengths)))[0]
+        count = len(self.config.code_lengths)
+        state = {"codes": stream(books, codes, self.config.code_lengths), "decoder": decoder, "bias": bias}
+        if count > 1:
+            state["books"] = pack(books[None], bits_for(count))[0]
         self._index = None
         self._set_state(state)
 
@@ -323,8 +322,7 @@ class AdaComp(Quantizer):
         else:
             network, chosen = copy.deepcopy(self._trained[0]).to(table.vectors.device), self._trained[1]
         max_bits = self._max_bits(None)
-        steered = max_bits is not None and self.config.limit == "selector"
-        bits_a_row = max_bits / self.num_embeddings if max_bits is not None and steered else None
+        bits_a_row = max_bits / self.num_embeddings if max_bits and self.config.limit == "selector" else None
         books = None if chosen else self.books()
         return AdaCompEmbedding(self, table, network, books, bits_a_row, type(self)._of_network, seed)
 
