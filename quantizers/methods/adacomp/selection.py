@@ -4,8 +4,9 @@ None of it is the paper's. Its loss knows no size, and a longer code-book rebuil
 selector of equation 1 takes the longest for all of them, with a lead that no later gradient overcomes. Two terms are added
 to the loss, in pretraining (for each row of a batch) and in the training with a task alike:
 
-- **load**: balance x KL(mean over rows of alpha / sum alpha || uniform), as for mixtures of experts (Shazeer et al. 2017).
-  The more rows have a code-book, the more a row must gain by it. Rows that gain little take a shorter one.
+- **load**: balance x C x sum over k of f_k p_k, f the shares of the hard selection and p the means of alpha / sum alpha, as
+  for mixtures of experts (Fedus et al. 2021, equation 4). The more rows have a code-book, the more a row must gain by it;
+  rows that gain little take another. By f it is felt where all code-books are about as likely, too.
 - **rate**, where a size is to be kept by the selector: lambda x expected bits a row / allowed bits a row. lambda is the
   multiplier of a constraint that is to hold with equality, bits being there to be used: it is steered to where the hard
   selection takes as many as are allowed, by a controller with a proportional and an integral part, and may fall below 0.
@@ -54,12 +55,13 @@ class SelectionTerms(nn.Module):
 
     def forward(self, log_alpha: Tensor) -> Tensor:
         """Load and rate term of rows whose log alpha is given: (B, C) -> ()."""
-        share = torch.softmax(log_alpha, dim=1)
-        mean = share.mean(dim=0)
-        total: Tensor = self.balance * torch.special.xlogy(mean, len(self.bits) * mean).sum()
+        count = len(self.bits)
+        chosen = log_alpha.argmax(dim=1)
+        mean = torch.softmax(log_alpha, dim=1).mean(dim=0)
+        total: Tensor = self.balance * count * (torch.bincount(chosen, minlength=count) / len(chosen)) @ mean
         if self.bits_a_row is None:
             return total
-        excess = float(self.bits[log_alpha.argmax(dim=1)].mean()) / self.bits_a_row - 1.0
+        excess = float(self.bits[chosen].mean()) / self.bits_a_row - 1.0
         excess = min(1.0, max(-1.0, excess))
         if self.training:
             with torch.no_grad():
