@@ -237,8 +237,8 @@ def test_training_with_a_task(free):
     module.train()
     first = module(wanted[:5])
     assert not torch.equal(first, module(wanted[:5])), "the selection is noisy while training"
-    for step in range(150):
-        module.set_progress(step / 150)
+    for step in range(200):
+        module.set_progress(step / 200)
         loss = (module(wanted) - target).square().mean()
         optimizer.zero_grad()
         (loss + module.regularizer()).backward()
@@ -302,7 +302,7 @@ def test_load_and_rate_terms_by_hand():
 
 @pytest.mark.thorough
 def test_the_selector_keeps_a_size():
-    config = {"code_lengths": (24, 9, 5), "max_payload_bytes": 2012, "limit": "selector", "epochs": 250}
+    config = {"code_lengths": (24, 9, 5), "max_payload_bytes": 2012, "limit": "selector", "epochs": 400}
     quantizer = quantizers.create("adacomp", **config).fit(table())
     assert 0.9 * 2012 < quantizer.payload_bytes <= 2012
     own = quantizer._trained[0].costs(table().vectors).argmin(dim=1)

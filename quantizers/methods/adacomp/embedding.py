@@ -23,9 +23,9 @@ from quantizers.methods.adacomp.selection import SAMPLE_ROWS, SelectionTerms, sh
 from quantizers.table import Table
 
 _ANNEALED = 0.3  # of a training, after which tau stays as it is: what is deployed is then what is trained
-_SELECTOR_RATE = 0.1  # of the training's learning rate
+_SELECTOR_RATE = 0.05  # of the training's learning rate
 _AUTOENCODER_RATE = 0.2
-_BALANCE = 0.15  # of the load term in a task's loss: a row matters far less to it than to its own error
+_BALANCE = 0.2  # of the load term in a task's loss: a row matters far less to it than to its own error
 _LEAD = 3.0  # of a row's own code-book over the others, in nats, where no trained selector is at hand
 
 
@@ -71,9 +71,9 @@ class AdaCompEmbedding(LearnedEmbedding):
         count = len(network.code_lengths)
         lead = table.vectors.new_zeros(count) if books is None else _LEAD * functional.one_hot(books, count).float()
         self.register_buffer("lead", lead.expand(self.num_embeddings, count), persistent=False)
-        self.terms = SelectionTerms(network.code_lengths, _BALANCE * self.config.balance, bits_a_row).to(
-            table.vectors.device
-        )
+        # Where a size is kept by the selector, that keeps it from saturating too.
+        balance = 0.0 if bits_a_row is not None else _BALANCE * self.config.balance
+        self.terms = SelectionTerms(network.code_lengths, balance, bits_a_row).to(table.vectors.device)
         self._deploy, self._seed, self._progress = deploy, seed, 0.0
 
     def _log_alpha(self, ids: Tensor) -> tuple[Tensor, Tensor]:
