@@ -101,6 +101,15 @@ class CompressedEmbedding(nn.Module):
     def set_progress(self, fraction: float) -> None:
         """Tell the module how much of a training is done (0 to 1), for methods that anneal."""
 
+    def rate_scales(self) -> dict[nn.Parameter, float]:
+        """What a training's learning rate is multiplied by for a parameter, where that is not 1."""
+        return {}
+
+    @property
+    def annealing(self) -> bool:
+        """Whether the module still anneals, so that a score of it says little yet of the one at the end."""
+        return False
+
     def curves(self) -> dict[str, float]:
         """What is worth watching while the module is trained, by name."""
         return {}

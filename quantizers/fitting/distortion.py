@@ -16,7 +16,7 @@ Shapes: N rows, D columns, B batch.
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from quantizers.base import Quantizer
 from quantizers.embedding import CompressedEmbedding
@@ -94,6 +94,15 @@ class UnderMetric(LearnedEmbedding):
     def set_progress(self, fraction: float) -> None:
         """Tell the inner module."""
         self.inner.set_progress(fraction)
+
+    def rate_scales(self) -> dict[nn.Parameter, float]:
+        """The inner module's."""
+        return self.inner.rate_scales()
+
+    @property
+    def annealing(self) -> bool:
+        """The inner module's."""
+        return self.inner.annealing
 
     def curves(self) -> dict[str, float]:
         """The inner module's."""

@@ -3,6 +3,7 @@
 import copy
 import itertools
 import math
+import pickle
 
 import pytest
 import torch
@@ -12,9 +13,10 @@ from hypothesis import strategies as st
 import quantizers
 from quantizers import Budget, InputError, Skip, Table, TableStats
 from quantizers.base import generator
-from quantizers.methods.adacomp.method import AdaComp, AdaCompConfig
-from quantizers.methods.adacomp.module import AdaCompNetwork, Threshold, annealed
-from quantizers.methods.adacomp.training import allocate
+from quantizers.methods.adacomp.method import AdaComp
+from quantizers.methods.adacomp.network import AdaCompNetwork, Threshold, annealed
+from quantizers.methods.adacomp.selection import SelectionTerms, allocate
+from quantizers.methods.adacomp.storage import AdaCompConfig
 
 
 def normal(*shape, seed=0):
@@ -73,7 +75,9 @@ def test_equations_1_to_6_by_hand(network):
     torch.testing.assert_close(network(e, selection), torch.tensor([[0.525, 0.625], [1.1, 0.2]]))
     torch.testing.assert_close(network.one_book(e, torch.tensor([1, 0])), torch.tensor([[0.5, 1.1], [1.1, 0.2]]))
     errors = torch.tensor([[0.3**2 + 0.9**2, 0.2**2 + 1.0**2], [0.3**2 + 0.4**2, 0.3**2 + 0.5**2]])
-    torch.testing.assert_close(network.errors(2 * e, 2.0), errors)
+    network.unit = 2.0
+    torch.testing.assert_close(network.errors(2 * e), errors)
+    torch.testing.assert_close(network.costs(2 * e), -network.log_alpha(e))
     # P of (1, 0), (.5, -1): off-diagonal .5 twice, diagonal 0 and .25; of (.6, .8): 0.
     torch.testing.assert_close(network.penalty().detach(), torch.tensor(0.5**2 * 2 + 0.25**2))
 
@@ -89,10 +93,11 @@ def test_penalty_of_more_bits_than_columns():
 def test_gumbel_softmax_is_drawn_from_alpha(network):
     e = torch.tensor([[0.3, 0.1]]).expand(20_000, 2)
     random = torch.Generator().manual_seed(0)
-    chosen = network.select(e, 1.0, random).argmax(dim=1).float().mean()
-    alpha = network.log_alpha(e[:1]).detach().exp()[0]
+    log_alpha = network.log_alpha(e)
+    chosen = network.select(log_alpha, 1.0, random).argmax(dim=1).float().mean()
+    alpha = log_alpha[0].detach().exp()
     assert float(chosen) == pytest.approx(float((alpha / alpha.sum())[1]), abs=0.02)
-    sharp = network.select(e, 0.01, random).detach()
+    sharp = network.select(log_alpha, 0.01, random).detach()
     torch.testing.assert_close(sharp.sum(dim=1), torch.ones(len(e)))
     assert float(sharp.max(dim=1).values.mean()) > 0.98
 
@@ -226,13 +231,14 @@ def test_training_with_a_task(free):
     wanted = torch.arange(40)
     target = torch.full((40, 8), 0.3)
     before = float((module.eval()(wanted) - target).square().mean())
+    module.terms.balance = 0.0
     torch.testing.assert_close(module.regularizer(), 0.01 * module.network.penalty())
     optimizer = torch.optim.Adam(module.parameters(), lr=3e-3)
     module.train()
     first = module(wanted[:5])
     assert not torch.equal(first, module(wanted[:5])), "the selection is noisy while training"
-    for step in range(150):
-        module.set_progress(step / 150)
+    for step in range(200):
+        module.set_progress(step / 200)
         loss = (module(wanted) - target).square().mean()
         optimizer.zero_grad()
         (loss + module.regularizer()).backward()
@@ -243,6 +249,78 @@ def test_training_with_a_task(free):
     torch.testing.assert_close(module(wanted), hard.reconstruct(wanted))
     assert module.payload_bytes == hard.payload_bytes
     assert hard.words == table().words
+
+
+def test_a_training_goes_on_from_the_fits_network(free):
+    module = free.training_module(table(), seed=3)
+    assert torch.equal(module.eval().quantizer.books(), free.books())
+    torch.testing.assert_close(module.to_dense(), free.to_dense())
+    assert torch.equal(module.network.hidden, free._trained[0].hidden)
+    with torch.no_grad():
+        module.network.hidden.zero_()
+    assert bool(free._trained[0].hidden.any()), "the fit's own network stays as it is"
+    assert torch.equal(free.to("cpu").training_module(table()).network.hidden, free._trained[0].hidden)
+    alone = pickle.loads(pickle.dumps(free))
+    assert len(pickle.dumps(free)) < free.payload_bytes + 20_000
+    assert torch.equal(alone.training_module(table()).eval().quantizer.books(), free.books())
+
+
+def test_what_is_trained(free):
+    module = free.training_module(table())
+    assert "vectors" in dict(module.named_parameters())
+    scales = module.rate_scales()
+    assert module.vectors not in scales and set(scales) == set(module.network.parameters())
+    assert module.annealing
+    module.set_progress(0.29)
+    assert module.annealing
+    module.set_progress(0.31)
+    assert not module.annealing
+    fixed = (
+        quantizers.create("adacomp", code_lengths=(8, 4), epochs=0, train_input=False).fit(table()).training_module(table())
+    )
+    assert set(fixed.parameters()) == set(fixed.network.parameters())
+
+
+def test_load_and_rate_terms_by_hand():
+    log_alpha = torch.log(torch.tensor([[3.0, 1.0], [2.0, 2.0]]))  # shares 3/4, 1/4 and 1/2, 1/2; on average 5/8 and 3/8
+    assert float(SelectionTerms((8, 4), 0.7, None)(log_alpha)) == pytest.approx(0.7 * 2 * 5 / 8)  # both take the first
+    even = torch.log(torch.tensor([[3.0, 1.0], [1.0, 3.0]]))
+    assert float(SelectionTerms((8, 4), 0.7, None)(even)) == pytest.approx(0.7)
+    terms = SelectionTerms((8, 4), 0.0, 5.0).eval()
+    # Hard selection gives both rows 8 bits (of equal ones the first), 3/5 more than the 5 that are allowed.
+    expected = 1e-3 * math.sinh(5 * 0.6) * (8 * 5 / 8 + 4 * 3 / 8) / 5
+    assert float(terms(log_alpha)) == pytest.approx(expected, rel=1e-4)
+    assert float(terms.steering) == 0
+    terms.train()
+    terms(log_alpha)
+    assert float(terms.steering) == pytest.approx(0.1 * 0.6, abs=1e-5)
+    assert terms.rate() == pytest.approx(1e-3 * math.sinh(0.1 * 0.6), rel=1e-4)
+    terms(torch.tensor([[0.0, 1.0]]))  # 4 bits, 1/5 less: bits that may be used are made cheap
+    assert float(terms.steering) == pytest.approx(0.1 * (0.6 - 0.2), abs=1e-5)
+    assert terms.rate(-0.2) < 0
+
+
+@pytest.mark.thorough
+def test_the_selector_keeps_a_size():
+    config = {"code_lengths": (24, 9, 5), "max_payload_bytes": 2012, "limit": "selector", "epochs": 400}
+    quantizer = quantizers.create("adacomp", **config).fit(table())
+    assert 0.9 * 2012 < quantizer.payload_bytes <= 2012
+    own = quantizer._trained[0].costs(table().vectors).argmin(dim=1)
+    assert float((own == quantizer.books()).float().mean()) > 0.9, "little is left to do for the guard"
+    module = quantizer.training_module(table(), seed=1)
+    optimizer = torch.optim.Adam(module.parameters(), lr=2e-3)
+    for step in range(150):
+        module.set_progress(step / 150)
+        loss = module.train()(torch.arange(400)).sub(table().vectors).square().mean() + module.regularizer()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    bits = torch.tensor([24.0, 9.0, 5.0])
+    with torch.no_grad():
+        wanted = bits[module._log_alpha(torch.arange(400))[1].argmax(dim=1)].mean()
+    assert float(wanted) == pytest.approx(12, rel=0.2)
+    assert module.eval().harden().payload_bytes <= 2012
+    assert "rate" in module.curves()
 
 
 def test_temperature():

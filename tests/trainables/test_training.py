@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from quantizers import InputError, Table
+import quantizers
+from quantizers import CompressedEmbedding, InputError, Table
 from quantizers.base import generator
 from trainables.networks.batches import batches, encode
 from trainables.networks.scoring import predict, sensitivity
@@ -108,7 +109,8 @@ def test_sensitivity_is_the_sum_of_squared_gradients_of_each_text(per_token: boo
 
 def run_training(dev: list[float] | None = None, report: Any = lambda step: None, **options: Any) -> tuple[Any, Any, Any]:
     data, net = some_texts(40), network(dropout=0.3)
-    embedding = nn.Embedding(20, 6, _weight=torch.randn(20, 6, generator=generator(5)))
+    given = options.pop("embedding", None)
+    embedding = given or nn.Embedding(20, 6, _weight=torch.randn(20, 6, generator=generator(5)))
     scores = iter(dev or ())
 
     def measure() -> float:
@@ -173,6 +175,47 @@ def test_optimizer_plateau_and_reports_within_an_epoch() -> None:
     assert rates[::5] == [0.08, 0.08, 0.04, 0.04] and rates[::5] == rates[4::5]
     assert [round(step.fraction * 20) for step in told] == [2, 4, 5, 7, 9, 10, 12, 14, 15, 17, 19, 20]
     assert [("dev" in step.metrics) for step in told] == [False, False, True] * 4
+
+
+class Annealed(CompressedEmbedding):
+    """Anneals over the first half of a training, and learns at a rate of its own."""
+
+    def __init__(self, scale: float = 1.0) -> None:
+        fitted = quantizers.create("lowrank", rank=3).fit(torch.randn(20, 6, generator=generator(5)))
+        super().__init__(fitted, trainable=True)
+        self.progress, self.scale = 0.0, scale
+
+    def set_progress(self, fraction: float) -> None:
+        self.progress = fraction
+
+    @property
+    def annealing(self) -> bool:
+        return self.progress < 0.5
+
+    def rate_scales(self) -> dict[nn.Parameter, float]:
+        return dict.fromkeys(self.parameters(), self.scale)
+
+
+def test_epochs_in_which_an_embedding_anneals_do_not_count() -> None:
+    trained, *_ = run_training(dev=[0.9, 0.8, 0.7, 0.1, 0.3, 0.2], embedding=Annealed(), epochs=6, patience=2)
+    assert (trained.dev, trained.epochs) == (0.3, 6)  # epochs 1 to 3 are annealed, whatever they score
+    again, *_ = run_training(dev=[0.5, 0.9, 0.8, 0.7, 0.4, 0.6, 0.2], embedding=Annealed(), epochs=6, keep_start=True)
+    assert again.dev == 0.6  # the start had 0.5
+    stopped, *_ = run_training(dev=[0.9, 0.8], embedding=Annealed(), epochs=6, report=interrupt)
+    assert (stopped.dev, stopped.epochs, stopped.stopped) == (0.8, 1, True)
+
+
+def interrupt(step: Any) -> None:
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(("scale", "least", "most"), [(1.0, 1e-3, 1.0), (1e-6, 0.0, 1e-6)])
+def test_parameters_with_a_rate_of_their_own(scale: float, least: float, most: float) -> None:
+    embedding = Annealed(scale)
+    before = [parameter.detach().clone() for parameter in embedding.parameters()]
+    run_training(embedding=embedding, epochs=1)
+    moved = max(float((one - other.detach()).abs().max()) for one, other in zip(before, embedding.parameters(), strict=True))
+    assert least < moved < most
 
 
 def test_the_start_is_kept_where_no_epoch_is_better() -> None:

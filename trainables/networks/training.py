@@ -4,6 +4,7 @@ Reference: Adam (Kingma & Ba 2015); averaged weights (Polyak & Juditsky 1992), h
 
 After every epoch the averaged weights are scored on the development set, the embeddings on hard codes. Those of the best
 epoch are kept; training ends when ``patience`` epochs brought nothing better, and the test set is never looked at here.
+Epochs in which an embedding still anneals do not count.
 A training that was lost goes on from its last checkpoint, in the middle of an epoch too.
 """
 
@@ -13,7 +14,7 @@ import contextlib
 import copy
 import dataclasses
 import itertools
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -72,8 +73,11 @@ class Epoch:
     num_batches: int
 
 
-def _adam(parameters: list[nn.Parameter], learning_rate: float) -> torch.optim.Optimizer:
-    return torch.optim.Adam(parameters, lr=learning_rate)
+Groups = list[dict[str, Any]]  # of parameters, as torch's optimizers take them
+
+
+def _adam(groups: Groups, learning_rate: float) -> torch.optim.Optimizer:
+    return torch.optim.Adam(groups, lr=learning_rate)
 
 
 def train(
@@ -92,7 +96,7 @@ def train(
     train_network: bool = True,
     keep_start: bool = False,
     warm_up: int = 0,
-    make_optimizer: Callable[[list[nn.Parameter], float], torch.optim.Optimizer] = _adam,
+    make_optimizer: Callable[[Groups, float], torch.optim.Optimizer] = _adam,
     plateau: float = 1.0,
     log_interval: int = 0,
 ) -> Trained:
@@ -116,7 +120,7 @@ def train(
         keep_start: whether the weights at the start are an answer too (where a training goes on from trained ones): they are
             kept unless an epoch is better.
         warm_up: steps in which the learning rate rises from 0.
-        make_optimizer: of parameters and a learning rate.
+        make_optimizer: of groups of parameters and a learning rate.
         plateau: factor on the learning rate after every epoch that was not the best so far.
         log_interval: batches after which the epoch's loss so far is reported too; 0 reports whole epochs only.
     """
@@ -127,7 +131,7 @@ def train(
     compressed = {role: module for role, module in embeddings.items() if isinstance(module, CompressedEmbedding)}
     rate = learning_rate or settings.learning_rate
     total = epochs or settings.epochs
-    optimizer = make_optimizer(parameters, rate)
+    optimizer = make_optimizer(_groups(parameters, compressed.values()), rate)
     order = generator(seed, 1)
     averaged = [parameter.detach().clone() for parameter in parameters]
     modules.eval()
@@ -144,14 +148,14 @@ def train(
         order.set_state(at.order)
         for epoch in range(at.epoch, total + 1):
             modules.train()
-            for group in optimizer.param_groups:
-                group["lr"] = rate * at.slower * settings.decay ** (epoch - 1)
+            of_epoch = rate * at.slower * settings.decay ** (epoch - 1)
+            _set_rate(optimizer, of_epoch)
             try:
                 for batch in itertools.islice(data.batches(order), at.batches, None):
                     for module in compressed.values():
                         module.set_progress(at.steps / (per_epoch * total))
-                    for group in optimizer.param_groups if at.steps < warm_up else ():
-                        group["lr"] = rate * settings.decay ** (epoch - 1) * (at.steps + 1) / warm_up
+                    if at.steps <= warm_up:
+                        _set_rate(optimizer, of_epoch * min(1.0, (at.steps + 1) / max(warm_up, 1)))
                     at.loss_sum += _step(embeddings, network, batch.to(network.device), optimizer, settings)
                     at.steps += 1
                     at.batches += 1
@@ -165,11 +169,12 @@ def train(
                 with _swapped(parameters, averaged):
                     modules.eval()
                     dev = float(measure_dev())  # NumPy's floats are no plain numbers, which is all that a checkpoint holds
-                    if at.best_dev is None or dev > at.best_dev:
-                        at.best, at.best_dev, at.since = copy.deepcopy(moving.state_dict()), dev, 0
-                    else:
+                    waits = any(module.annealing for module in compressed.values())
+                    if not waits and at.best_dev is not None and dev <= at.best_dev:
                         at.since += 1
                         at.slower *= plateau
+                    elif not (waits and keep_start):  # while it waits the last epoch stands, until the first that counts
+                        at.best, at.best_dev, at.since = copy.deepcopy(moving.state_dict()), None if waits else dev, 0
                     own = {
                         name if len(embeddings) == 1 else f"{role}.{name}": value
                         for role, module in compressed.items()
@@ -187,6 +192,21 @@ def train(
     if at.best_dev is None:  # stopped before the first epoch was over
         at.best_dev = measure_dev()
     return Trained(at.best_dev, epoch, stopped)
+
+
+def _set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = rate * group["scale"]
+
+
+def _groups(parameters: Sequence[nn.Parameter], modules: Iterable[CompressedEmbedding]) -> Groups:
+    """The parameters by what the learning rate is multiplied by for them, ``scale``."""
+    own = {parameter: scale for module in modules for parameter, scale in module.rate_scales().items()}
+    scales = [own.get(parameter, 1.0) for parameter in parameters]
+    return [
+        {"params": [parameter for parameter, its in zip(parameters, scales, strict=True) if its == scale], "scale": scale}
+        for scale in sorted(set(scales))
+    ]
 
 
 class _Moving:
@@ -237,7 +257,8 @@ def _step(
             total = total + module.regularizer()
     optimizer.zero_grad()
     torch.autograd.backward(total)
-    nn.utils.clip_grad_norm_(optimizer.param_groups[0]["params"], settings.clip_norm)
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    nn.utils.clip_grad_norm_(parameters, settings.clip_norm)
     optimizer.step()
     return float(loss.detach())
 

@@ -29,7 +29,7 @@ from trainables.networks.language.network import INPUT, OUTPUT, LanguageNetwork
 from trainables.networks.language.scoring import log_loss, perplexity, sensitivity
 from trainables.networks.language.settings import LanguageModelSettings
 from trainables.networks.language.texts import Streams, TextVocabulary, own_words, text_vocabulary
-from trainables.networks.training import Trained, train
+from trainables.networks.training import Groups, Trained, train
 from trainables.networks.vocabulary import read_corpus
 from trainables.tables.formats import read_table
 from trainables.task import Baseline, Metric, Score, word_rows
@@ -211,7 +211,7 @@ class LanguageModel(NetworkTask):
         options["make_optimizer"] = self._optimizer
         return train(embeddings, network, data, measure_dev, settings, seed=seed, report=report, phase=phase, **options)
 
-    def _optimizer(self, parameters: list[nn.Parameter], learning_rate: float) -> torch.optim.Optimizer:
+    def _optimizer(self, parameters: Groups, learning_rate: float) -> torch.optim.Optimizer:
         settings = self.settings
         options = {"lr": learning_rate, "weight_decay": settings.weight_decay, "fused": True}
         if settings.optimizer == "sgd":

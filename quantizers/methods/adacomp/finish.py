@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from quantizers.fitting.local_search import icm_encode, refine, squared_errors
-from quantizers.methods.adacomp.training import allocate
+from quantizers.methods.adacomp.selection import allocate
 
 _PASSES = 3
 _ROUNDS = 4

@@ -1,30 +1,33 @@
 """AdaComp: each row chooses one of several binary code-books of different lengths.
 
-Paper: Kim, Kim & Lee, "Adaptive Compression of Word Embeddings" (ACL 2020), equations 1 to 8 (in ``adacomp_module``).
+Paper: Kim, Kim & Lee, "Adaptive Compression of Word Embeddings" (ACL 2020), equations 1 to 8 (in ``network``).
 Stored: which code-book each row has (ceil(log2 C) bits a row), its bits in that code-book, one row after the other without
 gaps, and of each code-book the decoder W_k (n_k * D values) and b'_k (D float32). The selector's network and the encoders'
-biases b_k are not needed to rebuild a row and are not stored; a training module finds both again from the table.
+biases b_k are not needed to rebuild a row and are not stored: a quantizer has them as long as it lives in the process that
+fitted it, and goes on from them in a training with a task (``embedding``).
 
 What the paper leaves open, and what is done here:
 
-- tau falls geometrically from 1 to 0.1 over the pretraining, and again over the training with a task; annealing the paper
-  does not mention, but the deployed selection is hard.
+- tau falls geometrically from 1 to 0.1 over the pretraining, and again over the first 0.3 of a training with a task;
+  annealing the paper does not mention, but the deployed selection is hard. Early stopping waits for it.
 - Pretraining "until it converges": 200 to 3,000 steps of 512 rows (by N) with a rate that falls to a twentieth, from a start
   by least squares; ``batch_size=64, epochs=...`` is the paper's. Equation 8 is a sum over the batch, so that rule 4 does not
   depend on the batch; lambda P is added in pretraining too.
-- Words without a vector are rows of the table like any other.
-- The size is whatever the selector makes it; without a task that is the longest code-book for nearly every row (figure 2 of
-  the paper: 80 %). With a budget or ``max_payload_bytes`` another rule takes the selector's place in pretraining: the
-  code-books that minimize error + mu * bits, with the mu that keeps the size, found anew 12 times, so that each code-book
-  learns the rows that it will hold. After a training with a task the selector decides, and where the size asks for it,
-  -log alpha + mu * bits. (10,000 rows of GloVe 50d, 64 bits a row on average: half squared error 2.36 with
-  (128, 64, 32, 16), and 2.78 with 64 bits for every row.)
+- A selector trained with equation 8 alone takes the longest code-book for nearly every row; the paper's takes it for about
+  80 % (figure 2). A load term (``balance``, in ``selection``) keeps ours from saturating.
+- The size is whatever the selector makes it. With a budget or ``max_payload_bytes`` there are two ways. ``limit="error"``:
+  in pretraining another rule takes the selector's place, the code-books that minimize error + mu * bits, with the mu that
+  keeps the size, found anew 12 times, so that each code-book learns the rows that it will hold. (10,000 rows of GloVe 50d,
+  64 bits a row on average: half squared error 2.36 with (128, 64, 32, 16), and 2.78 with 64 bits for every row.)
+  ``limit="selector"``: a rate term in every loss makes the selector itself keep the size (``selection``). Either way what
+  the selector is over the size in the end is taken off by -log alpha + mu * bits.
 
 Shapes: N rows, D columns, B batch, C code-books, n_k bits of code-book k, T = sum of all n_k.
 """
 
 from __future__ import annotations
 
+import copy
 import math
 import time
 from collections.abc import Iterator, Sequence
@@ -34,24 +37,31 @@ import torch
 from torch import Tensor
 
 from quantizers.base import Budget, FitStep, Quantizer, QuantizerConfig, Role, Skip, StorageCost, generator
-from quantizers.coding.bits import bits_for, pack, row_bytes, unpack
+from quantizers.coding.bits import bits_for, pack, unpack
 from quantizers.coding.dtypes import DTYPES, codebook_dtype_for
-from quantizers.coding.streams import pack_flat
 from quantizers.embedding import CompressedEmbedding
 from quantizers.errors import InputError
 from quantizers.fitting.checkpoint import Checkpoint, Notes
 from quantizers.fitting.minibatches import Minibatches, chunks
+from quantizers.methods.adacomp.embedding import AdaCompEmbedding, restore
 from quantizers.methods.adacomp.finish import finish
-from quantizers.methods.adacomp.module import AdaCompEmbedding, AdaCompNetwork, unit
-from quantizers.methods.adacomp.storage import AdaCompConfig, decoder_bytes, fixed_bytes, selector_bytes
-from quantizers.methods.adacomp.training import Pretraining, allocate, by_error, learn_selector
+from quantizers.methods.adacomp.network import AdaCompNetwork, unit
+from quantizers.methods.adacomp.selection import allocate, shares
+from quantizers.methods.adacomp.storage import (
+    AdaCompConfig,
+    decoder_bytes,
+    fixed_bytes,
+    largest,
+    most_bytes,
+    stream,
+    too_few_bytes,
+)
+from quantizers.methods.adacomp.training import Pretraining
 from quantizers.table import Table, TableStats
 
 _REPORTS = 20
 _ALLOCATIONS = 12
 _START_ROWS = 8192
-_MEAN_LENGTH = 0.8  # of the longest code-book's length, at a budget: see configs_for
-_MAX_BITS_A_COLUMN = 16
 _MAX_WORK = 2.5e12  # multiplications and additions of a whole pretraining: about two minutes on one core
 
 
@@ -75,6 +85,8 @@ class AdaComp(Quantizer):
     def __init__(self, config: QuantizerConfig) -> None:
         super().__init__(config)
         self._index: tuple[Tensor, Tensor] | None = None
+        # The network of a fit of this process, which no file and no copy has, and whether its selector chose the code-books.
+        self._trained: tuple[AdaCompNetwork, bool] | None = None
 
     @classmethod
     def configs_for(cls, budget: Budget, stats: TableStats) -> Sequence[AdaCompConfig] | Skip:
@@ -88,7 +100,7 @@ class AdaComp(Quantizer):
         if budget.payload_bytes < 1:
             return Skip("there is no code of no bytes")
         for count in (4, 2):
-            config = cls._largest(count, dtype, budget.payload_bytes, stats.shape)
+            config = largest(count, dtype, budget.payload_bytes, stats.shape)
             if config is not None and (
                 count == 2 or decoder_bytes(config, stats.embedding_dim) < 0.1 * budget.payload_bytes
             ):
@@ -96,53 +108,24 @@ class AdaComp(Quantizer):
         return Skip(f"code-books of 2 bits and 1 bit take more than {budget.payload_bytes} bytes")
 
     @classmethod
-    def _largest(cls, count: int, dtype: Any, payload_bytes: int, shape: tuple[int, int]) -> AdaCompConfig | None:
-        def make(longest: int) -> AdaCompConfig:
-            lengths = tuple(longest >> book for book in range(count))
-            return AdaCompConfig(
-                code_lengths=lengths, code_values="pm1", codebook_dtype=dtype, max_payload_bytes=payload_bytes
-            )
-
-        def fits(longest: int) -> bool:
-            config = make(longest)
-            mean = math.ceil(shape[0] * _MEAN_LENGTH * longest / 8)
-            return mean + fixed_bytes(config, shape) <= payload_bytes and cls.check(config, shape) is None
-
-        low, high = 1 << (count - 1), min(8192, _MAX_BITS_A_COLUMN * shape[1])
-        if high < low or not fits(low):
-            return None
-        while low < high:
-            middle = (low + high + 1) // 2
-            low, high = (middle, high) if fits(middle) else (low, middle - 1)
-        return make(low)
-
-    @classmethod
     def storage(cls, config: Any, shape: tuple[int, int]) -> StorageCost:
         """An upper bound: every row in the longest code-book, or ``max_payload_bytes``."""
-        codebook = decoder_bytes(config, shape[1])
-        side = selector_bytes(config, shape[0])
-        codes = row_bytes(shape[0] * max(config.code_lengths), 1)
-        if config.max_payload_bytes is not None:
-            least = row_bytes(shape[0] * min(config.code_lengths), 1)
-            codes = max(least, min(codes, config.max_payload_bytes - codebook - side))
-        return StorageCost(codes, codebook, side, exact=False)
+        return most_bytes(config, shape)
 
     @classmethod
     def check(cls, config: Any, shape: tuple[int, int]) -> Skip | None:
         """``max_payload_bytes`` must hold every row in the shortest code-book."""
-        least = row_bytes(shape[0] * min(config.code_lengths), 1) + fixed_bytes(config, shape)
-        if config.max_payload_bytes is not None and config.max_payload_bytes < least:
-            return Skip(f"max_payload_bytes {config.max_payload_bytes} is less than the {least} of the shortest codes")
-        return None
+        return too_few_bytes(config, shape)
 
     @classmethod
     def examples(cls) -> Sequence[AdaCompConfig]:
-        """Four code-books whose lengths fill no bytes, one alone, signs, and a size that is kept."""
+        """Four code-books whose lengths fill no bytes, one alone, signs, and a size that is kept, in each way."""
         return [
             AdaCompConfig(code_lengths=(48, 24, 12, 5), epochs=40),
             AdaCompConfig(code_lengths=(20,), codebook_dtype="float16", epochs=40),
             AdaCompConfig(code_lengths=(16, 16, 8), code_values="pm1", epochs=40),
             AdaCompConfig(code_lengths=(48, 24, 12), max_payload_bytes=8_000, epochs=40),
+            AdaCompConfig(code_lengths=(48, 24, 12), max_payload_bytes=8_000, limit="selector", epochs=40),
             AdaCompConfig(code_lengths=(32, 16, 8), max_payload_bytes=7_000, finish=True, epochs=40),
         ]
 
@@ -150,59 +133,54 @@ class AdaComp(Quantizer):
 
     def _fit_steps(self, table: Table, *, seed: int, weights: Tensor | None, budget: Budget | None) -> Iterator[FitStep]:
         config, vectors = self.config, table.vectors
+        self._trained = None
         max_bits = self._max_bits(budget)
+        by_error = max_bits is not None and config.limit == "error"
         random = generator(seed)
-        mean, scale = unit(vectors)
         network = self._blank_network(vectors)
         sample = next(Minibatches(len(vectors), _START_ROWS, 1, generator=random, weights=weights)).to(vectors.device)
-        steps = 0
+        probe, steps = sample[:2048], 0
+        mean, scale = unit(vectors)
         if scale > 0:
             network.start(vectors[sample] / scale, random)
             steps = self._steps(table.num_embeddings)
         else:  # all rows are the same: b' says it all
-            scale = 1.0
             network.decoder_bias.data.copy_(mean.expand_as(network.decoder_bias))
         epochs = round(steps / max(1, math.ceil(table.num_embeddings / config.batch_size)), 3)
-        limit = self._limit(budget)
-        self._resolve(
-            epochs=epochs, max_payload_bytes=self.storage(config, table.shape).payload_bytes if limit is None else limit
-        )
-        training = Pretraining(network, config, steps)
+        most = self.storage(config, table.shape).payload_bytes
+        self._resolve(epochs=epochs, max_payload_bytes=most if max_bits is None else self._limit(budget))
+        bits_a_row = None if max_bits is None or by_error else max_bits / table.num_embeddings
+        training = Pretraining(network, vectors, config, steps, bits_a_row, random)
         batches = Minibatches(len(vectors), config.batch_size, steps, generator=random, weights=weights)
         notes = Notes(books=None)
-        saved = Checkpoint("adacomp", network=network, optimizer=training.optimizer, batches=batches, notes=notes)
+        parts: dict[str, Any] = {"network": network, "optimizer": training.optimizer, "terms": training.terms}
+        saved = Checkpoint("adacomp", **parts, batches=batches, notes=notes)
         books: Tensor | None = None if notes.books is None else notes.books.to(vectors.device)
         training.done = batches.done
         for step, ids in enumerate(batches, batches.done):
-            if max_bits is not None and step % max(1, steps // _ALLOCATIONS) == 0:
-                books = notes.books = by_error(network, vectors, scale, weights, max_bits)
+            if by_error and step % max(1, steps // _ALLOCATIONS) == 0:
+                books = notes.books = self._choose(_error_costs(network, vectors, weights), max_bits)
             ids = ids.to(vectors.device)
-            loss = training.step(vectors[ids] / scale, None if books is None else books[ids], random)
+            loss = training.step(ids, None if books is None else books[ids])
             if (step + 1) % max(1, steps // _REPORTS) == 0 and step + 1 < steps:
-                probe = sample[:2048]
-                chosen = network.costs(vectors[probe], scale).argmin(dim=1) if books is None else books[probe]
-                error = network.errors(vectors[probe], scale).gather(1, chosen[:, None]).mean()
-                metrics = {"train_loss": loss, **self._shares(chosen)}
-                yield FitStep("pretrain", (step + 1) / (steps + 1), 0.5 * float(error) * scale * scale, metrics)
+                chosen = network.costs(vectors[probe]).argmin(dim=1) if books is None else books[probe]
+                yield self._report((step + 1) / (steps + 1), network, vectors[probe], chosen, train_loss=loss)
             saved.save()
         begin = time.perf_counter()
-        if max_bits is None:
-            books = network.costs(vectors, scale).argmin(dim=1)
-        else:
-            books = by_error(network, vectors, scale, weights, max_bits)
-        self._store(network, vectors, scale, books)
+        books = self._choose(_error_costs(network, vectors, weights) if by_error else network.costs(vectors), max_bits)
+        self._store(network, vectors, books)
         self.encode_seconds = time.perf_counter() - begin
-        probe = sample[:2048]
-        error = network.errors(vectors[probe], scale).gather(1, books[probe][:, None]).mean()
-        yield FitStep("pretrain", 1.0, 0.5 * float(error) * scale * scale, self._shares(books))
+        yield self._report(1.0, network, vectors[probe], books[probe], books)
         if config.finish:
-            self._finish(network, vectors, scale, books, weights, max_bits, random)
+            self._finish(network, vectors, books, weights, max_bits, random)
             error = (self.reconstruct(probe) - vectors[probe]).square().sum(dim=1).mean()
-            yield FitStep("finish", 1.0, 0.5 * float(error), self._shares(self.books()))
+            yield FitStep("finish", 1.0, 0.5 * float(error), shares(self.books(), len(config.code_lengths)))
+        else:
+            self._trained = network, not by_error
 
     def _blank_network(self, vectors: Tensor) -> AdaCompNetwork:
-        signs = self.config.code_values == "pm1"
-        return AdaCompNetwork(self.config.code_lengths, vectors.shape[1], signs=signs).to(vectors.device)
+        signs, scale = self.config.code_values == "pm1", unit(vectors)[1] or 1.0
+        return AdaCompNetwork(self.config.code_lengths, vectors.shape[1], signs=signs, unit=scale).to(vectors.device)
 
     def _limit(self, budget: Budget | None) -> int | None:
         limits = [self.config.max_payload_bytes, None if budget is None else budget.payload_bytes]
@@ -220,28 +198,42 @@ class AdaComp(Quantizer):
             )
         return bits
 
+    def _choose(self, costs: Tensor, max_bits: int | None) -> Tensor:
+        """The cheapest code-book of every row, or what comes nearest within ``max_bits``: (N, C) -> (N,)."""
+        return costs.argmin(dim=1) if max_bits is None else allocate(costs, self.config.code_lengths, max_bits)
+
     def _steps(self, num_embeddings: int) -> int:
         if self.config.epochs is not None:
             return int(self.config.epochs * max(1, math.ceil(num_embeddings / self.config.batch_size)))
         affordable = int(_MAX_WORK / (12 * self.config.batch_size * sum(self.config.code_lengths) * self.embedding_dim))
         return max(200, min(3000, max(300, num_embeddings // 5), affordable))
 
-    def _shares(self, books: Tensor) -> dict[str, float]:
-        counts = torch.bincount(books, minlength=len(self.config.code_lengths)).tolist()
-        return {f"share_book_{book}": count / len(books) for book, count in enumerate(counts)}
+    def _report(
+        self,
+        fraction: float,
+        network: AdaCompNetwork,
+        vectors: Tensor,
+        chosen: Tensor,
+        books: Tensor | None = None,
+        **metrics: float,
+    ) -> FitStep:
+        """Error of rows ``vectors`` (B, D) in the code-books ``chosen`` (B,), and the shares of those, or of ``books``."""
+        error = 0.5 * float(network.errors(vectors).gather(1, chosen[:, None]).mean()) * network.unit**2
+        metrics |= shares(chosen if books is None else books, len(self.config.code_lengths))
+        return FitStep("pretrain", fraction, error, metrics)
 
     @torch.no_grad()
     def _finish(
         self,
         network: AdaCompNetwork,
         vectors: Tensor,
-        scale: float,
         books: Tensor,
         weights: Tensor | None,
         max_bits: int | None,
         random: torch.Generator,
     ) -> None:
         lengths, dtype = self.config.code_lengths, DTYPES[self.config.codebook_dtype]
+        scale = network.unit
         e = vectors / scale
         codes = torch.cat([network.code(part) > 0 for _, part in chunks(e, 2 * sum(lengths))])
         options: dict[str, Any] = {"weights": weights, "max_bits": max_bits, "generator": random}
@@ -250,9 +242,9 @@ class AdaComp(Quantizer):
         self._write(books, codes, (decoder * scale).clamp(-largest, largest).to(dtype), bias * scale)
 
     @torch.no_grad()
-    def _store(self, network: AdaCompNetwork, vectors: Tensor, scale: float, books: Tensor) -> None:
+    def _store(self, network: AdaCompNetwork, vectors: Tensor, books: Tensor) -> None:
         """Set the state: hard codes of every row in its code-book, with the decoder as it is stored."""
-        config, dtype = self.config, DTYPES[self.config.codebook_dtype]
+        config, dtype, scale = self.config, DTYPES[self.config.codebook_dtype], network.unit
         lengths = list(config.code_lengths)
         step = 1.0 - network.low  # what a bit adds
         largest = torch.finfo(dtype).max
@@ -266,16 +258,10 @@ class AdaComp(Quantizer):
 
     def _write(self, books: Tensor, codes: Tensor, decoder: Tensor, bias: Tensor) -> None:
         """Set the state, of the bits (N, T) of every row in every code-book those of its own."""
-        lengths = list(self.config.code_lengths)
-        bits = torch.tensor(lengths, device=codes.device)[books]
-        offsets = bits.cumsum(0) - bits
-        flat = torch.zeros(int(bits.sum()), dtype=torch.bool, device=codes.device)
-        for book, code in enumerate(torch.split(codes, lengths, dim=1)):
-            members = (books == book).nonzero()[:, 0]
-            flat[offsets[members][:, None] + torch.arange(lengths[book], device=codes.device)] = code[members]
-        state = {"codes": pack_flat(flat), "decoder": decoder, "bias": bias}
-        if len(lengths) > 1:
-            state["books"] = pack(books[None], bits_for(len(lengths)))[0]
+        count = len(self.config.code_lengths)
+        state = {"codes": stream(books, codes, self.config.code_lengths), "decoder": decoder, "bias": bias}
+        if count > 1:
+            state["books"] = pack(books[None], bits_for(count))[0]
         self._index = None
         self._set_state(state)
 
@@ -320,23 +306,45 @@ class AdaComp(Quantizer):
         return torch.cat(parts) if parts else self._state["bias"].new_zeros((0, self.embedding_dim))
 
     def training_module(self, table: Table, *, seed: int = 0) -> CompressedEmbedding:
-        """See :class:`AdaCompEmbedding`; selector and encoders' biases are found again from ``table`` and the codes.
+        """See :class:`AdaCompEmbedding`; the network goes on from where the fit left it.
 
-        Bits that were searched for are no signs of anything: after ``finish`` they stay, and the decoders are trained.
+        A quantizer that was read from a file, copied or unpickled has no network: its autoencoders are found again from
+        ``table`` and the codes, and its selector starts anew, each row with a lead for the code-book that it has. So does
+        one whose code-books were given by errors. Bits that were searched for are no signs of anything: after ``finish``
+        they stay, and the decoders are trained.
         """
         if self.config.finish:
             return super().training_module(table, seed=seed)
-        vectors, books, state = table.vectors, self.books(), self.state()
-        network = self._blank_network(vectors)
-        scale = network.restore(vectors, books, self.row_bits, state["decoder"].to(torch.float32), state["bias"])
-        learn_selector(network, vectors, scale, books, generator(seed, 1))
-        return AdaCompEmbedding(self, table, books, network, scale, type(self)._of_network, seed)
+        chosen = False
+        if self._trained is None:
+            network = self._blank_network(table.vectors)
+            restore(network, table.vectors, self.books(), self.row_bits, self.state())
+        else:
+            network, chosen = copy.deepcopy(self._trained[0]).to(table.vectors.device), self._trained[1]
+        max_bits = self._max_bits(None)
+        bits_a_row = max_bits / self.num_embeddings if max_bits and self.config.limit == "selector" else None
+        books = None if chosen else self.books()
+        return AdaCompEmbedding(self, table, network, books, bits_a_row, type(self)._of_network, seed)
 
     @classmethod
-    def _of_network(cls, config: Any, network: AdaCompNetwork, vectors: Tensor, scale: float, costs: Tensor) -> Self:
+    def _of_network(cls, config: Any, network: AdaCompNetwork, vectors: Tensor, costs: Tensor) -> Self:
         self = cls(config)
         self._shape = (vectors.shape[0], vectors.shape[1])
-        max_bits = self._max_bits(None)
-        books = costs.argmin(dim=1) if max_bits is None else allocate(costs, config.code_lengths, max_bits)
-        self._store(network, vectors, scale, books)
+        self._store(network, vectors, self._choose(costs, self._max_bits(None)))
         return self
+
+    def to(self, device: torch.device | str) -> Self:
+        """See :meth:`Quantizer.to`; the network moves too."""
+        moved = super().to(device)
+        if self._trained is not None:
+            moved._trained = copy.deepcopy(self._trained[0]).to(device), self._trained[1]
+        return moved
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_index": None, "_trained": None}
+
+
+def _error_costs(network: AdaCompNetwork, vectors: Tensor, weights: Tensor | None) -> Tensor:
+    """Squared errors of every row in every code-book (N, C), weighted by ``weights`` (N,)."""
+    errors = network.errors(vectors)
+    return errors if weights is None else errors * weights[:, None]

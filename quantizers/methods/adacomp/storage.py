@@ -5,13 +5,21 @@ Shapes: N rows, D columns, C code-books, T bits.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import Any, Literal
 
+import torch
 from pydantic import Field, field_validator
+from torch import Tensor
 
 from quantizers.coding.bits import bits_for, row_bytes
 from quantizers.coding.dtypes import DTYPES
-from quantizers.values import QuantizerConfig
+from quantizers.coding.streams import pack_flat
+from quantizers.values import QuantizerConfig, Skip, StorageCost
+
+_MEAN_LENGTH = 0.8  # of the longest code-book's length, at a budget
+_MAX_BITS_A_COLUMN = 16
 
 
 class AdaCompConfig(QuantizerConfig):
@@ -20,6 +28,7 @@ class AdaCompConfig(QuantizerConfig):
     Attributes:
         code_lengths: bits of each code-book, 1 to 16 code-books.
         tau, final_tau: temperature of the Gumbel-softmax at the start and at the end of a training.
+        balance: weight of the load term, see :mod:`quantizers.methods.adacomp.selection`; 0 is the paper's loss.
         epochs: passes over the table in pretraining; None for 200 to 3,000 steps by the size of table and codes.
         batch_size: rows a step (the paper's is 64).
         learning_rate: of Adam, for the table divided by its unit; the autoencoders' is in proportion to their weights.
@@ -27,6 +36,9 @@ class AdaCompConfig(QuantizerConfig):
         code_values: codes are 0 and 1, or -1 and 1 (footnote 2).
         codebook_dtype: what the decoders are stored in; b' is float32 always.
         max_payload_bytes: what the result may take; None leaves the size to the selector.
+        limit: what a size is kept by. ``error``: rows are given code-books by their errors. ``selector``: a rate term in
+            every loss teaches the selector to keep it.
+        train_input: whether a training with a task also trains the vectors that codes are made of. They are not stored.
         finish: end with a search for better bits, and least squares: not the paper's, see
             :mod:`quantizers.methods.adacomp.finish`.
     """
@@ -34,6 +46,7 @@ class AdaCompConfig(QuantizerConfig):
     code_lengths: tuple[int, ...] = (128, 64, 32, 16)
     tau: float = Field(default=1.0, gt=0)
     final_tau: float = Field(default=0.1, gt=0)
+    balance: float = Field(default=0.5, ge=0)
     epochs: int | None = Field(default=None, ge=0)
     batch_size: int = Field(default=512, ge=1)
     learning_rate: float = Field(default=1e-3, gt=0)
@@ -41,6 +54,8 @@ class AdaCompConfig(QuantizerConfig):
     code_values: Literal["01", "pm1"] = "01"
     codebook_dtype: Literal["float32", "float16"] = "float32"
     max_payload_bytes: int | None = Field(default=None, ge=1)
+    limit: Literal["error", "selector"] = "error"
+    train_input: bool = True
     finish: bool = False
 
     @field_validator("code_lengths")
@@ -66,3 +81,59 @@ def selector_bytes(config: Any, num_embeddings: int) -> int:
 def fixed_bytes(config: Any, shape: tuple[int, int]) -> int:
     """All but the codes."""
     return decoder_bytes(config, shape[1]) + selector_bytes(config, shape[0])
+
+
+def most_bytes(config: Any, shape: tuple[int, int]) -> StorageCost:
+    """An upper bound: every row in the longest code-book, or ``max_payload_bytes``."""
+    codebook, side = decoder_bytes(config, shape[1]), selector_bytes(config, shape[0])
+    codes = row_bytes(shape[0] * max(config.code_lengths), 1)
+    if config.max_payload_bytes is not None:
+        least = row_bytes(shape[0] * min(config.code_lengths), 1)
+        codes = max(least, min(codes, config.max_payload_bytes - codebook - side))
+    return StorageCost(codes, codebook, side, exact=False)
+
+
+def too_few_bytes(config: Any, shape: tuple[int, int]) -> Skip | None:
+    """Why ``max_payload_bytes`` holds not even every row in the shortest code-book, or None where it does."""
+    least = row_bytes(shape[0] * min(config.code_lengths), 1) + fixed_bytes(config, shape)
+    if config.max_payload_bytes is not None and config.max_payload_bytes < least:
+        return Skip(f"max_payload_bytes {config.max_payload_bytes} is less than the {least} of the shortest codes")
+    return None
+
+
+def largest(count: int, dtype: Any, payload_bytes: int, shape: tuple[int, int]) -> AdaCompConfig | None:
+    """``count`` code-books, each half as long as the one before, as long as rows of 0.8 of the longest fit on average."""
+
+    def make(longest: int) -> AdaCompConfig:
+        lengths = tuple(longest >> book for book in range(count))
+        return AdaCompConfig(code_lengths=lengths, code_values="pm1", codebook_dtype=dtype, max_payload_bytes=payload_bytes)
+
+    def fits(longest: int) -> bool:
+        config = make(longest)
+        mean = math.ceil(shape[0] * _MEAN_LENGTH * longest / 8)
+        return mean + fixed_bytes(config, shape) <= payload_bytes and too_few_bytes(config, shape) is None
+
+    low, high = 1 << (count - 1), min(8192, _MAX_BITS_A_COLUMN * shape[1])
+    if high < low or not fits(low):
+        return None
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle - 1)
+    return make(low)
+
+
+def stream(books: Tensor, codes: Tensor, code_lengths: Sequence[int]) -> Tensor:
+    """The bits of every row in its own code-book, one row after the other, packed.
+
+    Args:
+        books: (N,) int64.
+        codes: (N, T) bool, every row's in every code-book.
+        code_lengths: n_k.
+    """
+    bits = torch.tensor(code_lengths, device=codes.device)[books]
+    offsets = bits.cumsum(0) - bits
+    flat = torch.zeros(int(bits.sum()), dtype=torch.bool, device=codes.device)
+    for book, code in enumerate(torch.split(codes, list(code_lengths), dim=1)):
+        members = (books == book).nonzero()[:, 0]
+        flat[offsets[members][:, None] + torch.arange(code_lengths[book], device=codes.device)] = code[members]
+    return pack_flat(flat)

@@ -24,7 +24,7 @@ from quantizers.table import Table
 from trainables.corpora import CORPORA, reader_module
 from trainables.leading import Report, silent
 from trainables.networks.course import NetworkTask
-from trainables.networks.training import Trained, train
+from trainables.networks.training import Groups, Trained, train
 from trainables.task import Baseline, Metric, Score, TaskSettings
 from trainables.tasks.pmi.counting import Text
 from trainables.tasks.pmi.entries import Counted, Matrix, corpus_files, matrix_of, own_text
@@ -196,7 +196,7 @@ class Pmi(NetworkTask):
         settings = self.settings
         data = network.epoch(vocabulary.train, settings.batch_size, settings.negatives, len(vocabulary.rows))
 
-        def make_optimizer(parameters: list[nn.Parameter], learning_rate: float) -> torch.optim.Optimizer:
+        def make_optimizer(parameters: Groups, learning_rate: float) -> torch.optim.Optimizer:
             made: torch.optim.Optimizer = _OPTIMIZERS[settings.optimizer](parameters, lr=learning_rate)
             return made
 
