@@ -77,7 +77,7 @@ def test_contract(name, data_dir):
 
 @pytest.mark.parametrize("name", list(tasks()))
 def test_every_setting_has_a_value_once_there_is_a_table(name, data_dir):
-    task = make_task(name, data_dir)
+    task = make_task({"task": name, **OTHERS.get(name, {})}, data_dir)
     resolved = task.resolved(read_table("builtin:glove-10k-50d", rows=50))
     assert resolved.keys() == task.settings.model_dump().keys()
     assert None not in resolved.values()
