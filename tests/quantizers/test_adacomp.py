@@ -308,9 +308,11 @@ def test_the_selector_keeps_a_size():
     own = quantizer._trained[0].costs(table().vectors).argmin(dim=1)
     assert float((own == quantizer.books()).float().mean()) > 0.9, "little is left to do for the guard"
     module = quantizer.training_module(table(), seed=1)
-    optimizer = torch.optim.Adam(module.parameters(), lr=2e-3)
-    for step in range(150):
-        module.set_progress(step / 150)
+    scales = module.rate_scales()
+    groups = [{"params": [parameter], "lr": 1e-3 * scales.get(parameter, 1.0)} for parameter in module.parameters()]
+    optimizer = torch.optim.Adam(groups)
+    for step in range(250):
+        module.set_progress(step / 250)
         loss = module.train()(torch.arange(400)).sub(table().vectors).square().mean() + module.regularizer()
         optimizer.zero_grad()
         loss.backward()

@@ -25,7 +25,7 @@ from quantizers.table import Table
 _ANNEALED = 0.3  # of a training, after which tau stays as it is: what is deployed is then what is trained
 _SELECTOR_RATE = 0.05  # of the training's learning rate
 _AUTOENCODER_RATE = 0.2
-_BALANCE = 0.2  # of the load term in a task's loss: a row matters far less to it than to its own error
+_BALANCE = 0.15  # of the load term in a task's loss: a row matters far less to it than to its own error
 _LEAD = 3.0  # of a row's own code-book over the others, in nats, where no trained selector is at hand
 
 

@@ -46,7 +46,7 @@ class AdaCompConfig(QuantizerConfig):
     code_lengths: tuple[int, ...] = (128, 64, 32, 16)
     tau: float = Field(default=1.0, gt=0)
     final_tau: float = Field(default=0.1, gt=0)
-    balance: float = Field(default=0.5, ge=0)
+    balance: float = Field(default=0.6, ge=0)
     epochs: int | None = Field(default=None, ge=0)
     batch_size: int = Field(default=512, ge=1)
     learning_rate: float = Field(default=1e-3, gt=0)
