@@ -128,9 +128,9 @@ def main() -> None:
         text = [
             "# The softmax of compressed output tables",
             "",
-            f"`python benchmarks/softmax.py`: {options.words:,} words, {options.columns} columns, {options.positions} "
-            "positions,",
-            f"{options.threads} threads on {os.cpu_count()} CPU cores (torch {torch.__version__}, Python "
+            f"`python benchmarks/softmax.py --threads {options.threads}`: {options.words:,} words, {options.columns} "
+            f"columns, {options.positions} positions,",
+            f"on {os.cpu_count()} CPU cores (torch {torch.__version__}, Python "
             f"{platform.python_version()}); medians of {options.repeat} steps,",
             "all softmaxes in turn, with gradients to table or codebooks, bias and hidden states.",
             "",

@@ -153,6 +153,7 @@ def corpora(tmp_path: Path) -> Path:
     for split, size in (("train", 240), ("val", 40), ("test_2016_flickr", 40)):
         pairs = [translated() for _ in range(size)]
         files |= {f"multi30k/{split}.{end}": [pair[side] for pair in pairs] for side, end in enumerate(("de", "en"))}
+    files |= {f"snli/snli_1.0_{split}.jsonl": [pair(index) for index in range(size)] for split, size in sizes.items()}
     # The last word of a line is its first.
     files |= {
         f"ptb/ptb.{split}.txt": [f" {first} {' '.join(random.choice(fillers, 3))} {first} \n" for first in draws]
@@ -161,7 +162,6 @@ def corpora(tmp_path: Path) -> Path:
             for name, size in (("train", 240), ("valid", 40), ("test", 40))
         )
     }
-    files |= {f"snli/snli_1.0_{split}.jsonl": [pair(index) for index in range(size)] for split, size in sizes.items()}
     for name, lines in files.items():
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
