@@ -11,7 +11,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from analysis import store
-from analysis.layout import SWEEP_FILE
 from analysis.pareto import build_frontier
 from analysis.recommend import chosen_metrics
 from quantizers.errors import InputError
@@ -65,20 +64,15 @@ def load(run_dirs: Sequence[str | Path]) -> Runs:
     trials = [store.read_trials(run_dir) for run_dir in dirs]
     scores = [store.read_scores(run_dir) for run_dir in dirs]
     if len(dirs) == 1:
-        return Runs(dirs, infos, (_sweep_text(dirs[0]),), trials[0], scores[0], store.read_frontier(dirs[0]))
+        return Runs(dirs, infos, (store.read_sweep(dirs[0]),), trials[0], scores[0], store.read_frontier(dirs[0]))
     merged = pa.concat_tables([_prefixed(table, number) for number, table in enumerate(trials, 1)])
     all_scores = pa.concat_tables([_prefixed(table, number) for number, table in enumerate(scores, 1)])
     run = {"metrics": {name: about for info in infos for name, about in info.get("metrics", {}).items()}}
     frontier = build_frontier(merged, all_scores, run)
-    return Runs(dirs, infos, tuple(map(_sweep_text, dirs)), merged, all_scores, frontier)
+    return Runs(dirs, infos, tuple(map(store.read_sweep, dirs)), merged, all_scores, frontier)
 
 
 def _prefixed(table: pa.Table, number: int) -> pa.Table:
     keys = pc.binary_join_element_wise(str(number), table["trial_key"], ":")
     table = table.replace_schema_metadata(None)
     return table.set_column(table.schema.get_field_index("trial_key"), table.schema.field("trial_key"), keys)
-
-
-def _sweep_text(run_dir: Path) -> str:
-    path = run_dir / SWEEP_FILE
-    return path.read_text(encoding="utf-8") if path.is_file() else ""

@@ -7,6 +7,7 @@ Columns may be added in a later version (SCHEMA_VERSION is then raised); they ar
 from __future__ import annotations
 
 import datetime
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -14,7 +15,8 @@ import pyarrow as pa
 
 from quantizers.errors import unknown_name
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
+DIGESTS_SINCE = 4  # the version from which on every file holds a digest of itself
 STATUSES = ("ok", "failed", "skipped", "infeasible", "stopped")
 FileName = Literal["trials", "scores", "frontier"]
 
@@ -155,3 +157,36 @@ def to_table(rows: Sequence[Mapping[str, Any]], schema: pa.Schema) -> pa.Table:
         except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError, ValueError) as error:
             raise ValueError(f"Column {field.name!r} takes {field.type}: {error}.") from None
     return pa.Table.from_arrays(columns, schema=schema)
+
+
+# In files of other programs, and of versions without digests: what must be there, and what must be a JSON object.
+_NEEDED: dict[FileName, tuple[str, ...]] = {
+    "trials": ("quantizer", "status"),
+    "scores": ("trial_key", "task", "metric"),
+    "frontier": ("quantizer", "config_json", "task", "metric", "direction", "payload_bytes_mean", "num_seeds", "on_frontier"),
+}
+JSON_COLUMNS = ("config_json", "resolved_json", "tasks_json", "retrain", "versions", "roles", "book_counts")
+
+
+def check_content(table: pa.Table, name: FileName) -> None:
+    """Check what the types of the columns leave open.
+
+    Raises:
+        ValueError: a value is missing, or is not what its column holds; the message names the column.
+    """
+    for column in _NEEDED[name]:
+        if table[column].null_count:
+            raise ValueError(f"column {column!r} has rows without a value")
+    choices = {"status": STATUSES, "direction": ("min", "max")}
+    for column in set(table.schema.names) & {*choices, *JSON_COLUMNS}:
+        for value in table[column].unique().to_pylist():
+            if value is not None and not (value in choices[column] if column in choices else is_json_object(value)):
+                raise ValueError(f"column {column!r} cannot be {value[:80]!r}")
+
+
+def is_json_object(text: str) -> bool:
+    """Whether ``text`` is a JSON object, or a list, as ``book_counts`` of one table is."""
+    try:
+        return isinstance(json.loads(text), dict | list)
+    except (ValueError, RecursionError):
+        return False
