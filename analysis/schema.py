@@ -159,13 +159,16 @@ def to_table(rows: Sequence[Mapping[str, Any]], schema: pa.Schema) -> pa.Table:
     return pa.Table.from_arrays(columns, schema=schema)
 
 
-# In files of other programs, and of versions without digests: what must be there, and what must be a JSON object.
+# In files of other programs, and of versions without digests: what must be there.
 _NEEDED: dict[FileName, tuple[str, ...]] = {
     "trials": ("quantizer", "status"),
     "scores": ("trial_key", "task", "metric"),
     "frontier": ("quantizer", "config_json", "task", "metric", "direction", "payload_bytes_mean", "num_seeds", "on_frontier"),
 }
-JSON_COLUMNS = ("config_json", "resolved_json", "tasks_json", "retrain", "versions", "roles", "book_counts")
+_CHOICES: dict[str, tuple[str, ...]] = {"status": STATUSES, "direction": ("min", "max")}
+_JSON = ("config_json", "resolved_json", "tasks_json", "retrain", "versions", "roles", "book_counts")
+_PYTHON = {_TEXT: str, _WHOLE: int, _REAL: int | float, _FLAG: bool, pa.timestamp("us", tz="UTC"): str}
+_TYPES = {name: {field.name: _PYTHON[field.type] for field in schema} for name, schema in SCHEMAS.items()}
 
 
 def check_content(table: pa.Table, name: FileName) -> None:
@@ -177,15 +180,43 @@ def check_content(table: pa.Table, name: FileName) -> None:
     for column in _NEEDED[name]:
         if table[column].null_count:
             raise ValueError(f"column {column!r} has rows without a value")
-    choices = {"status": STATUSES, "direction": ("min", "max")}
-    for column in set(table.schema.names) & {*choices, *JSON_COLUMNS}:
-        for value in table[column].unique().to_pylist():
-            if value is not None and not (value in choices[column] if column in choices else is_json_object(value)):
-                raise ValueError(f"column {column!r} cannot be {value[:80]!r}")
+    for column in table.schema.names:
+        if column in _CHOICES or column in _JSON:
+            for value in table[column].unique().to_pylist():
+                _check_value(column, value)
 
 
-def is_json_object(text: str) -> bool:
-    """Whether ``text`` is a JSON object, or a list, as ``book_counts`` of one table is."""
+def check_row(row: Any, name: FileName) -> None:
+    """Check a row that was read from JSON; a time is ISO 8601 text there.
+
+    Raises:
+        ValueError: it is no row of the file ``name``; the message says why.
+    """
+    types = _TYPES[name]
+    if not isinstance(row, dict):
+        raise ValueError("a row is not an object")
+    for column, value in row.items():
+        if column not in types:
+            raise ValueError(f"unknown column {str(column)[:80]!r}")
+        if value is None:
+            continue
+        fits = isinstance(value, types[column]) and (types[column] is bool) == isinstance(value, bool)
+        if not fits or (isinstance(value, int) and not -(2**63) <= value < 2**63):
+            raise ValueError(f"column {column!r} cannot be {str(value)[:80]!r}")
+        if column in _CHOICES or column in _JSON:
+            _check_value(column, value)
+        elif column == "started_at":
+            datetime.datetime.fromisoformat(value)
+
+
+def _check_value(column: str, value: str | None) -> None:
+    fits = value is None or (value in _CHOICES[column] if column in _CHOICES else _is_json(value))
+    if not fits:
+        raise ValueError(f"column {column!r} cannot be {str(value)[:80]!r}")
+
+
+def _is_json(text: str) -> bool:
+    """Whether ``text`` is a JSON object, or a list, as ``book_counts`` may be."""
     try:
         return isinstance(json.loads(text), dict | list)
     except (ValueError, RecursionError):
