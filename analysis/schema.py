@@ -163,7 +163,16 @@ def to_table(rows: Sequence[Mapping[str, Any]], schema: pa.Schema) -> pa.Table:
 _NEEDED: dict[FileName, tuple[str, ...]] = {
     "trials": ("quantizer", "status"),
     "scores": ("trial_key", "task", "metric"),
-    "frontier": ("quantizer", "config_json", "task", "metric", "direction", "payload_bytes_mean", "num_seeds", "on_frontier"),
+    "frontier": (
+        "quantizer",
+        "config_json",
+        "task",
+        "metric",
+        "direction",
+        "payload_bytes_mean",
+        "num_seeds",
+        "on_frontier",
+    ),
 }
 _CHOICES: dict[str, tuple[str, ...]] = {"status": STATUSES, "direction": ("min", "max")}
 _JSON = ("config_json", "resolved_json", "tasks_json", "retrain", "versions", "roles", "book_counts")

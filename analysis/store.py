@@ -69,23 +69,20 @@ def write(
     return path
 
 
-def _sealed(table: pa.Table) -> bytearray:
+def _sealed(table: pa.Table) -> bytes:
     """The bytes of a Parquet file that holds its own digest."""
     buffer = pa.BufferOutputStream()
     with pq.ParquetWriter(buffer, table.schema, compression="zstd") as writer:
         writer.write_table(table)
         writer.add_key_value_metadata({_DIGEST_KEY: _NO_DIGEST.decode()})
-    content = bytearray(buffer.getvalue())
+    content = buffer.getvalue().to_pybytes()
     start = content.rindex(_DIGEST_KEY.encode()) + len(_DIGEST_KEY) + 2
-    content[start : start + 32] = digest_of(content).encode()
-    return content
+    return content[:start] + digest_of(content).encode() + content[start + len(_NO_DIGEST) :]
 
 
 def _is_sealed(content: bytes) -> bool:
     """Whether a Parquet file holds its digest. Raises ValueError where it holds another."""
-    found = None
-    for found in _SEAL.finditer(content, max(0, content.rfind(_DIGEST_KEY.encode()))):  # the last: it is in the footer
-        pass
+    found = _SEAL.search(content, max(0, content.rfind(_DIGEST_KEY.encode())))  # the last: it is in the footer
     if found is None:
         return False
     view = memoryview(content)
@@ -206,7 +203,6 @@ class _Machine(_Facts):
 
 
 class _RunFile(_Facts):
-
     name: str
     interrupted: bool
     objectives: list[str] = []

@@ -20,7 +20,9 @@ def whole(path: Path) -> None:
 def test_results_are_kept_and_damage_is_a_miss(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path)
     assert ledger.get("k") is None
-    result = TrialResult({"trial_key": "k", "status": "ok", "mse": 0.1, "sqnr_db": float("inf")}, [{"value": 1.5}], [{"phase": "fit"}])
+    result = TrialResult(
+        {"trial_key": "k", "status": "ok", "mse": 0.1, "sqnr_db": float("inf")}, [{"value": 1.5}], [{"phase": "fit"}]
+    )
     ledger.put("k", result)
     assert ledger.get("k") == result
     file = tmp_path / "results" / "k.json"
