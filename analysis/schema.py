@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from quantizers.errors import unknown_name
 
@@ -176,6 +177,8 @@ _NEEDED: dict[FileName, tuple[str, ...]] = {
 }
 _CHOICES: dict[str, tuple[str, ...]] = {"status": STATUSES, "direction": ("min", "max")}
 _JSON = ("config_json", "resolved_json", "tasks_json", "retrain", "versions", "roles", "book_counts")
+_LEAST = {"payload_bytes": 1, "num_embeddings": 1, "embedding_dim": 1, "dense_bytes": 1, "budget_bytes": 0, "num_seeds": 1}
+_LEAST |= {"payload_bytes_mean": 1}
 _PYTHON = {_TEXT: str, _WHOLE: int, _REAL: int | float, _FLAG: bool, pa.timestamp("us", tz="UTC"): str}
 _TYPES = {name: {field.name: _PYTHON[field.type] for field in schema} for name, schema in SCHEMAS.items()}
 
@@ -189,7 +192,16 @@ def check_content(table: pa.Table, name: FileName) -> None:
     for column in _NEEDED[name]:
         if table[column].null_count:
             raise ValueError(f"column {column!r} has rows without a value")
+    needed = {"trials": ("trial_key", "payload_bytes"), "frontier": ("value_mean",), "scores": ()}[name]
+    chosen = table.filter(pc.equal(table["status"], "ok") if name == "trials" else table["on_frontier"]) if needed else table
+    for column in needed:
+        if chosen[column].null_count:
+            raise ValueError(f"column {column!r} lacks values of what was measured")
     for column in table.schema.names:
+        if column in _LEAST:
+            least = pc.min(table[column]).as_py()
+            if least is not None and least < _LEAST[column]:
+                raise ValueError(f"column {column!r} cannot be {least}")
         if column in _CHOICES or column in _JSON:
             for value in table[column].unique().to_pylist():
                 _check_value(column, value)

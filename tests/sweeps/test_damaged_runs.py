@@ -1,7 +1,6 @@
 """Files of a run that are damaged in any way: one line and exit code 2, or what is damaged is made again. No traceback."""
 
 import json
-import logging
 import random
 import shutil
 from collections.abc import Callable, Iterator
@@ -23,7 +22,7 @@ from sweeps.record.ledger import Ledger
 from sweeps.record.run_folder import VANISHED
 from sweeps.record.status import read_status
 from sweeps.spec.config import SweepConfig, build, load_run
-from sweeps.spec.prepare import Prepared, prepare
+from sweeps.spec.prepare import Prepared
 from sweeps.storage import Folder
 from sweeps.storage.layout import artifact_name
 from trainables import trial
@@ -175,9 +174,10 @@ def commands(place: Path, key: str) -> list[tuple[str | Path, ...]]:
     ]
 
 
+@pytest.mark.parametrize("share", [0.12, pytest.param(1.0, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", FILES)
 def test_commands_end_in_one_line(
-    place: Path, name: str, frontier: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
+    place: Path, name: str, share: float, frontier: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("analysis.report.page.get_plotlyjs", lambda: "")
     dice, path = random.Random(name), place / "s" / name
@@ -189,16 +189,178 @@ def test_commands_end_in_one_line(
         for table in wrong_tables(path, dice):
             pq.write_table(table, path)
             damaged.append(path.read_bytes())
-    for number, instead in enumerate(damaged):
-        path.unlink() if path.is_file() else None
+    for instead in dice.sample(damaged, max(5, int(share * len(damaged)))):
+        path.unlink()
         if instead is None:
             path.mkdir()
         else:
             path.write_bytes(instead)
-        said = commands(place, key)
-        for words in said if number < 12 else dice.sample(said, 2):
+        for words in dice.sample(commands(place, key), 3):
             done = frontier(*words)
             assert done.exit_code in (0, 2), (words, instead, done.output)
             assert done.exit_code == 0 or len(done.stderr.strip().splitlines()) == 1, (words, instead, done.stderr)
         if instead is None:
             path.rmdir()
+            path.touch()
+
+
+def test_what_is_damaged_is_written_anew_by_resume(
+    place: Path, ran: list[str], frontier: Callable[..., Result], caplog: pytest.LogCaptureFixture
+) -> None:
+    run_dir = load_run(place / "s").run_dir
+    before = {name: store._read(run_dir, name).to_pylist() for name in ("trials", "scores", "frontier")}  # type: ignore[arg-type]
+    first, second = sorted((run_dir / "ledger" / "results").iterdir())[:2]
+    for name in (*PARQUET, "run.json", "status.json"):
+        (run_dir / name).write_bytes(flipped((run_dir / name).read_bytes(), random.Random(0)))
+    (run_dir / "sweep.yaml").write_text((run_dir / "sweep.yaml").read_text().replace("max_failures: 1", "max_failures: 2"))
+    first.write_bytes(flipped(first.read_bytes(), random.Random(1)))
+    second.unlink()
+    second.mkdir()
+    done = frontier("resume", run_dir)
+    assert done.exit_code == 0, done.output
+    assert sorted(ran) == [first.stem, second.stem], "the others were not measured again"
+    assert f"{first.name}: damaged" in caplog.text and "sweep.yaml: changed since the run wrote it" in caplog.text
+    for name, rows in before.items():
+        timed = {"started_at", "fit_seconds", "encode_seconds", "decode_rows_per_second", "reused", "peak_memory_bytes"}
+        found = store._read(run_dir, name).to_pylist()  # type: ignore[arg-type]
+        assert [{k: v for k, v in row.items() if k not in timed} for row in found] == [
+            {k: v for k, v in row.items() if k not in timed} for row in rows
+        ]
+
+    # A sweep file that is gone is written anew as it was run.
+    caplog.clear()
+    (run_dir / "sweep.yaml").unlink()
+    assert frontier("resume", run_dir).exit_code == 0 and len(ran) == 2
+    assert load_run(run_dir).max_failures == 2 and caplog.text == ""
+
+
+@pytest.mark.usefixtures("ran")
+def test_a_damaged_sweep_file_is_refused_in_one_line(
+    place: Path, frontier: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(place)
+    dice, path = random.Random(3), place / "s" / "sweep.yaml"
+    for number, instead in enumerate(garbage(path.read_bytes(), dice)):
+        path.write_bytes(instead)
+        for command in ("resume", "sync", "ui") if number < 9 else ("resume",):  # from there on it may be a sweep
+            done = frontier(command, place / "s")
+            assert done.exit_code in (0, 2), done.output
+            assert done.exit_code == 0 or len(done.stderr.strip().splitlines()) == 1, done.stderr
+            assert number >= 9 or done.exit_code == 2
+
+
+def test_ledger_entries_of_any_content_are_a_miss(place: Path, caplog: pytest.LogCaptureFixture) -> None:
+    ledger, dice = Ledger(place / "s" / "ledger"), random.Random(4)
+    path = next((place / "s" / "ledger" / "results").iterdir())
+    content = path.read_bytes()
+    for instead in (*garbage(content, dice), *wrong_values(content, dice)):
+        path.write_bytes(instead)
+        caplog.clear()
+        assert ledger.get(path.stem) is None
+        assert caplog.text.count("damaged") == 1 and len(caplog.text.splitlines()) == 1
+        list(ledger.results())  # what an estimate is made of
+    path.write_bytes(content)
+    other = path.with_name("other.json")
+    other.write_bytes(content)
+    assert ledger.get(path.stem) is not None and ledger.get("other") is None
+
+
+def test_a_damaged_baseline_is_made_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    ledger, dice = Ledger(tmp_path), random.Random(5)
+    made: list[Path] = []
+    baseline = Baseline({"accuracy": Score(0.5, 10)}, {"weights": np.arange(6, dtype=np.float32).reshape(2, 3)})
+
+    def make(path: Path) -> None:
+        made.append(path)
+        save_baseline(baseline, path)
+
+    content = Path(tmp_path, "baselines", "k.safetensors")
+    for _ in range(60):
+        found = ledger.once("baselines", "k", make, load_baseline)
+        assert found.scores == baseline.scores and np.array_equal(found.arrays["weights"], baseline.arrays["weights"])
+        content.write_bytes(flipped(content.read_bytes(), dice))
+    assert len(made) == 60 and caplog.text.count("it is made again") == 59
+
+
+def test_a_copy_that_is_damaged_is_fetched_again(tmp_path: Path) -> None:
+    """On s3 and through the driver a node has copies: its copy may be damaged alone."""
+    kept, here = Folder(str(tmp_path / "kept")), tmp_path / "here"
+    here.mkdir()
+
+    class Copies(Folder):
+        def fetch(self, name: str) -> Path | None:
+            copy = here / Path(name).name
+            if not copy.exists() and kept.exists(name):
+                shutil.copyfile(kept.local(name), copy)
+            return copy if copy.exists() else None
+
+    def read(path: Path) -> str:
+        if path.read_text() != "whole":
+            raise InputError(f"{path}: damaged.")
+        return "whole"
+
+    def never(path: Path) -> None:
+        raise AssertionError
+
+    kept.write("fits/k.safetensors", b"whole")
+    (here / "k.safetensors").write_text("half")
+    assert Ledger(Copies(str(tmp_path / "kept"))).once("fits", "k", never, read) == "whole"
+    kept.write("fits/k.safetensors", b"half")
+    (here / "k.safetensors").unlink()
+    made = Ledger(Copies(str(tmp_path / "kept"))).once("fits", "k", lambda path: path.write_text("whole") and None, read)
+    assert made == "whole" and kept.read("fits/k.safetensors") == b"whole"
+
+
+@pytest.mark.parametrize("what", ["artifacts", "the run"])
+def test_what_vanishes_while_the_sweep_is_at_work_is_told(
+    place: Path, ran: list[str], frontier: Callable[..., Result], monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    config = config_in(place, name="v")
+    honest = sweeps.driver.engine.run_trials
+
+    def run_trials(prepared: Prepared, intake: Intake, ledger: Ledger, *more: Any) -> None:
+        spec = intake.next_trial()
+        assert spec is not None
+        intake.take(spec, measured(spec, prepared, ledger))
+        shutil.rmtree(config.run_dir / ("artifacts" if what == "artifacts" else ""))
+        honest(prepared, intake, ledger, *more)
+
+    monkeypatch.setattr("sweeps.driver.engine.run_trials", run_trials)
+    file = place / "v.yaml"
+    file.write_text(config.to_yaml())
+    done = frontier("run", file)
+    assert done.exit_code == 1, done.output
+    total = 5
+    if what == "artifacts":
+        assert f"the compressed files of 1 of {total} measured trials" in done.output and len(ran) == total - 1
+    else:
+        assert VANISHED in done.output and "the compressed files of 1 of 2 measured trials" in done.output
+        assert len(ran) == 1, "no more trials began"
+        assert store.read_trials(config.run_dir)["status"].to_pylist().count("stopped") == total - 2
+    monkeypatch.setattr("sweeps.driver.engine.run_trials", honest)
+    ran.clear()
+    again = frontier("resume", config.run_dir)
+    assert again.exit_code == 0, again.output
+    assert len(ran) == (1 if what == "artifacts" else total - 1), "what is left was not measured again"
+    assert len(list((config.run_dir / "artifacts").iterdir())) == total
+
+
+def test_a_changed_table_is_refused_unless_accepted(tmp_path: Path, ran: list[str], frontier: Callable[..., Result]) -> None:
+    vectors = np.random.default_rng(0).standard_normal((40, 8)).astype(np.float32)
+    np.save(tmp_path / "t.npy", vectors)
+    file, run_dir = tmp_path / "s.yaml", tmp_path / "s"
+    file.write_text(config_in(tmp_path).to_yaml())
+    assert frontier("run", file).exit_code == 0
+    before = store.read_trials(run_dir)["trial_key"].to_pylist()
+    ran.clear()
+    np.save(tmp_path / "t.npy", vectors + 1)
+    for words in (["resume", run_dir], ["run", file], ["run", file, "--dry-run"]):
+        refused = frontier(*words)
+        assert refused.exit_code == 2 and "the table has changed" in refused.stderr, refused.output
+        assert "--accept-changed-table" in refused.stderr and len(refused.stderr.strip().splitlines()) == 1
+    (run_dir / "status.json").unlink()  # run.json knows too
+    assert frontier("resume", run_dir).exit_code == 2 and ran == []
+    accepted = frontier("resume", run_dir, "--accept-changed-table")
+    assert accepted.exit_code == 0 and len(ran) == len(before), accepted.output
+    assert not set(before) & set(store.read_trials(run_dir)["trial_key"].to_pylist())
+    assert frontier("resume", run_dir).exit_code == 0 and len(ran) == len(before), "the new table is the run's now"
