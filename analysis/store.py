@@ -75,7 +75,7 @@ def _sealed(table: pa.Table) -> bytes:
     with pq.ParquetWriter(buffer, table.schema, compression="zstd") as writer:
         writer.write_table(table)
         writer.add_key_value_metadata({_DIGEST_KEY: _NO_DIGEST.decode()})
-    content = buffer.getvalue().to_pybytes()
+    content: bytes = buffer.getvalue().to_pybytes()
     start = content.rindex(_DIGEST_KEY.encode()) + len(_DIGEST_KEY) + 2
     return content[:start] + digest_of(content).encode() + content[start + len(_NO_DIGEST) :]
 

@@ -131,7 +131,7 @@ def test_a_flipped_bit_changes_no_value(place: Path, name: str, caplog: pytest.L
 
 def garbage(content: bytes, dice: random.Random) -> Iterator[bytes]:
     """What may be in place of a file's content."""
-    yield from (b"", b"\0" * 64, b"[]", b"{}", b"null", b"[" * 100_000, b'{"digest": 3}', b"9" * 5000, b"\xff\xfe{}")
+    yield from (b"", b"\0" * 64, b"[]", b"{}", b"null", b"[" * 3000, b'{"digest": 3}', b"9" * 5000, b"\xff\xfe{}")
     yield content[: len(content) // 2]
     yield content[:-1]
     yield content + content
