@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from analysis import store
-from analysis.layout import SWEEP_FILE
+from analysis.layout import FRONTIER_FILE, TRIALS_FILE
 from analysis.pareto import build_frontier
 from analysis.recommend import chosen_metrics
 from quantizers.errors import InputError
@@ -65,20 +65,28 @@ def load(run_dirs: Sequence[str | Path]) -> Runs:
     trials = [store.read_trials(run_dir) for run_dir in dirs]
     scores = [store.read_scores(run_dir) for run_dir in dirs]
     if len(dirs) == 1:
-        return Runs(dirs, infos, (_sweep_text(dirs[0]),), trials[0], scores[0], store.read_frontier(dirs[0]))
+        frontier = store.read_frontier(dirs[0])
+        _check_fit(dirs[0], trials[0], frontier)
+        return Runs(dirs, infos, (store.read_sweep(dirs[0]),), trials[0], scores[0], frontier)
     merged = pa.concat_tables([_prefixed(table, number) for number, table in enumerate(trials, 1)])
     all_scores = pa.concat_tables([_prefixed(table, number) for number, table in enumerate(scores, 1)])
     run = {"metrics": {name: about for info in infos for name, about in info.get("metrics", {}).items()}}
     frontier = build_frontier(merged, all_scores, run)
-    return Runs(dirs, infos, tuple(map(_sweep_text, dirs)), merged, all_scores, frontier)
+    return Runs(dirs, infos, tuple(map(store.read_sweep, dirs)), merged, all_scores, frontier)
+
+
+def _check_fit(run_dir: Path, trials: pa.Table, frontier: pa.Table) -> None:
+    """Refuse files of two runs: each is whole, but one has configurations that the other lacks."""
+    names = ["quantizer", "config_json"]
+    known = {tuple(row.values()) for row in trials.group_by(names).aggregate([]).select(names).to_pylist()}
+    if any(tuple(row.values()) not in known for row in frontier.group_by(names).aggregate([]).select(names).to_pylist()):
+        raise InputError(
+            f"{run_dir}: {FRONTIER_FILE} has configurations that {TRIALS_FILE} lacks; write both anew with: "
+            f"frontier resume {run_dir}"
+        )
 
 
 def _prefixed(table: pa.Table, number: int) -> pa.Table:
     keys = pc.binary_join_element_wise(str(number), table["trial_key"], ":")
     table = table.replace_schema_metadata(None)
     return table.set_column(table.schema.get_field_index("trial_key"), table.schema.field("trial_key"), keys)
-
-
-def _sweep_text(run_dir: Path) -> str:
-    path = run_dir / SWEEP_FILE
-    return path.read_text(encoding="utf-8") if path.is_file() else ""

@@ -7,14 +7,17 @@ Columns may be added in a later version (SCHEMA_VERSION is then raised); they ar
 from __future__ import annotations
 
 import datetime
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from quantizers.errors import unknown_name
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
+DIGESTS_SINCE = 4  # the version from which on every file holds a digest of itself
 STATUSES = ("ok", "failed", "skipped", "infeasible", "stopped")
 FileName = Literal["trials", "scores", "frontier"]
 
@@ -155,3 +158,87 @@ def to_table(rows: Sequence[Mapping[str, Any]], schema: pa.Schema) -> pa.Table:
         except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError, ValueError) as error:
             raise ValueError(f"Column {field.name!r} takes {field.type}: {error}.") from None
     return pa.Table.from_arrays(columns, schema=schema)
+
+
+# In files of other programs, and of versions without digests: what must be there.
+_NEEDED: dict[FileName, tuple[str, ...]] = {
+    "trials": ("quantizer", "status"),
+    "scores": ("trial_key", "task", "metric"),
+    "frontier": (
+        "quantizer",
+        "config_json",
+        "task",
+        "metric",
+        "direction",
+        "payload_bytes_mean",
+        "num_seeds",
+        "on_frontier",
+    ),
+}
+_CHOICES: dict[str, tuple[str, ...]] = {"status": STATUSES, "direction": ("min", "max")}
+_JSON = ("config_json", "resolved_json", "tasks_json", "retrain", "versions", "roles", "book_counts")
+_LEAST = {"payload_bytes": 1, "num_embeddings": 1, "embedding_dim": 1, "dense_bytes": 1, "budget_bytes": 0, "num_seeds": 1}
+_LEAST |= {"payload_bytes_mean": 1}
+_PYTHON = {_TEXT: str, _WHOLE: int, _REAL: int | float, _FLAG: bool, pa.timestamp("us", tz="UTC"): str}
+_TYPES = {name: {field.name: _PYTHON[field.type] for field in schema} for name, schema in SCHEMAS.items()}
+
+
+def check_content(table: pa.Table, name: FileName) -> None:
+    """Check what the types of the columns leave open.
+
+    Raises:
+        ValueError: a value is missing, or is not what its column holds; the message names the column.
+    """
+    for column in _NEEDED[name]:
+        if table[column].null_count:
+            raise ValueError(f"column {column!r} has rows without a value")
+    needed = {"trials": ("trial_key", "payload_bytes"), "frontier": ("value_mean",), "scores": ()}[name]
+    chosen = table.filter(pc.equal(table["status"], "ok") if name == "trials" else table["on_frontier"]) if needed else table
+    for column in needed:
+        if chosen[column].null_count:
+            raise ValueError(f"column {column!r} lacks values of what was measured")
+    for column in table.schema.names:
+        if column in _LEAST:
+            least = pc.min(table[column]).as_py()
+            if least is not None and least < _LEAST[column]:
+                raise ValueError(f"column {column!r} cannot be {least}")
+        if column in _CHOICES or column in _JSON:
+            for value in table[column].unique().to_pylist():
+                _check_value(column, value)
+
+
+def check_row(row: Any, name: FileName) -> None:
+    """Check a row that was read from JSON; a time is ISO 8601 text there.
+
+    Raises:
+        ValueError: it is no row of the file ``name``; the message says why.
+    """
+    types = _TYPES[name]
+    if not isinstance(row, dict):
+        raise ValueError("a row is not an object")
+    for column, value in row.items():
+        if column not in types:
+            raise ValueError(f"unknown column {str(column)[:80]!r}")
+        if value is None:
+            continue
+        fits = isinstance(value, types[column]) and (types[column] is bool) == isinstance(value, bool)
+        if not fits or (isinstance(value, int) and not -(2**63) <= value < 2**63):
+            raise ValueError(f"column {column!r} cannot be {str(value)[:80]!r}")
+        if column in _CHOICES or column in _JSON:
+            _check_value(column, value)
+        elif column == "started_at":
+            datetime.datetime.fromisoformat(value)
+
+
+def _check_value(column: str, value: str | None) -> None:
+    fits = value is None or (value in _CHOICES[column] if column in _CHOICES else _is_json(value))
+    if not fits:
+        raise ValueError(f"column {column!r} cannot be {str(value)[:80]!r}")
+
+
+def _is_json(text: str) -> bool:
+    """Whether ``text`` is a JSON object, or a list, as ``book_counts`` may be."""
+    try:
+        return isinstance(json.loads(text), dict | list)
+    except (ValueError, RecursionError):
+        return False

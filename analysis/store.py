@@ -1,12 +1,17 @@
 """Reads and writes the files of a run directory: atomically, with a schema version, with clear errors.
 
-The Parquet files carry one metadata entry, ``embedding_frontier``: a JSON object with ``schema_version`` and what the
+The Parquet files carry the metadata entry ``embedding_frontier``: a JSON object with ``schema_version`` and what the
 writer added. ``run.json`` says what was run, and where.
+
+Each file holds a digest of all its other bytes: pages' checksums would leave the footer unguarded, where the reference point
+stands. In a Parquet file it is the metadata entry ``embedding_frontier.digest``, taken with zeros in its place.
 """
 
 from __future__ import annotations
 
 import json
+import logging
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,13 +19,20 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
 
-from analysis.layout import RUN_FILE
-from analysis.schema import SCHEMA_VERSION, SCHEMAS, FileName, to_table
+from analysis.layout import RUN_FILE, SWEEP_FILE
+from analysis.schema import DIGESTS_SINCE, SCHEMA_VERSION, SCHEMAS, FileName, check_content, to_table
 from quantizers.errors import InputError
-from quantizers.files import write_bytes
+from quantizers.files import ALTERED, digest_of, is_altered, sealed_json, unsealed_json, write_bytes
 
+_LOG = logging.getLogger(__name__)
 _KEY = b"embedding_frontier"
+_DIGEST_KEY = "embedding_frontier.digest"
+_NO_DIGEST = b"0" * 32
+# As Thrift's compact protocol writes a key and its value: the value is field 1 further, text, of 32 bytes.
+_SEAL = re.compile(re.escape(_DIGEST_KEY.encode()) + rb"\x18\x20([0-9a-f]{32})")
 
 
 def write(
@@ -52,11 +64,31 @@ def write(
         metadata = metadata_of(table) if metadata is None else metadata
     else:
         table = to_table(rows, schema)
-    buffer = pa.BufferOutputStream()
-    pq.write_table(with_metadata(table, metadata or {}), buffer, compression="zstd")
     path = Path(run_dir) / f"{name}.parquet"
-    write_bytes(path, buffer.getvalue())
+    write_bytes(path, _sealed(with_metadata(table, metadata or {})))
     return path
+
+
+def _sealed(table: pa.Table) -> bytes:
+    """The bytes of a Parquet file that holds its own digest."""
+    buffer = pa.BufferOutputStream()
+    with pq.ParquetWriter(buffer, table.schema, compression="zstd") as writer:
+        writer.write_table(table)
+        writer.add_key_value_metadata({_DIGEST_KEY: _NO_DIGEST.decode()})
+    content: bytes = buffer.getvalue().to_pybytes()
+    start = content.rindex(_DIGEST_KEY.encode()) + len(_DIGEST_KEY) + 2
+    return content[:start] + digest_of(content).encode() + content[start + len(_NO_DIGEST) :]
+
+
+def _is_sealed(content: bytes) -> bool:
+    """Whether a Parquet file holds its digest. Raises ValueError where it holds another."""
+    found = _SEAL.search(content, max(0, content.rfind(_DIGEST_KEY.encode())))  # the last: it is in the footer
+    if found is None:
+        return False
+    view = memoryview(content)
+    if digest_of(view[: found.start(1)], _NO_DIGEST, view[found.end(1) :]) != found[1].decode():
+        raise ValueError(ALTERED)
+    return True
 
 
 def with_metadata(table: pa.Table, metadata: Mapping[str, Any]) -> pa.Table:
@@ -99,18 +131,24 @@ def _read(run_dir: Path, name: FileName) -> pa.Table:
     if not path.is_file():
         raise InputError(f"{path}: no such file. `frontier run` makes it: is {run_dir} the folder of a run?")
     try:
-        table = pq.read_table(path)
+        content = path.read_bytes()
+        sealed = _is_sealed(content)
+        table = pq.read_table(pa.BufferReader(content))
         metadata = metadata_of(table)
-    except (pa.ArrowException, OSError, ValueError) as error:
-        raise InputError(
-            f"{path}: not a complete Parquet file ({_first_line(error)}); run the same sweep again to rebuild it."
-        ) from None
-    version = metadata.get("schema_version") or _column_version(table) or SCHEMA_VERSION
+        version = metadata.get("schema_version") or _column_version(table) or SCHEMA_VERSION
+        if not isinstance(version, int):
+            raise ValueError("its schema version is not a number")
+        if DIGESTS_SINCE <= version <= SCHEMA_VERSION and not sealed and metadata:
+            raise ValueError("its digest is missing")
+    except (pa.ArrowException, OSError, ValueError, RecursionError, MemoryError) as error:
+        raise InputError(f"{path}: not a complete Parquet file ({_first_line(error)}); {_anew(run_dir)}") from None
     if version > SCHEMA_VERSION:
         raise InputError(
             f"{path}: schema version {version} is newer than this program reads ({SCHEMA_VERSION}); use a newer program."
         )
     schema = SCHEMAS[name]
+    if not set(table.schema.names) & set(schema.names):
+        raise InputError(f"{path}: has none of the columns of a {name} file; {_anew(run_dir)}")
     columns = []
     for field in schema:
         if field.name not in table.schema.names:  # added after the file was written
@@ -118,9 +156,21 @@ def _read(run_dir: Path, name: FileName) -> pa.Table:
             continue
         try:
             columns.append(table[field.name].cast(field.type))
+        except KeyError:
+            raise InputError(f"{path}: has two columns {field.name!r}; {_anew(run_dir)}") from None
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
             raise InputError(f"{path}: column {field.name!r} must be {field.type} ({_first_line(error)}).") from None
-    return pa.Table.from_arrays(columns, schema=schema).replace_schema_metadata(table.schema.metadata)
+    found = pa.Table.from_arrays(columns, schema=schema).replace_schema_metadata(table.schema.metadata)
+    if not sealed:
+        try:
+            check_content(found, name)
+        except ValueError as error:
+            raise InputError(f"{path}: {error}; {_anew(run_dir)}") from None
+    return found
+
+
+def _anew(run_dir: Path) -> str:
+    return f"write it anew with: frontier resume {run_dir}"
 
 
 def _column_version(table: pa.Table) -> int | None:
@@ -133,10 +183,44 @@ def _first_line(error: Exception) -> str:
     return (str(error).splitlines() or [""])[0].rstrip(".")
 
 
+class _Facts(BaseModel):
+    """What readers of ``run.json`` rely on; there may be more."""
+
+    model_config = ConfigDict(extra="allow", strict=True, allow_inf_nan=False)
+
+
+class _TableFacts(_Facts):
+    name: str
+    digest: str
+
+
+class _Machine(_Facts):
+    cpu: str
+    cores: int
+    memory_bytes: int
+    platform: str
+    gpus: list[str] = []
+
+
+class _RunFile(_Facts):
+    name: str
+    interrupted: bool
+    objectives: list[str] = []
+    metrics: dict[str, dict[str, Any]] = {}
+    table: _TableFacts | None = None
+    machine: _Machine | None = None
+    versions: dict[str, Any] = {}
+    command: str | None = None
+    started_at: str | None = None
+    finished_at: str | None = None
+    trial_seconds: float | None = None
+    stop_reason: str | None = None
+
+
 def write_run(run_dir: str | Path, run: Mapping[str, Any]) -> Path:
     """Write ``run.json``, atomically. Raises InputError where it cannot be written."""
     path = Path(run_dir) / RUN_FILE
-    write_bytes(path, (json.dumps(run, indent=2) + "\n").encode())
+    write_bytes(path, sealed_json(run, indent=2))
     return path
 
 
@@ -148,11 +232,51 @@ def read_run(run_dir: str | Path) -> dict[str, Any]:
     """
     path = Path(run_dir) / RUN_FILE
     try:
-        run = json.loads(path.read_text(encoding="utf-8"))
+        run = unsealed_json(path.read_bytes())
+        _RunFile.model_validate(run)
     except FileNotFoundError:
         raise InputError(f"{path}: no such file. `frontier run` makes it: is {run_dir} the folder of a run?") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise InputError(f"{path}: damaged: {where}: {first['msg']}; {_anew(Path(run_dir))}") from None
     except (OSError, ValueError) as error:
-        raise InputError(f"{path}: not readable as JSON ({_first_line(error)}).") from None
-    if not isinstance(run, dict):
-        raise InputError(f"{path}: expected a JSON object, found a {type(run).__name__}.")
+        raise InputError(f"{path}: not readable as JSON ({_first_line(error)}); {_anew(Path(run_dir))}") from None
     return run
+
+
+def read_sweep(run_dir: str | Path) -> str:
+    """The text of ``sweep.yaml``; empty where there is none. People may edit it: that is told, and no error.
+
+    Raises:
+        InputError: it is no text.
+    """
+    path = Path(run_dir) / SWEEP_FILE
+    if not path.is_file():
+        return ""
+    try:
+        content = path.read_bytes()
+        text = content.decode("utf-8")
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"{path}: not a text file ({_first_line(error)}); delete it, and write it anew with: frontier resume {run_dir}"
+        ) from None
+    if is_altered(content):
+        _LOG.warning(
+            "%s: changed since the run wrote it. If nobody has edited it, it is damaged: delete it, and write it anew with: "
+            "frontier resume %s",
+            path,
+            run_dir,
+        )
+    return text
+
+
+def sweep_keys(run_dir: str | Path) -> dict[str, Any]:
+    """The keys of ``sweep.yaml``; none where there is no such file. Raises InputError where it is no YAML mapping."""
+    try:
+        keys = yaml.safe_load(read_sweep(run_dir))
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise InputError(f"{Path(run_dir) / SWEEP_FILE}: not valid YAML: {' '.join(str(error).split())}.") from None
+    if not isinstance(keys, dict | None):
+        raise InputError(f"{Path(run_dir) / SWEEP_FILE}: expected a mapping of keys to values.")
+    return keys or {}

@@ -14,11 +14,11 @@ from pathlib import Path
 from rich.console import Console
 
 from quantizers.errors import InputError
-from quantizers.files import write_bytes
+from quantizers.files import sealed_text, write_bytes
 from sweeps.record.finish import finish
 from sweeps.record.intake import INTERRUPTED, Intake, Listed
 from sweeps.record.ledger import Ledger
-from sweeps.record.run_folder import check_run_dir, owned
+from sweeps.record.run_folder import VANISHED, FolderWatch, check_run_dir, check_table, owned
 from sweeps.record.status import Progress
 from sweeps.search.adaptive import make_judge, make_search
 from sweeps.search.plateau import Plateau
@@ -40,6 +40,7 @@ class Run:
         reused: how many came from the ledger.
         stop_reason: why it ended before all trials ran, or None.
         tracking_problem: why MLflow records are missing, or None.
+        lost: trials that were measured, and whose compressed files vanished while the sweep was at work.
     """
 
     run_dir: Path
@@ -47,6 +48,7 @@ class Run:
     reused: int
     stop_reason: str | None = None
     tracking_problem: str | None = None
+    lost: tuple[str, ...] = ()
 
     @property
     def interrupted(self) -> bool:
@@ -55,8 +57,8 @@ class Run:
 
     @property
     def exit_code(self) -> int:
-        """0 ok, 1 some trials failed."""
-        return 1 if self.counts.get("failed") else 0
+        """0 ok, 1 some trials failed, or files vanished."""
+        return 1 if self.counts.get("failed") or self.lost or self.stop_reason == VANISHED else 0
 
 
 def run(
@@ -66,6 +68,7 @@ def run(
     address: str | None = None,
     console: Console | None = None,
     command: str | None = None,
+    accept_changed_table: bool = False,
 ) -> Run:
     """Run a sweep, or what is left of it.
 
@@ -75,6 +78,7 @@ def run(
         address: of a Ray cluster ("auto": the one of this machine); None starts one here for the length of the run.
         console: where progress is shown; None shows nothing.
         command: how a person would repeat this run, for the report.
+        accept_changed_table: go on with a run whose table has changed since it began; all its trials then run again.
 
     Ctrl-C once starts no more trials, lets those that run end, and reports; twice stops at once, without a report. Either
     way the same call goes on from there.
@@ -89,21 +93,23 @@ def run(
         if is_remote(config.run_location):
             mirror.pull(config.run_location)
         check_run_dir(config)  # what is there now does not change any more
-        return _run(config, data_dir, address, console, command)
+        return _run(config, data_dir, address, console, command, accept_changed_table)
 
 
 def _run(
-    config: SweepConfig, data_dir: Path | None, address: str | None, console: Console | None, command: str | None
+    config: SweepConfig,
+    data_dir: Path | None,
+    address: str | None,
+    console: Console | None,
+    command: str | None,
+    accept_changed_table: bool,
 ) -> Run:
     """Run a sweep whose run is this driver's."""
     started = datetime.datetime.now(datetime.UTC)
     prepared = prepare(config, data_dir)
     run_dir = config.run_dir
-    try:
-        run_dir.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"{run_dir}: cannot be made: {error.strerror or error}.") from error
-    write_bytes(run_dir / SWEEP_FILE, config.to_yaml().encode())
+    check_table(run_dir, prepared.table.digest, accept=accept_changed_table)
+    _write_sweep(config)
     location = config.ledger_location or join(config.run_location, RAY, SHARED)
     ledger = Ledger(open_storage(location), remember_results=config.ledger_location is not None)
     tracker = None
@@ -123,6 +129,7 @@ def _run(
             objective=(metric, prepared.directions[metric]["direction"]),
             data_dir=data_dir,
             sweep=config.model_dump(mode="json"),
+            table_digest=prepared.table.digest,
             send=functools.partial(mirror.push, config, [STATUS_FILE]) if is_remote(config.run_location) else None,
         ) as progress,
     ):
@@ -136,7 +143,11 @@ def _run(
             limits=prepared.constraints,
             judge=make_judge(prepared, search),
             rule=None if stop is None else Plateau(stop, prepared.objectives, prepared.directions),
-            observers=[progress] if tracker is None else [progress, tracker],
+            observers=[
+                FolderWatch(run_dir, lambda why: intake.stop(why)),
+                progress,
+                *([] if tracker is None else [tracker]),
+            ],
         )
         if search is None:
             ledger.prefetch(spec.key for spec in prepared.plan.trials)
@@ -154,7 +165,21 @@ def _run(
         if tracker is not None:
             tracker.close()
         reason = intake.stop_reason
-        counts = finish(prepared, intake.results, tracker, started=started, command=command, stop_reason=reason)
+        if not (run_dir / SWEEP_FILE).is_file():
+            reason = VANISHED
+            _write_sweep(config)
+        counts, lost = finish(prepared, intake.results, tracker, started=started, command=command, stop_reason=reason)
+        for key in lost:
+            ledger.forget(key)  # so that a resumed run measures it again, and makes its file
         progress.phase(INTERRUPTED if reason == INTERRUPTED else "finished")
     mirror.push(config)
-    return Run(run_dir, counts, intake.reused, reason, tracker.problem if tracker is not None else None)
+    return Run(run_dir, counts, intake.reused, reason, tracker.problem if tracker is not None else None, lost)
+
+
+def _write_sweep(config: SweepConfig) -> None:
+    """Make the run's folder where it is not there, and write the sweep into it."""
+    try:
+        config.run_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{config.run_dir}: cannot be made: {error.strerror or error}.") from error
+    write_bytes(config.run_dir / SWEEP_FILE, sealed_text(config.to_yaml()))

@@ -1,25 +1,48 @@
-"""Uncompressed baselines on disk: scores and arrays of one task, in one safetensors file."""
+"""Uncompressed baselines on disk: scores and arrays of one task, in one safetensors file with a digest of what it holds."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
-from safetensors import safe_open
-from safetensors.numpy import save_file
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
 
+from quantizers.errors import InputError
+from quantizers.files import ALTERED, digest_of
 from trainables.task import Baseline, Score
+
+
+def _digest(scores: str, arrays: Mapping[str, np.ndarray]) -> str:
+    parts: list[bytes | memoryview] = [scores.encode()]
+    for name in sorted(arrays):
+        array = np.ascontiguousarray(arrays[name])
+        parts += [f"{name}:{array.dtype}:{array.shape};".encode(), array.reshape(-1).view(np.uint8).data]
+    return digest_of(*parts)
 
 
 def save_baseline(baseline: Baseline, path: Path) -> None:
     """Write ``baseline`` to ``path``."""
-    scores = {name: [score.value, score.num_examples] for name, score in baseline.scores.items()}
-    save_file(dict(baseline.arrays), path, metadata={"scores": json.dumps(scores)})
+    scores = json.dumps({name: [score.value, score.num_examples] for name, score in baseline.scores.items()})
+    arrays = dict(baseline.arrays)
+    path.write_bytes(save(arrays, metadata={"scores": scores, "digest": _digest(scores, arrays)}))
 
 
 def load_baseline(path: Path) -> Baseline:
-    """Undo :func:`save_baseline`."""
-    with safe_open(path, framework="numpy") as handle:
-        arrays = {name: handle.get_tensor(name) for name in handle.keys()}
-        scores = json.loads(handle.metadata()["scores"])
-    return Baseline({name: Score(value, count) for name, (value, count) in scores.items()}, arrays)
+    """Undo :func:`save_baseline`.
+
+    Raises:
+        InputError: the file is not there, damaged, or without a digest.
+    """
+    try:
+        content = path.read_bytes()
+        arrays = load(content)
+        metadata = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])["__metadata__"]
+        if _digest(metadata["scores"], arrays) != metadata["digest"]:
+            raise ValueError(ALTERED)
+        scores = {name: Score(value, count) for name, (value, count) in json.loads(metadata["scores"]).items()}
+    except (OSError, SafetensorError, ValueError, LookupError, TypeError, RuntimeError, AssertionError) as error:
+        raise InputError(f"{path}: not a baseline ({error!r}).") from None
+    return Baseline(scores, arrays)

@@ -13,7 +13,7 @@ import math
 import platform
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -31,6 +31,7 @@ from trainables.task import Baseline, DownstreamTask
 
 __all__ = ["Once", "TrialResult", "TrialSpec", "blank_row", "content_key", "run", "shared_baseline", "trial_code_digest"]
 
+T = TypeVar("T")
 
 # What is kept of every table of a trial that compresses several.
 _OF_A_ROLE = ("num_embeddings", "embedding_dim", "payload_bytes", "file_bytes", "mse", "nmse", "cosine", "artifact_digest")
@@ -39,8 +40,11 @@ _OF_A_ROLE = ("num_embeddings", "embedding_dim", "payload_bytes", "file_bytes", 
 class Once(Protocol):
     """Makes a file once for all who ask for it, at the same time or later (``sweeps.record.ledger``)."""
 
-    def __call__(self, kind: str, key: str, make: Callable[[Path], None]) -> Path:
-        """The path of ``kind``/``key``, made by ``make`` if nobody has."""
+    def __call__(self, kind: str, key: str, make: Callable[[Path], None], read: Callable[[Path], T]) -> T:
+        """What ``read`` makes of the file ``kind``/``key``, made by ``make`` if nobody has.
+
+        A file of which ``read`` raises InputError is made again.
+        """
 
 
 def run(
@@ -198,8 +202,7 @@ def _fit(
         largest.words = None  # the trial's own file carries the words
         largest.save(path)
 
-    path = once("fits", spec.fit_key, make)
-    largest = quantizers.read(path).quantizer.to(table.vectors.device)
+    largest = once("fits", spec.fit_key, make, quantizers.read).quantizer.to(table.vectors.device)
     largest.words = table.words
     return largest.restrict(config, table), not made_here
 
@@ -307,10 +310,10 @@ def shared_baseline(
             save_baseline(task.baseline(table, seed=seed), path)
 
     if key not in _BASELINES:
-        path = once("baselines", key, make)
+        baseline = once("baselines", key, make, load_baseline)
         if len(_BASELINES) >= 16:
             _BASELINES.clear()
-        _BASELINES[key] = load_baseline(path)
+        _BASELINES[key] = baseline
     return _BASELINES[key]
 
 

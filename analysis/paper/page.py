@@ -18,10 +18,8 @@ from typing import Any
 
 import jinja2
 import numpy as np
-import yaml
 
 from analysis import store, text
-from analysis.layout import SWEEP_FILE
 from analysis.paper.figures import Drawn, figures, in_figures
 from analysis.paper.labels import OURS, PAPER, extras, label, titles
 from analysis.paper.numbers import COLUMNS, DIM, ROWS, Column
@@ -240,8 +238,7 @@ def _what_was_run(run_dirs: Sequence[str | Path]) -> Block:
             run = store.read_run(run_dir)
             counts = collections.Counter(store.read_trials(run_dir)["status"].to_pylist())
             trials = ", ".join(f"{count} {status}" for status, count in sorted(counts.items()))
-        file = run_dir / SWEEP_FILE
-        sweep = yaml.safe_load(file.read_text(encoding="utf-8")) if file.is_file() else {}
+        sweep = store.sweep_keys(run_dir)
         tasks = "; ".join(text.inline(task) for task in sweep.get("tasks", ()))
         machine = run.get("machine", {})
         where = f"{machine['cpu']}, {machine['cores']} cores" if machine else ""

@@ -1,7 +1,7 @@
 """What all commands share: the application, the consoles, common options, errors.
 
-Exit codes: 0 ok, 1 some trials failed, 2 the input is wrong. Libraries that are slow to import are imported where needed,
-so that ``--help`` answers at once.
+Exit codes: 0 ok, 1 some trials failed or files vanished, 2 the input is wrong. Libraries that are slow to import are
+imported where needed, so that ``--help`` answers at once.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from quantizers.errors import InputError
 from quantizers.files import writing
 from sweeps.commands.app import DataOption, RunDir, app, check_data, checked, out, remembered_data, run_folder
 from sweeps.storage import mirror
-from sweeps.storage.layout import SWEEP_FILE, other_roles
+from sweeps.storage.layout import other_roles
 
 MaxBytes = Annotated[str | None, typer.Option(help="Largest payload, such as 2MB.")]
 MaxDrop = Annotated[
@@ -196,7 +196,7 @@ def _verify(artifact: Any, row: dict[str, Any], run_dir: Path, data: Path | None
 
     ``again`` has the error measured again, where the file is of the sweep's own table.
     """
-    from sweeps.spec.config import OWN_TABLE, load
+    from sweeps.spec.config import OWN_TABLE, load_run
     from sweeps.storage.inputs import brought
     from trainables import reconstruction
     from trainables.tables.formats import read_table
@@ -208,7 +208,7 @@ def _verify(artifact: Any, row: dict[str, Any], run_dir: Path, data: Path | None
             )
     if not again:
         return "digest as recorded"
-    config = load(str(run_dir / SWEEP_FILE))
+    config = load_run(run_dir)
     if config.table == OWN_TABLE:
         return "digest as recorded"
     try:

@@ -18,17 +18,18 @@ from sweeps.record.display import duration
 from sweeps.record.estimate import estimate
 from sweeps.record.finish import cores
 from sweeps.record.ledger import Ledger
-from sweeps.record.run_folder import check_run_dir
+from sweeps.record.run_folder import check_run_dir, check_table
 from sweeps.spec.config import SweepConfig, default_tracking_uri
 from sweeps.spec.prepare import Prepared, prepare
 from sweeps.storage import open_storage
 from sweeps.storage.layout import REPORT_FILE
 
 
-def show_plan(config: SweepConfig, data_dir: Path | None, console: Console) -> None:
+def show_plan(config: SweepConfig, data_dir: Path | None, console: Console, *, accept_changed_table: bool = False) -> None:
     """Print the trials of a sweep with their predicted sizes, and what would be skipped."""
     check_run_dir(config)
     prepared = prepare(config, data_dir)
+    check_table(config.run_dir, prepared.table.digest, accept=accept_changed_table)
     dense = prepared.plan.space.dense_bytes
     table = Table(title=f"{config.name}: {_count(prepared)}", box=None, header_style="dim", title_justify="left")
     for column in ("quantizer", "budget (bytes)", "predicted (bytes)", "ratio", "seed", "parameters"):
@@ -87,6 +88,13 @@ def show_run(run: Run, config: SweepConfig, console: Console) -> None:
         same = config.tracking_uri == default_tracking_uri()
         command = "frontier ui" if same else f"frontier ui {shlex.quote(str(run.run_dir))}"
         console.print(f"MLflow UI: {command}", soft_wrap=True)
+    if run.lost:
+        measured = run.counts.get("ok", 0) + run.counts.get("infeasible", 0)
+        console.print(
+            f"[red]vanished[/]: the compressed files of {len(run.lost)} of {measured} measured trials, while the sweep was "
+            f"at work. Their records are left. Measure them again with: frontier resume {run.run_dir}",
+            soft_wrap=True,
+        )
     if run.stop_reason is not None and not run.interrupted:
         console.print(f"Ended before all trials ran: {escape(run.stop_reason)}", soft_wrap=True)
     if run.interrupted:

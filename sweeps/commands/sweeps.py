@@ -1,7 +1,7 @@
 """The command ``frontier``: sweeps. What works on one table or file is in :mod:`sweeps.commands.tables`.
 
-Exit codes: 0 ok, 1 some trials failed, 2 the input is wrong. Libraries that are slow to import are imported where needed,
-so that ``--help`` answers at once.
+Exit codes: 0 ok, 1 some trials failed or files vanished, 2 the input is wrong. Libraries that are slow to import are
+imported where needed, so that ``--help`` answers at once.
 """
 
 from __future__ import annotations
@@ -19,7 +19,12 @@ from rich.markup import escape
 
 from quantizers.errors import InputError
 from sweeps.commands.app import DataOption, RunDir, SetOption, app, check_data, checked, out, remembered_data, run_folder
-from sweeps.storage.layout import REPORT_FILE
+from sweeps.storage.layout import REPORT_FILE, STATUS_FILE
+
+AcceptOption = Annotated[
+    bool,
+    typer.Option("--accept-changed-table", help="Go on although the table has changed; all trials run again."),
+]
 
 
 @app.command(
@@ -39,6 +44,7 @@ def run(
     ] = None,
     changes: SetOption = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the trials and their sizes; run nothing.")] = False,
+    accept_changed_table: AcceptOption = False,
 ) -> None:
     """Run the sweeps of a file or preset one after the other. An existing run is resumed."""
     from sweeps.spec.config import load_all
@@ -49,9 +55,9 @@ def run(
         from sweeps.commands.show import show_plan
 
         for config in configs:
-            show_plan(config, data, out)
+            show_plan(config, data, out, accept_changed_table=accept_changed_table)
         return
-    _run(configs, data, address, command=shlex.join(["frontier", *sys.argv[1:]]))
+    _run(configs, data, address, accept_changed_table, command=shlex.join(["frontier", *sys.argv[1:]]))
 
 
 @app.command(epilog="Example:  frontier resume runs/quick")
@@ -60,6 +66,7 @@ def resume(
     run_dir: RunDir,
     data: DataOption = None,
     address: Annotated[str | None, typer.Option(help="Ray cluster to use. Default: a new one.")] = None,
+    accept_changed_table: AcceptOption = False,
 ) -> None:
     """Continue a sweep. Finished trials are not run again."""
     from sweeps.spec.config import load_run
@@ -67,22 +74,31 @@ def resume(
     check_data(data)
     run_dir = run_dir.absolute()
     config = load_run(run_dir)
-    _run([config], data or remembered_data(run_dir), address, command=shlex.join(["frontier", *sys.argv[1:]]))
+    command = shlex.join(["frontier", *sys.argv[1:]])
+    _run([config], data or remembered_data(run_dir), address, accept_changed_table, command=command)
 
 
-def _run(configs: Sequence[Any], data: Path | None, address: str | None, command: str) -> None:
+def _run(configs: Sequence[Any], data: Path | None, address: str | None, accept_changed_table: bool, command: str) -> None:
     from sweeps.commands.show import show_run
     from sweeps.driver import run as run_sweep
-    from sweeps.record.run_folder import check_run_dir
+    from sweeps.record.run_folder import check_run_dir, check_table
     from sweeps.spec.prepare import prepare
 
     for config in configs if len(configs) > 1 else ():
         check_run_dir(config)
-        prepare(config, data)  # a mistake in the last sweep should not show hours after the first has begun
+        prepared = prepare(config, data)  # a mistake in the last sweep should not show hours after the first has begun
+        check_table(config.run_dir, prepared.table.digest, accept=accept_changed_table)
     worst = 0
     for number, config in enumerate(configs, start=1):
         try:
-            finished = run_sweep(config, data_dir=data, address=address, console=out, command=command)
+            finished = run_sweep(
+                config,
+                data_dir=data,
+                address=address,
+                console=out,
+                command=command,
+                accept_changed_table=accept_changed_table,
+            )
         except KeyboardInterrupt:
             out.print(f"Stopped. Finished trials are kept; continue with: frontier resume {config.run_dir}", soft_wrap=True)
             raise typer.Exit(130) from None
@@ -111,6 +127,8 @@ def status(
     from sweeps.storage.mirror import origin
 
     state = read_status(run_dir)
+    if state is None and (run_dir / STATUS_FILE).exists():
+        raise InputError(f"{run_dir / STATUS_FILE}: damaged; a sweep at work, or frontier resume {run_dir}, writes it anew.")
     if state is None:
         raise InputError(f"{run_dir}: not a run (it has no status.json).")
     if not watch:

@@ -6,8 +6,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
-import pyarrow.parquet as pq
-
+from analysis import store
 from quantizers.errors import InputError
 from quantizers.files import PART_SUFFIX
 from sweeps.storage import open_storage
@@ -74,6 +73,6 @@ def referred_to(runs: Sequence[Path]) -> set[str]:
         for run_dir in found:
             if not (run_dir / TRIALS_FILE).is_file():
                 raise InputError(f"{run_dir}: this run has not ended. First: frontier resume {run_dir}")
-            table = pq.read_table(run_dir / TRIALS_FILE, columns=["trial_key", "fit_key"])
+            table = store.read_trials(run_dir).select(["trial_key", "fit_key"])
             keys.update(key for column in table.columns for key in column.to_pylist() if key is not None)
     return keys

@@ -21,7 +21,12 @@ class History:
         self._seconds: dict[str, dict[tuple[int, int], list[float]]] = {}
         for result in results:
             row = result.row
-            if row["status"] == "ok" and result.seconds is not None and row.get("num_embeddings"):
+            if (
+                row["status"] == "ok"
+                and result.seconds is not None
+                and row.get("num_embeddings")
+                and row.get("embedding_dim")
+            ):
                 sizes = self._seconds.setdefault(row["quantizer"], collections.defaultdict(list))
                 sizes[row["num_embeddings"], row["embedding_dim"]].append(result.seconds)
 

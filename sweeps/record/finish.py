@@ -23,8 +23,8 @@ from sweeps.record import checkpoints
 from sweeps.record.artifacts import fetch_copy
 from sweeps.record.intake import INTERRUPTED
 from sweeps.spec.prepare import Prepared
-from sweeps.storage import open_storage
-from sweeps.storage.layout import PLOT_FILE, REPORT_FILE, SWEEP_FILE, artifact_names
+from sweeps.storage import Storage, open_storage
+from sweeps.storage.layout import ARTIFACTS, PLOT_FILE, REPORT_FILE, SWEEP_FILE, artifact_names
 from trainables.provenance import versions
 from trainables.trial import TrialResult, blank_row
 
@@ -40,13 +40,13 @@ def finish(
     started: datetime.datetime,
     command: str | None,
     stop_reason: str | None,
-) -> dict[str, int]:
+) -> tuple[dict[str, int], tuple[str, ...]]:
     """Write the run directory's files from what there is.
 
     ``stop_reason`` says why not all trials ran, if so.
 
     Returns:
-        Trials by status.
+        Trials by status, and the keys of those whose compressed file is gone although the sweep keeps it.
     """
     pa.set_memory_pool(pa.system_memory_pool())  # Arrow's own keeps what it has freed, some 8 kB a trial
     config, run_dir = prepared.config, prepared.config.run_dir
@@ -103,7 +103,7 @@ def finish(
     scores_path = store.write(run_dir, "scores", scores)
     frontier = build_frontier(store.read_trials(run_dir), store.read_scores(run_dir), run)
     frontier_path = store.write(run_dir, "frontier", frontier)
-    _settle_artifacts(prepared, rows, frontier, results)
+    lost = _settle_artifacts(prepared, rows, frontier, results)
     plot = frontier_png(run_dir, run_dir / PLOT_FILE)
     report = write_report([run_dir], run_dir / REPORT_FILE)
     if not interrupted:  # else a lost trial still has its second chance
@@ -115,17 +115,22 @@ def finish(
         files = [run_dir / SWEEP_FILE, trials_path, scores_path, frontier_path, plot, report]
         metrics = {f"trials.{status}": count for status, count in counts.items()}
         tracker.summarize(files, metrics, finished_at=finished, finished=not interrupted)
-    return dict(counts)
+    return dict(counts), lost
 
 
 def _settle_artifacts(
     prepared: Prepared, rows: list[dict[str, Any]], frontier: Any, results: Mapping[str, TrialResult]
-) -> None:
-    """Delete the compressed files that the sweep does not keep; copy those of the frontier that another sweep made."""
+) -> tuple[str, ...]:
+    """Delete the compressed files that the sweep does not keep; copy those of the frontier that another sweep made.
+
+    Returns:
+        The keys of trials whose file should be there, and is not.
+    """
     keep = prepared.config.keep_artifacts
-    if keep == "all":
-        return
     storage = open_storage(prepared.config.run_location)
+    measured = [row for row in rows if row["status"] in ("ok", "infeasible")]
+    if keep == "all":
+        return _lost(storage, measured)
     on_front: set[tuple[str, str]] = set()
     if keep == "frontier":
         columns = frontier.select(["quantizer", "config_json", "on_frontier"]).to_pylist()
@@ -136,6 +141,15 @@ def _settle_artifacts(
                 storage.delete(name)
         elif (known := results.get(row["trial_key"])) is not None and row["reused"]:
             fetch_copy(known, row["trial_key"], prepared.config)
+    # A file of an earlier run may have been deleted because its trial was not on the frontier then.
+    kept = [row for row in measured if (row["quantizer"], row["config_json"]) in on_front and not row["reused"]]
+    return _lost(storage, kept)
+
+
+def _lost(storage: Storage, rows: list[dict[str, Any]]) -> tuple[str, ...]:
+    """The keys of rows whose compressed files are not all in the run's folder."""
+    there = {f"{ARTIFACTS}/{name}" for name in (storage.names(ARTIFACTS) if rows else ())}
+    return tuple(row["trial_key"] for row in rows if not there.issuperset(artifact_names(row)))
 
 
 def cores() -> int:

@@ -6,24 +6,33 @@ and what one stops, another may have finished.
 
 ``fits/`` and ``baselines/`` hold what several trials share, made once however many ask at the same time: the first claims
 the key (:mod:`sweeps.storage.claims`), the others wait.
+
+Each file holds a digest of itself. What does not match it, or cannot be read, is as good as not there: it is measured again,
+and a warning says so.
 """
 
 from __future__ import annotations
 
 import itertools
-import json
+import logging
+import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any, TypeVar
 
-from quantizers.files import replacing
-from sweeps.storage import Folder, Storage
+from analysis.schema import check_row
+from quantizers.errors import InputError
+from quantizers.files import replacing, sealed_json, unsealed_json
+from sweeps.storage import Folder, Storage, join
 from sweeps.storage.claims import Claim
 from sweeps.storage.layout import RESULTS, claim_name, result_key, result_name, shared_name
 from trainables.trial import TrialResult
 
+_LOG = logging.getLogger(__name__)
 _LOOK_SECONDS = 0.2
 _BATCH = 256  # results in memory at a time; with their curves some MB
+_T = TypeVar("_T")
 
 
 class Ledger:
@@ -57,19 +66,33 @@ class Ledger:
         if key in self._read:
             return self._read.pop(key)
         for stopped in (False, True):
-            found = _result(self.storage.read(result_name(key, stopped=stopped)))
+            name = result_name(key, stopped=stopped)
+            found = self._result(key, name, self.storage.read(name))
             if found is not None:
                 return found
         return None
 
-    def _get_many(self, keys: Sequence[str]) -> dict[str, TrialResult | None]:
+    def _get_many(self, keys: Sequence[str], *, history: bool = False) -> dict[str, TrialResult | None]:
         listed = self.known_keys()
         found: dict[str, TrialResult | None] = dict.fromkeys(keys)
         for stopped in (False, True):
             names = {key: result_name(key, stopped=stopped) for key in keys if key in listed and found[key] is None}
             contents = self.storage.read_many(list(names.values()))
-            found.update({key: _result(contents[name]) for key, name in names.items()})
+            found.update({key: self._result(key, name, contents[name], history=history) for key, name in names.items()})
         return found
+
+    def _result(self, key: str, name: str, content: bytes | None, *, history: bool = False) -> TrialResult | None:
+        if content is None:
+            return None
+        try:
+            data = unsealed_json(content, must_be_sealed=not history)  # no older version has the trials of this one
+            _check(key, data)
+            return TrialResult.from_json(data)
+        except (ValueError, TypeError) as error:
+            if not history:
+                where = join(self.storage.location, name)
+                _LOG.warning("%s: damaged (%s); the trial is measured again.", where, error)
+            return None
 
     def known_keys(self, max_age_seconds: float = 300.0) -> frozenset[str]:
         """The trials that have a result, by one listing; what came within the last ``max_age_seconds`` may be missing."""
@@ -94,35 +117,54 @@ class Ledger:
         """Keep ``result``; the last one wins, but one that was stopped early never takes the place of a finished one."""
         if self.remember_results:
             name = result_name(key, stopped=result.row.get("status") == "stopped")
-            self.storage.write(name, json.dumps(result.to_json()).encode())
+            self.storage.write(name, sealed_json(result.to_json()))
             self._ahead.pop(key, None)
             self._read.pop(key, None)
+
+    def forget(self, key: str) -> None:
+        """Delete the result of ``key``: the trial runs again when it is wanted."""
+        if self.remember_results:
+            self.storage.delete(result_name(key))
 
     def results(self) -> Iterator[TrialResult]:
         """Every result that can be read, one for each trial."""
         keys = sorted(self.known_keys(0.0))
         for batch in (keys[start : start + _BATCH] for start in range(0, len(keys), _BATCH)):
-            for result in self._get_many(batch).values():
+            for result in self._get_many(batch, history=True).values():
                 if result is not None:
                     yield result
 
-    def once(self, kind: str, key: str, make: Callable[[Path], None]) -> Path:
-        """The path of ``kind/key``, made by ``make`` if nobody has; see :class:`trainables.trial.Once`.
+    def once(self, kind: str, key: str, make: Callable[[Path], None], read: Callable[[Path], _T]) -> _T:
+        """What ``read`` makes of the file ``kind/key``, made by ``make`` if nobody has; see :class:`trainables.trial.Once`.
 
         ``make`` writes to the path it is given; the file appears under its own name only when it is whole.
         """
         name, claim = shared_name(kind, key), Claim(self.storage, claim_name(kind, key))
-        while (path := self.storage.fetch(name)) is None:
-            if not claim.take():
+        made, failures = False, 0
+        while True:
+            path = self.storage.fetch(name)
+            if path is not None:
+                try:
+                    return read(path)
+                except InputError as error:
+                    if made:
+                        raise
+                    _LOG.warning("%s; it is made again.", str(error).rstrip("."))
+                # First this node's copy, which may be damaged alone, then what it is a copy of.
+                path.unlink(missing_ok=True)
+                failures += 1
+                if failures > 1:
+                    self.storage.delete(name)
+            elif claim.take():
+                try:
+                    if not self.storage.exists(name):  # else made between our look and our claim
+                        with claim.kept_fresh():
+                            self._make(name, make)
+                        made = True
+                finally:
+                    claim.release()
+            else:
                 time.sleep(_LOOK_SECONDS)
-                continue
-            try:
-                if not self.storage.exists(name):  # else made between our look and our claim
-                    with claim.kept_fresh():
-                        self._make(name, make)
-            finally:
-                claim.release()
-        return path
 
     def _make(self, name: str, make: Callable[[Path], None]) -> None:
         path = self.storage.local(name)
@@ -131,10 +173,18 @@ class Ledger:
         self.storage.keep(name)
 
 
-def _result(content: bytes | None) -> TrialResult | None:
-    if content is None:
-        return None
-    try:
-        return TrialResult.from_json(json.loads(content))
-    except (ValueError, TypeError):
-        return None  # damaged: the trial runs again
+def _check(key: str, data: Mapping[str, Any]) -> None:
+    """Raises ValueError or TypeError where ``data`` is not the result of trial ``key`` as plain data."""
+    row, scores, curves = data["row"] if "row" in data else None, data.get("scores", []), data.get("curves", [])
+    check_row(row, "trials")
+    for score in scores:
+        check_row(score, "scores")
+    if not isinstance(row, dict) or row.get("trial_key") != key or not isinstance(row.get("status"), str):
+        raise ValueError("it is of another trial")
+    plain = all(isinstance(curve, dict) for curve in curves) and all(
+        value is None or isinstance(value, str | int | float) for curve in curves for value in curve.values()
+    )
+    seconds = data.get("seconds")
+    timed = seconds is None or (isinstance(seconds, int | float) and math.isfinite(seconds))
+    if not plain or not timed or not isinstance(data.get("artifact"), str | None):
+        raise ValueError("its values are of other types")

@@ -15,13 +15,18 @@ from typing import Any
 
 import yaml
 
+from analysis.store import read_run
 from quantizers.errors import InputError
+from sweeps.record.intake import Observer
 from sweeps.record.status import read_status
 from sweeps.spec.config import SweepConfig
+from sweeps.spec.sweep_file import as_run
 from sweeps.storage import claims, is_remote, mirror, open_storage
 from sweeps.storage.claims import Claim, Holder
 from sweeps.storage.layout import DRIVER_CLAIM, STATUS_FILE, SWEEP_FILE
+from trainables.records import TrialResult
 
+VANISHED = "the run's folder vanished while the sweep was at work"
 _FIXED = ("name", "table", "rows", "weights", "metric", "regime", "retrain", "vocabulary")
 _GROWING = ("quantizers", "seeds", "tasks")
 _LOOK_SECONDS = 0.2
@@ -44,15 +49,15 @@ def check_run_dir(config: SweepConfig) -> None:
     file = folder / SWEEP_FILE
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder}: a file is where the run's folder should be.")
-    if not file.is_file():
+    was = as_run(folder)  # the file itself may have been edited since, or be gone
+    if not file.is_file() and was is None:
         if folder.is_dir() and any(path.name != DRIVER_CLAIM for path in folder.iterdir()):
             raise InputError(f"{folder}: not empty, and not a run of this program. Choose another --out or name.")
         return
     try:
-        as_run = (read_status(folder) or {}).get("sweep")  # the file itself may have been edited since
-        as_run = as_run or yaml.safe_load(file.read_text(encoding="utf-8"))
-        old = SweepConfig.model_validate(as_run).model_dump(mode="json")
-    except (ValueError, yaml.YAMLError):
+        was = was if was is not None else yaml.safe_load(file.read_text(encoding="utf-8"))
+        old = SweepConfig.model_validate(was).model_dump(mode="json")
+    except (OSError, ValueError, RecursionError, yaml.YAMLError):
         raise InputError(f"{file}: damaged, or of another version. Choose another --out or name.") from None
     new = config.model_dump(mode="json")
     differs = [key for key in _FIXED if old[key] != new[key]]
@@ -64,6 +69,45 @@ def check_run_dir(config: SweepConfig) -> None:
         raise InputError(
             f"{folder}: holds another sweep (different: {', '.join(differs)}). Choose another --out or name, or delete it."
         )
+
+
+def check_table(run_dir: Path, digest: str, *, accept: bool = False) -> None:
+    """Refuse a table that is not the one that the run in ``run_dir`` began with, unless that is accepted.
+
+    Args:
+        run_dir: the run's folder.
+        digest: of the table as it is now.
+        accept: a changed table is what is wanted: all trials then run again.
+
+    Raises:
+        InputError: the table has changed.
+    """
+    began = (read_status(run_dir) or {}).get("table_digest")
+    if began is None:
+        with contextlib.suppress(InputError):  # no run yet, or a damaged file: then nobody knows
+            began = (read_run(run_dir).get("table") or {}).get("digest")
+    if began not in (None, digest) and not accept:
+        raise InputError(
+            f"{run_dir}: the table has changed since the run began (digest {began} then, {digest} now). "
+            "Choose another --out or name; or run all trials again under this name with --accept-changed-table."
+        )
+
+
+class FolderWatch(Observer):
+    """Ends a sweep whose run's folder has vanished; what runs goes on to its end, so that its records are kept.
+
+    Args:
+        run_dir: the run's folder.
+        stop: ends the sweep, with a reason.
+    """
+
+    def __init__(self, run_dir: Path, stop: Callable[[str], None]) -> None:
+        self._file, self._stop = run_dir / SWEEP_FILE, stop
+
+    def ended(self, result: TrialResult) -> None:
+        """A trial has ended."""
+        if not self._file.is_file():
+            self._stop(VANISHED)
 
 
 @contextlib.contextmanager

@@ -8,20 +8,21 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import json
 import os
 import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Annotated, Any
 
+from pydantic import BaseModel, ConfigDict, Field
 from rich.console import Console, RenderableType
 from rich.live import Live
 
 from quantizers import FitStep
-from quantizers.files import write_bytes
+from quantizers.errors import InputError
+from quantizers.files import sealed_json, unsealed_json, write_bytes
 from sweeps.record.display import one_line, render
 from sweeps.record.intake import Observer
 from sweeps.storage.claims import STALE_SECONDS
@@ -52,6 +53,7 @@ class Progress(Observer):
         objective: (task.metric, direction) by which "best" is judged.
         data_dir: where the sweep's data is, for ``frontier resume``.
         sweep: the sweep file, resolved: a later edit of it is compared with what was run.
+        table_digest: of the table: a later run is compared with it.
         send: sends ``status.json`` to where the run is kept, if that is elsewhere.
     """
 
@@ -66,6 +68,7 @@ class Progress(Observer):
         objective: tuple[str, str],
         data_dir: Path | None = None,
         sweep: Mapping[str, Any] | None = None,
+        table_digest: str | None = None,
         send: Callable[[], None] | None = None,
     ) -> None:
         self._console = console
@@ -102,6 +105,7 @@ class Progress(Observer):
             "failures": [],
             "seconds_left": None,
             "sweep": sweep,
+            "table_digest": table_digest,
         }
 
     def __enter__(self) -> Progress:
@@ -226,16 +230,66 @@ class Progress(Observer):
     def _write(self) -> None:
         with self._lock:
             self._last_write = self.state["updated_at"] = time.time()
-            write_bytes(self._path, json.dumps(self.state).encode())
+            try:
+                write_bytes(self._path, sealed_json(self.state))
+            except InputError:
+                if self._path.parent.is_dir():
+                    raise
+                # The run's folder is gone: the sweep's end says what is left of it.
+
+
+_Count = Annotated[int, Field(ge=0, le=2**53)]
+_Moment = Annotated[float, Field(ge=0, le=1e12)]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(strict=True, extra="allow")
+
+
+class _Running(_Part):
+    label: str
+    fraction: Annotated[float, Field(ge=0, le=1)]
+    started_at: _Moment
+
+
+class _Point(_Part):
+    value: float
+    quantizer: str
+    payload_bytes: _Count
+    ratio: float
+
+
+class _State(_Part):
+    """What is in ``status.json``; older versions lack what has a default."""
+
+    name: str
+    phase: str
+    pid: int
+    started_at: _Moment
+    updated_at: _Moment
+    total: _Count
+    done: _Count
+    failed: _Count
+    reused: _Count = 0
+    skipped: _Count = 0
+    running: dict[str, _Running] = {}
+    objective: str = ""
+    best: dict[Annotated[str, Field(pattern=r"^[0-9]{1,18}$")], _Point] = {}
+    frontier: list[_Point] = []
+    failures: list[str] = []
+    seconds_left: _Moment | None = None
+    process: str = ""
+    data_dir: str | None = None
+    sweep: dict[str, Any] | None = None
+    table_digest: str | None = None
 
 
 def read_status(run_dir: Path) -> dict[str, Any] | None:
-    """The state that a sweep last wrote into ``run_dir``, or None."""
+    """The state that a sweep last wrote into ``run_dir``; None where there is none, or a damaged one."""
     try:
-        state: dict[str, Any] = json.loads((run_dir / STATUS_FILE).read_text(encoding="utf-8"))
+        return _State.model_validate(unsealed_json((run_dir / STATUS_FILE).read_bytes())).model_dump()
     except (OSError, ValueError):
         return None
-    return state
 
 
 def is_alive(state: Mapping[str, Any]) -> bool:

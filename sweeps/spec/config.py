@@ -14,11 +14,12 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from analysis.store import read_sweep
 from quantizers.errors import InputError
-from sweeps.spec.sweep_file import change, read_documents
+from sweeps.spec.sweep_file import as_run, change, read_documents
 from sweeps.spec.units import Bytes, Seconds
 from sweeps.storage import is_remote, join
-from sweeps.storage.layout import SWEEP_FILE
+from sweeps.storage.layout import STATUS_FILE, SWEEP_FILE
 from sweeps.storage.mirror import copy_of, origin
 from trainables.tables.credentials import refuse_credentials
 
@@ -248,14 +249,18 @@ def load(source: str, changes: Sequence[str] = (), **overrides: Any) -> SweepCon
 
 
 def load_run(run_dir: Path) -> SweepConfig:
-    """The sweep whose folder, or copy of one on ``s3://``, is ``run_dir``.
+    """The sweep whose folder, or copy of one on ``s3://``, is ``run_dir``; as it was run, where its file is gone.
 
     Raises:
-        InputError: it is no run's folder.
+        InputError: it is no run's folder, or its file is damaged.
     """
-    if not (run_dir / SWEEP_FILE).is_file():
-        raise InputError(f"{run_dir}: not a run (it has no sweep.yaml).")
     moved = {} if origin(run_dir) else {"output": str(run_dir.absolute().parent), "name": run_dir.absolute().name}
+    if not (run_dir / SWEEP_FILE).is_file():
+        keys = as_run(run_dir)
+        if keys is None:
+            raise InputError(f"{run_dir}: not a run (it has no sweep.yaml).")
+        return build({**keys, **moved}, str(run_dir / STATUS_FILE))
+    read_sweep(run_dir)  # says where it has been changed
     return load(str(run_dir / SWEEP_FILE), **moved)
 
 

@@ -10,6 +10,8 @@ from typing import Any
 import yaml
 
 from quantizers.errors import InputError, unknown_name
+from quantizers.files import unsealed_json
+from sweeps.storage.layout import STATUS_FILE
 
 SCALES = ("small", "paper")  # the first is what runs where none is asked for
 
@@ -75,7 +77,7 @@ def read_documents(source: str, scale: str | None = None) -> list[tuple[str, dic
         raise unknown_name("preset", source, names)
     try:
         documents = [data for data in yaml.safe_load_all(text) if data is not None]
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise InputError(f"{where}: not valid YAML: {' '.join(str(error).split())}.") from None
     found = []
     for number, data in enumerate(documents or [None], start=1):
@@ -84,6 +86,15 @@ def read_documents(source: str, scale: str | None = None) -> list[tuple[str, dic
             raise InputError(f"{here}: expected a mapping of keys to values (name, table, quantizers, ...).")
         found.append((here, data))
     return found
+
+
+def as_run(run_dir: Path) -> dict[str, Any] | None:
+    """The keys of the sweep in ``run_dir`` as it was last run, whatever has become of its file; None: nobody knows."""
+    try:
+        keys = unsealed_json((run_dir / STATUS_FILE).read_bytes()).get("sweep")
+    except (OSError, ValueError):
+        return None
+    return keys if isinstance(keys, dict) else None
 
 
 def change(data: dict[str, Any], text: str) -> None:

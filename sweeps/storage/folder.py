@@ -49,6 +49,8 @@ class Folder(Storage):
         """See :class:`Storage`."""
         path = self._path(name)
         _steadily(lambda: path.parent.mkdir(parents=True, exist_ok=True), final=_FINAL | _REFUSED)
+        if path.is_dir():  # not ours: set aside, since no file can take its place
+            _steadily(lambda: path.rename(part_path(path)), final=_FINAL | _REFUSED)
         return path
 
     def keep(self, name: str) -> None:

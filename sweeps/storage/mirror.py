@@ -90,9 +90,9 @@ def origin(run_dir: Path) -> str | None:
     """Where the run in ``run_dir`` is kept, if ``run_dir`` is a copy of one on ``s3://``."""
     try:
         sweep = yaml.safe_load((run_dir / SWEEP_FILE).read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError):
+        location = join(str(sweep["output"]), str(sweep["name"]))
+    except (OSError, ValueError, LookupError, TypeError, RecursionError, yaml.YAMLError):
         return None
-    location = join(str(sweep["output"]), str(sweep["name"]))
     return location if is_remote(location) and copy_of(location) == run_dir.absolute() else None
 
 

@@ -176,7 +176,9 @@ def test_a_ledger_makes_once_for_all(storage: Storage) -> None:
         path.write_text("whole")
 
     seen: list[str] = []
-    threads = [threading.Thread(target=lambda: seen.append(ledger.once("fits", "k", make).read_text())) for _ in range(4)]
+    threads = [
+        threading.Thread(target=lambda: seen.append(ledger.once("fits", "k", make, Path.read_text))) for _ in range(4)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:

@@ -13,10 +13,16 @@ from sweeps.storage import claims as module
 from trainables.trial import TrialResult
 
 
+def whole(path: Path) -> None:
+    path.write_text("whole")
+
+
 def test_results_are_kept_and_damage_is_a_miss(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path)
     assert ledger.get("k") is None
-    result = TrialResult({"trial_key": "k", "mse": 0.1, "sqnr_db": float("inf")}, [{"value": 1.5}], [{"phase": "fit"}])
+    result = TrialResult(
+        {"trial_key": "k", "status": "ok", "mse": 0.1, "sqnr_db": float("inf")}, [{"value": 1.5}], [{"phase": "fit"}]
+    )
     ledger.put("k", result)
     assert ledger.get("k") == result
     file = tmp_path / "results" / "k.json"
@@ -33,9 +39,9 @@ def test_a_failed_maker_leaves_nothing_and_the_next_one_makes_it(tmp_path: Path)
         raise RuntimeError("no")
 
     with pytest.raises(RuntimeError):
-        ledger.once("fits", "a", fail)
+        ledger.once("fits", "a", fail, Path.read_text)
     assert list((tmp_path / "fits").iterdir()) == []
-    assert ledger.once("fits", "a", lambda path: path.write_text("whole") and None).read_text() == "whole"
+    assert ledger.once("fits", "a", whole, Path.read_text) == "whole"
 
 
 def test_a_claim_whose_maker_died_is_taken_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -45,7 +51,7 @@ def test_a_claim_whose_maker_died_is_taken_over(tmp_path: Path, monkeypatch: pyt
     claim.write_text("1 another-machine pid:[1] x")
     monkeypatch.setattr(module, "STALE_SECONDS", 0.5)
     began = time.monotonic()
-    assert Ledger(tmp_path).once("fits", "a", lambda path: path.write_text("whole") and None).read_text() == "whole"
+    assert Ledger(tmp_path).once("fits", "a", whole, Path.read_text) == "whole"
     assert not claim.exists()
     assert time.monotonic() - began > 0.5
 
@@ -58,7 +64,7 @@ def test_a_claim_of_a_killed_process_is_taken_over_at_once(tmp_path: Path) -> No
     subprocess.run([sys.executable, "-c", code, tmp_path], check=True)
     assert (tmp_path / "fits" / "a.claim").is_file()
     began = time.monotonic()
-    Ledger(tmp_path).once("fits", "a", lambda path: path.write_text("whole") and None)
+    Ledger(tmp_path).once("fits", "a", whole, Path.read_text)
     assert time.monotonic() - began < 0.5 * module.STALE_SECONDS
     assert [path.name for path in (tmp_path / "fits").iterdir()] == ["a.safetensors"]
 
@@ -74,9 +80,9 @@ def test_a_claim_is_kept_fresh_while_its_maker_works(tmp_path: Path, monkeypatch
         time.sleep(1.5)
         path.write_text("whole")
 
-    other = threading.Thread(target=lambda: ledger.once("fits", "a", make))
+    other = threading.Thread(target=lambda: ledger.once("fits", "a", make, Path.read_text))
     other.start()
     time.sleep(0.1)
-    ledger.once("fits", "a", make)
+    ledger.once("fits", "a", make, Path.read_text)
     other.join()
     assert calls == [1]

@@ -30,12 +30,12 @@ class Bench:
         self.made: list[str] = []
         self._ledger = Ledger(folder / "ledger")
 
-    def once(self, kind: str, key: str, make: Any) -> Path:
+    def once(self, kind: str, key: str, make: Any, read: Any) -> Any:
         def counted(path: Path) -> None:
             self.made.append(kind)
             make(path)
 
-        return self._ledger.once(kind, key, counted)
+        return self._ledger.once(kind, key, counted, read)
 
     def prepared(self, **keys: Any) -> Prepared:
         return prepare(self.config(**keys), self.corpora)
