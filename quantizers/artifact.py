@@ -116,11 +116,15 @@ def read(path: str | Path) -> Artifact:
         version, method, digest = int(header["format_version"]), str(header["method"]), header["digest"]
         shape = (int(header["num_embeddings"]), int(header["embedding_dim"]))
         parameters = dict(header["config"])
-    except (ValueError, LookupError, TypeError) as error:
+    except (ValueError, LookupError, TypeError, OverflowError, RecursionError) as error:
         raise ArtifactError(f"{path}: the header is damaged ({error!r}).") from None
     if version > FORMAT_VERSION:
         raise ArtifactError(f"{path}: format {version} is newer than this program reads ({FORMAT_VERSION}).")
-    if _digest(header, tensors) != digest:
+    try:
+        found = _digest(header, tensors)
+    except (RuntimeError, ValueError, TypeError) as error:  # numbers of less than a byte, which no file of ours has
+        raise ArtifactError(f"{path}: its tensors are of a kind that this program does not write ({error}).") from None
+    if found != digest:
         raise ArtifactError(f"{path}: the content does not match its digest: the file was altered or damaged.")
     if method not in list_methods():
         raise ArtifactError(f"{path}: made by quantizer {method!r}, which is not installed here.")

@@ -47,7 +47,7 @@ class Table:
 
     Attributes:
         vectors: (N, D) float32, contiguous, finite.
-        words: N distinct words in row order, or None.
+        words: N words in row order, or None; of a word with several rows, the first is the one that is found.
         counts: (N,) float32 word frequencies, or None.
         name: for people; not part of the digest.
 

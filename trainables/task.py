@@ -177,8 +177,11 @@ class DownstreamTask(ABC):
 
 
 def word_rows(words: Sequence[str] | None) -> Callable[[str], int | None]:
-    """What gives the row of a word in a table with these ``words``: as it stands, else in lower case, else None."""
-    rows = {word: row for row, word in enumerate(words or ())}
+    """What gives the row of a word in a table with these ``words``: as it stands, else in lower case, else None.
+
+    Of a word that has several rows, the first is given.
+    """
+    rows = {word: row for row, word in reversed(list(enumerate(words or ())))}
 
     def find(word: str) -> int | None:
         row = rows.get(word)

@@ -47,6 +47,12 @@ DataOption = Annotated[
 RunDir = Annotated[
     Path, typer.Argument(parser=run_folder, metavar="RUN_DIR", help="Folder of the run, or its s3:// address.")
 ]
+UnpackedOption = Annotated[
+    str | None,
+    typer.Option(
+        "--max-unpacked", help="Most bytes that a compressed table may unpack to, such as 10GB. Default: 30 times it."
+    ),
+]
 SetOption = Annotated[list[str] | None, typer.Option("--set", help="Override a key: KEY=VALUE. Repeatable.")]
 
 
@@ -62,6 +68,20 @@ def checked(command: Callable[..., Any]) -> Callable[..., Any]:
             raise typer.Exit(2) from None
 
     return inner
+
+
+def size(option: str, text: str | None) -> int | None:
+    """The bytes that ``text`` says, such as 1MB; None for None.
+
+    Raises:
+        InputError: it is not a size.
+    """
+    from sweeps.spec.units import parse_bytes
+
+    try:
+        return None if text is None else int(parse_bytes(text))
+    except ValueError as error:
+        raise InputError(f"{option}: {error}.") from None
 
 
 def check_data(data: Path | None) -> None:

@@ -212,7 +212,7 @@ def _verify(artifact: Any, row: dict[str, Any], run_dir: Path, data: Path | None
     if config.table == OWN_TABLE:
         return "digest as recorded"
     try:
-        table = read_table(brought(config.table), data_dir=data, rows=config.rows)
+        table = read_table(brought(config.table), data_dir=data, rows=config.rows, max_unpacked=config.limits.unpacked)
     except InputError:
         return "digest as recorded (the table was not found, so the error was not measured again; see --data)"
     if table.digest != row["table_digest"]:

@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.table import Table as Grid
 
 from quantizers.errors import InputError
-from sweeps.commands.app import DataOption, SetOption, app, check_data, checked, err, out
+from sweeps.commands.app import DataOption, SetOption, UnpackedOption, app, check_data, checked, err, out, size
 
 _RATIOS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
@@ -81,6 +81,7 @@ def compress(
     weights: Annotated[str, typer.Option(help="Row weights: none, counts, sqrt_counts, or a file.")] = "none",
     rows: Annotated[int | None, typer.Option(min=1, help="Read only the first rows.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the fit.")] = 0,
+    max_unpacked: UnpackedOption = None,
     data: DataOption = None,
 ) -> None:
     """Compress one table into one file, without a sweep."""
@@ -99,7 +100,7 @@ def compress(
     cls = quantizers.get(method)
     if output.is_dir() or not output.absolute().parent.is_dir():
         raise InputError(f"{output}: expected the path of a file in an existing folder.")
-    source = read_table(table, data_dir=data, rows=rows)
+    source = read_table(table, data_dir=data, rows=rows, max_unpacked=size("--max-unpacked", max_unpacked))
     row_weights = read_weights(weights, source, data)
     budget, config = _choose(cls, TableStats.of(source), ratio, max_bytes, changes or [])
     shown = Progress(TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), console=err, transient=True)
@@ -123,7 +124,6 @@ def _choose(cls: Any, stats: Any, ratio: float | None, max_bytes: str | None, ch
     """Budget and configuration from the options of ``compress``."""
     from quantizers import Budget, Skip, make_config
     from sweeps.spec.config import parse_parameters
-    from sweeps.spec.units import parse_bytes
 
     parameters = parse_parameters(changes)
     if ratio is not None and max_bytes is not None:
@@ -131,11 +131,8 @@ def _choose(cls: Any, stats: Any, ratio: float | None, max_bytes: str | None, ch
     budget = None
     if ratio is not None:
         budget = Budget.from_ratio(ratio, stats.shape)
-    elif max_bytes is not None:
-        try:
-            budget = Budget(int(parse_bytes(max_bytes)))
-        except ValueError as error:
-            raise InputError(f"--max-bytes: {error}.") from None
+    elif (limit := size("--max-bytes", max_bytes)) is not None:
+        budget = Budget(limit)
     if budget is None:
         config = make_config(cls.name, parameters)
     else:
@@ -173,6 +170,7 @@ def inspect(
     words: Annotated[list[str] | None, typer.Argument(help="Words to show.")] = None,
     neighbours: Annotated[bool, typer.Option("--neighbours", help="Show each word's nearest words.")] = False,
     table: Annotated[str | None, typer.Option(help="The uncompressed table, to show neighbours before and after.")] = None,
+    max_unpacked: UnpackedOption = None,
     data: DataOption = None,
 ) -> None:
     """Show the sizes in a compressed file, and the codes and neighbours of words."""
@@ -203,7 +201,15 @@ def inspect(
             same = int((codes[0] == codes[number]).sum())
             out.print(f"{words[0]} and {word} share {same} of {codes.shape[1]} codes")
     if neighbours:
-        _print_neighbours(artifact, words, rows, table, data)
+        original = None
+        if table is not None:
+            from trainables.tables.formats import read_table
+
+            limit = size("--max-unpacked", max_unpacked)
+            original = read_table(table, data_dir=data, rows=quantizer.num_embeddings, max_unpacked=limit)
+            if original.shape != quantizer.shape:
+                raise InputError(f"{table}: is {original.shape}, the compressed file {quantizer.shape}.")
+        _print_neighbours(quantizer, words, rows, original)
 
 
 def unknown_word(word: str, known: Any, file: Path) -> InputError:
@@ -214,17 +220,11 @@ def unknown_word(word: str, known: Any, file: Path) -> InputError:
     return InputError(f"{file}: has no word {word!r}.{f' Did you mean {near[0]!r}?' if near else ''}")
 
 
-def _print_neighbours(artifact: Any, words: list[str], rows: list[int], table: str | None, data: Path | None) -> None:
+def _print_neighbours(quantizer: Any, words: list[str], rows: list[int], original: Any) -> None:
     import torch
 
-    from trainables.tables.formats import read_table
-
-    quantizer = artifact.quantizer
     sides = {"after": quantizer.to_dense()}
-    if table is not None:
-        original = read_table(table, data_dir=data, rows=quantizer.num_embeddings)
-        if original.shape != quantizer.shape:
-            raise InputError(f"{table}: is {original.shape}, the compressed file {quantizer.shape}.")
+    if original is not None:
         sides = {"before": original.vectors, **sides}
     for side, vectors in sides.items():
         unit = torch.nn.functional.normalize(vectors, dim=1)
@@ -241,12 +241,13 @@ def convert(
     table: Annotated[str, typer.Argument(help="A table: text, .npy, .bin, .safetensors#name, or builtin:NAME.")],
     output: Annotated[Path, typer.Option("-o", "--output", help="File to write; the extension selects the format.")],
     rows: Annotated[int | None, typer.Option(min=1, help="Read only the first rows.")] = None,
+    max_unpacked: UnpackedOption = None,
     data: DataOption = None,
 ) -> None:
     """Convert a table from one format to another (.npy with .words beside it, .txt, .bin, .safetensors)."""
     from trainables.tables.formats import read_table, write_table
 
     check_data(data)
-    source = read_table(table, data_dir=data, rows=rows)
+    source = read_table(table, data_dir=data, rows=rows, max_unpacked=size("--max-unpacked", max_unpacked))
     write_table(source, output)
     out.print(f"{output}: {source.num_embeddings:,} x {source.embedding_dim}", soft_wrap=True)

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from quantizers.errors import InputError, unknown_name
-from sweeps.commands.app import DataOption, SetOption, app, check_data, checked, out
+from sweeps.commands.app import DataOption, SetOption, UnpackedOption, app, check_data, checked, out, size
 
 _NETWORK, _TASK, _SCORES = "network.safetensors", "task.json", "scores.json"
 
@@ -35,6 +35,7 @@ def train(
     evaluate: Annotated[Path | None, typer.Option("--evaluate", help="Folder of a trained network to score.")] = None,
     finetune: Annotated[bool, typer.Option("--finetune", help="Train the table with the network.")] = False,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the network's weights, the order of texts, and dropout.")] = 0,
+    max_unpacked: UnpackedOption = None,
     data: DataOption = None,
 ) -> None:
     """Train a task's network and score the test set. Ctrl-C ends the training and scores the best network so far."""
@@ -53,7 +54,7 @@ def train(
     settings = _settings(task, config, changes or [], evaluate)
     made = make_task({"task": task, **settings}, data)
     assert isinstance(made, LeadingTask)
-    table, compressed = (made.own_table(), False) if embedding is None else _table(embedding, data)
+    table, compressed = (made.own_table(), False) if embedding is None else _table(embedding, data, max_unpacked)
     nothing = made.check(table)
     if nothing is not None:
         raise InputError(f"{embedding}: {task} cannot use it: {nothing.reason}.")
@@ -100,9 +101,8 @@ def train(
 
 def _settings(task: str, config: Path | None, changes: list[str], evaluate: Path | None) -> dict[str, Any]:
     """The task's settings: of the trained network, of the file, of the command line; later ones count."""
-    import yaml
-
     from sweeps.spec.config import parse_parameters
+    from sweeps.spec.yaml_text import load_documents
 
     settings: dict[str, Any] = {}
     if evaluate is not None:
@@ -114,16 +114,17 @@ def _settings(task: str, config: Path | None, changes: list[str], evaluate: Path
         settings |= kept["settings"]
     if config is not None:
         try:
-            found = yaml.safe_load(config.read_text(encoding="utf-8"))
-        except (OSError, yaml.YAMLError) as error:
-            raise InputError(f"--config {config}: cannot be read as YAML ({' '.join(str(error).split())}).") from None
-        if not isinstance(found, dict):
+            text = config.read_bytes()
+        except OSError as error:
+            raise InputError(f"--config {config}: cannot be read: {error.strerror or error}.") from None
+        found, *more = load_documents(text, f"--config {config}") or [None]
+        if more or not isinstance(found, dict):
             raise InputError(f"--config {config}: expected a mapping of settings to values.")
         settings |= found
     return settings | parse_parameters(changes)
 
 
-def _table(source: str, data: Path | None) -> tuple[Any, bool]:
+def _table(source: str, data: Path | None, max_unpacked: str | None) -> tuple[Any, bool]:
     """The table to train on, and whether it came from a compressed file."""
     import quantizers
     from quantizers import Table
@@ -133,4 +134,4 @@ def _table(source: str, data: Path | None) -> tuple[Any, bool]:
         if path.suffix == ".safetensors" and path.is_file():
             module = quantizers.load(path)
             return Table(module.to_dense(), module.words, name=path.name), True
-    return read_table(source, data_dir=data), False
+    return read_table(source, data_dir=data, max_unpacked=size("--max-unpacked", max_unpacked)), False

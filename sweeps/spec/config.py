@@ -31,7 +31,7 @@ class _Section(BaseModel):
 class Budgets(_Section):
     """Code budgets: compression ratios, or payload bytes; one of the two."""
 
-    compression_ratio: tuple[Annotated[float, Field(gt=0)], ...] = ()
+    compression_ratio: tuple[Annotated[float, Field(gt=1e-6)], ...] = ()
     payload_bytes: tuple[Bytes, ...] = ()
 
     @model_validator(mode="after")
@@ -101,6 +101,16 @@ class Retrain(_Section):
     learning_rate: float = Field(default=5e-4, gt=0)
 
 
+class Limits(_Section):
+    """Guards against a slip that would take days or all memory: the most trials, and bytes of an unpacked table.
+
+    Without ``unpacked``, a compressed table may unpack to 30 times its size, or to 64 MiB where that is more.
+    """
+
+    trials: int = Field(default=100_000, ge=1)
+    unpacked: Bytes | None = None
+
+
 OWN_TABLE = "task"  # in place of a table: the leading task's own, with random vectors to start from
 
 
@@ -126,7 +136,7 @@ class SweepConfig(_Section):
     regime: Literal["pretrained", "finetuned", "end_to_end"] = "pretrained"
     retrain: Retrain | None = None
     vocabulary: Literal["table", "task"] | None = None
-    seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field(default=(0,), min_length=1)
+    seeds: tuple[Annotated[int, Field(ge=0, lt=2**63)], ...] = Field(default=(0,), min_length=1)
     objectives: tuple[str, ...] | None = None
     search: Search = Search()
     scheduler: Scheduler = Scheduler()
@@ -135,6 +145,7 @@ class SweepConfig(_Section):
     trial_timeout: Seconds | None = None
     max_failures: int = Field(default=1, ge=0)
     stop: Stop = Stop()
+    limits: Limits = Limits()
     keep_artifacts: Literal["all", "frontier", "none"] = "all"
     ledger: str | Literal[False] = "RUN_DIR/ledger"
     tracking: str | Literal[False] | None = None
@@ -287,19 +298,29 @@ def explain(error: ValidationError, model: type[BaseModel]) -> str:
     # Where a key may be of several kinds, pydantic reports on each; a misspelt key tells more than "not the other kind".
     first = next((one for one in errors if one["type"] == "extra_forbidden"), errors[0])
     location = [str(part) for part in first["loc"]]
+    misspelt = location.pop() if first["type"] == "extra_forbidden" else ""
     location = [part for part in location if "[" not in part and not part[:1].isupper()]  # names of those kinds
     if first["type"] == "extra_forbidden":
-        known = _keys_at(model, location[:-1])
-        near = difflib.get_close_matches(location[-1], known, n=1, cutoff=0.5)
+        known = _keys_at(model, location)
+        near = difflib.get_close_matches(misspelt, known, n=1, cutoff=0.5)
         hint = f" Did you mean {near[0]!r}?" if near else ""
-        within = f" in {'.'.join(location[:-1])}" if location[1:] else ""
-        return f"unknown key {location[-1]!r}{within}.{hint} Known: {', '.join(known)}."
+        within = f" in {'.'.join(location)}" if location else ""
+        return f"unknown key {_shown(misspelt)}{within}.{hint} Known: {', '.join(known)}."
     if first["type"] == "missing":
         return f"the key {'.'.join(location)!r} is missing."
     message = first["msg"].removeprefix("Value error, ")
-    given = f" (given: {first['input']!r})" if not isinstance(first["input"], dict) else ""
+    given = f" (given: {_shown(first['input'])})" if not isinstance(first["input"], dict) else ""
     where = f"{'.'.join(location)}: " if location else ""
     return f"{where}{message}{given}."
+
+
+def _shown(value: Any) -> str:
+    """A value in a message: its beginning."""
+    try:
+        text = repr(value)
+    except ValueError:  # a whole number of thousands of digits
+        return type(value).__name__
+    return text if len(text) <= 200 else text[:200] + "..."
 
 
 def _keys_at(model: type[BaseModel], path: Sequence[str]) -> list[str]:

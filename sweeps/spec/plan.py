@@ -12,6 +12,7 @@ from quantizers.errors import InputError, unknown_name
 from sweeps.spec.config import SweepConfig
 from sweeps.spec.constraints import Constraint
 from sweeps.spec.draws import drawn
+from sweeps.spec.limits import check_count
 from sweeps.spec.space import Planned, Space, make_space, not_run_row
 from trainables.records import WHOLE_TABLE, TrialSpec, trial_code_digest
 
@@ -97,6 +98,7 @@ def make_plan(
         samples = config.search.samples or len(wanted)
         if space.ranged and config.search.samples is None:
             raise InputError("search.samples is missing; it is required where a quantizer has a range.")
+    check_count(config, len(wanted) if samples is None else min(samples, len(wanted)), len(config.seeds))
     # An adaptive search does not know what it will want; and cut-down fits look at the table, which under a metric is
     # another one. Several tables are several fits.
     families = _families(wanted) if samples is None and config.metric == "none" and not others else {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,14 @@ from quantizers import Table, TableStats
 from quantizers.errors import InputError
 from sweeps.spec.config import OWN_TABLE, SweepConfig
 from sweeps.spec.constraints import Constraint, parse_constraints
+from sweeps.spec.limits import check_size
 from sweeps.spec.plan import Plan, check_objectives, check_search, make_plan
 from sweeps.storage.inputs import brought
 from trainables.leading import LeadingTask
 from trainables.provenance import code_digest
 from trainables.records import WHOLE_TABLE, content_key
 from trainables.registry import make_task
+from trainables.tables.arrays import load_npy
 from trainables.tables.formats import read_table
 from trainables.task import DownstreamTask
 
@@ -47,6 +50,7 @@ def prepare(config: SweepConfig, data_dir: Path | None) -> Prepared:
     Raises:
         InputError: the table, a task, a method, an objective or the run's folder is not what the sweep needs.
     """
+    check_size(config)
     entries = _with_reconstruction(config.tasks)
     tasks = tuple(make_task(entry, data_dir) for entry in entries)
     labels = [task.label for task in tasks]
@@ -78,7 +82,7 @@ def prepare(config: SweepConfig, data_dir: Path | None) -> Prepared:
     if config.table == OWN_TABLE:
         table = leading.own_table()
     else:
-        table = read_table(brought(config.table), data_dir=data_dir, rows=config.rows)
+        table = read_table(brought(config.table), data_dir=data_dir, rows=config.rows, max_unpacked=config.limits.unpacked)
     for task in tasks:
         nothing = task.check(table)
         if nothing is not None:
@@ -157,11 +161,15 @@ def read_weights(spec: str, table: Table, data_dir: Path | None) -> np.ndarray |
     path = next((one for one in candidates if one.is_file()), None)
     if path is None:
         raise InputError(f"weights: {spec!r} is not a file; expected none, counts, sqrt_counts, fisher or a file.")
-    try:
-        values = np.load(path, allow_pickle=False) if path.suffix == ".npy" else np.loadtxt(path, dtype=np.float32)
-    except ValueError as error:
-        raise InputError(f"{path}: not a file of weights: {error}.") from None
-    values = np.asarray(values, dtype=np.float32).reshape(-1)[: table.num_embeddings]
+    with np.errstate(over="ignore"), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "loadtxt: input contained no data")  # said below, as too few weights
+        try:
+            values = load_npy(path) if path.suffix == ".npy" else np.loadtxt(path, dtype=np.float32)
+        except InputError:
+            raise
+        except (ValueError, OverflowError, OSError) as error:
+            raise InputError(f"{path}: not a file of weights: {' '.join(str(error).split())}.") from None
+        values = np.asarray(values, dtype=np.float32).reshape(-1)[: table.num_embeddings]
     if len(values) != table.num_embeddings or not np.isfinite(values).all() or values.min() < 0 or not values.any():
         raise InputError(f"{path}: expected {table.num_embeddings} finite weights, none negative, not all zero.")
     return values

@@ -7,10 +7,9 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from quantizers.errors import InputError, unknown_name
 from quantizers.files import unsealed_json
+from sweeps.spec.yaml_text import load_documents
 from sweeps.storage.layout import STATUS_FILE
 
 SCALES = ("small", "paper")  # the first is what runs where none is asked for
@@ -65,24 +64,22 @@ def read_documents(source: str, scale: str | None = None) -> list[tuple[str, dic
         InputError: no such preset, file or scale, or not the YAML of sweeps.
     """
     names = preset_names()
+    text: str | bytes
     if source in names:
         text, where = preset_text(source, scale), f"preset {source}"
     elif scale is not None and Path(source).is_file():
         raise InputError(f"--scale {scale}: {source} is a file; only presets have scales. See: frontier presets")
     elif Path(source).is_file():
-        text, where = Path(source).read_text(encoding="utf-8"), source
+        text, where = _read(Path(source)), source
     elif "/" in source or source.endswith((".yaml", ".yml")):
         raise InputError(f"{source}: no such sweep file. Presets: {', '.join(names)}.")
     else:
         raise unknown_name("preset", source, names)
-    try:
-        documents = [data for data in yaml.safe_load_all(text) if data is not None]
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise InputError(f"{where}: not valid YAML: {' '.join(str(error).split())}.") from None
+    documents = [data for data in load_documents(text, where) if data is not None]
     found = []
     for number, data in enumerate(documents or [None], start=1):
         here = f"{where}, sweep {number}" if len(documents) > 1 else where
-        if not isinstance(data, dict):
+        if not isinstance(data, dict) or not all(isinstance(key, str) for key in data):
             raise InputError(f"{here}: expected a mapping of keys to values (name, table, quantizers, ...).")
         found.append((here, data))
     return found
@@ -95,6 +92,13 @@ def as_run(run_dir: Path) -> dict[str, Any] | None:
     except (OSError, ValueError):
         return None
     return keys if isinstance(keys, dict) else None
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror or error}.") from None
 
 
 def change(data: dict[str, Any], text: str) -> None:
@@ -112,10 +116,10 @@ def change(data: dict[str, Any], text: str) -> None:
         inner = place.get(part)
         place[part] = dict(inner) if isinstance(inner, dict) else {}
         place = place[part]
-    try:
-        parsed = yaml.safe_load(value)
-    except yaml.YAMLError:
-        raise InputError(f"--set {text}: the value is not valid YAML.") from None
+    found = load_documents(value, f"--set {text}")
+    if len(found) > 1:
+        raise InputError(f"--set {text}: the value is not valid YAML: expected one document.")
+    parsed = found[0] if found else None
     if parts[0] == "budgets" and len(parts) == 2:
         place.clear()  # the two kinds of budget exclude each other: the last one given counts
     place[parts[-1]] = parsed

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field
 
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
+_MOST = 2**63
 _SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400}
 
 
@@ -17,7 +18,10 @@ def parse_bytes(value: Any) -> Any:
         match = re.fullmatch(r"\s*([0-9.]+)\s*([A-Za-z]*)\s*", value)
         if not match or match[2].upper() not in _UNITS or match[1].count(".") > 1:
             raise ValueError(f"{value!r} is not a size such as 250000, 100KB or 1.5MB")
-        return int(float(match[1]) * _UNITS[match[2].upper()])
+        size = float(match[1]) * _UNITS[match[2].upper()]
+        if size >= _MOST:
+            raise ValueError(f"{value[:40]!r} is more bytes than there are anywhere")
+        return int(size)
     return value
 
 

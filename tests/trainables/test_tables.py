@@ -18,6 +18,7 @@ from quantizers import InputError, Table
 from quantizers.table import TableStats
 from trainables.tables.builtin import synthetic
 from trainables.tables.formats import from_shared, read_table, to_shared, write_table
+from trainables.task import word_rows
 
 GLOVE = "the 0.5 -1\ncat 1e-3 2\ndog .25 3.5\n"
 VALUES = [[0.5, -1.0], [1e-3, 2.0], [0.25, 3.5]]
@@ -155,8 +156,9 @@ def test_files_that_are_no_tables(tmp_path, monkeypatch):
 def test_a_word_that_comes_twice(tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
         table = read(tmp_path, GLOVE + "cat 9 9\nfox 1 1\nthe 8 8\n")
-    assert holds(table, ["the", "cat", "dog", "fox"], [*VALUES, [1.0, 1.0]])
-    assert "2 words come more than once, the first of them 'cat' in lines 2 and 4" in caplog.text
+    assert holds(table, ["the", "cat", "dog", "cat", "fox", "the"], [*VALUES, [9.0, 9.0], [1.0, 1.0], [8.0, 8.0]])
+    assert "2 words come more than once, the first of them 'cat' in lines 2 and 4; every row is kept" in caplog.text
+    assert len(caplog.records) == 1 and word_rows(table.words)("cat") == 1
 
 
 def test_words_that_are_not_utf8(tmp_path, caplog):
@@ -214,9 +216,6 @@ def test_npy_errors(tmp_path):
     (tmp_path / "t.word").write_text("a\nb\n")
     with pytest.raises(InputError, match=r"t.word: 2 words for 3 rows"):
         read_table(str(path))
-    (tmp_path / "t.word").write_text("a\nb\na\n")
-    with pytest.raises(InputError, match=r"t.word:3: the word 'a' is in line 1 too"):
-        read_table(str(path))
     (tmp_path / "t.words").write_text("a\nb\nc\n")
     with pytest.raises(InputError, match="words in t.word and in t.words: keep one"):
         read_table(str(path))
@@ -236,8 +235,15 @@ def test_safetensors(tmp_path):
     )
     assert torch.equal(read_table(path).vectors, torch.tensor(VALUES).bfloat16().float())
     save_file({"wte": torch.tensor(VALUES), "head": torch.zeros(2, 2)}, path)
-    with pytest.raises(InputError, match=r"2 two-dimensional float tensors in it: head, wte; name one: .*#NAME"):
+    assert read_table(path).name == "m#wte"  # what models call the table of their tokens
+    save_file({"h.wte.weight": torch.tensor(VALUES), "h.wpe.weight": torch.zeros(9, 2)}, path)
+    assert read_table(path).name == "m#h.wte.weight"
+    save_file({f"layer.{n}": torch.zeros(n, 2) for n in range(1, 13)}, path)
+    with pytest.raises(
+        InputError, match=r"12 two-dim.* in it: layer.12 12 x 2, .*layer.3 3 x 2, and 2 more; name one: .*#NAME"
+    ):
         read_table(path)
+    save_file({"wte": torch.tensor(VALUES), "left": torch.zeros(2, 2), "right": torch.zeros(2, 2)}, path)
     table = read_table(f"{path}#wte")
     assert torch.equal(table.vectors, torch.tensor(VALUES)) and table.words is None and table.name == "m#wte"
     with pytest.raises(InputError, match="Did you mean 'wte'"):

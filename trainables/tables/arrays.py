@@ -1,76 +1,102 @@
-"""Binary tables: ``.npy`` with its words beside it, ``.safetensors``, and word2vec's ``.bin``.
+"""Arrays in files: ``.npy`` with its words beside it, and word2vec's ``.bin``.
 
 Shapes: N rows, D columns.
 """
 
 from __future__ import annotations
 
+import io
+import math
+import warnings
 from pathlib import Path
 from typing import IO
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save as safetensors_bytes
 from torch import Tensor
 
-from quantizers.errors import InputError, unknown_name
-from quantizers.table import Table, decode_words, encode_words
-from trainables.tables.text import keep_first
+from quantizers.errors import InputError
+from quantizers.table import Table, decode_words
+from trainables.tables.text import note_repeated
 
 WORD_SUFFIXES = (".word", ".words", ".words.txt")
 COUNTS_SUFFIX = ".counts.npy"
 _BLOCK_BYTES = 1 << 24
+_MAX_ROW_BYTES = 1 << 26
+_MAX_WORD_BYTES = 1 << 20
+_NPY_HEADER_BYTES = 1 << 16
 
 
 def read_npy(path: Path, rows: int | None) -> Table:
     """``X.npy``: a (N, D) float array; words in ``X.word``, ``X.words`` or ``X.words.txt``, counts in ``X.counts.npy``."""
-    array = _load_npy(path)
-    if array.ndim != 2 or array.dtype.kind != "f":
-        raise InputError(f"{path}: expected a two-dimensional array of floats, not {array.dtype} of shape {array.shape}.")
-    vectors = torch.from_numpy(np.array(array[:rows], dtype=np.float32))
+    array = load_npy(path)
+    vectors = as_vectors(array, str(path), rows)
     words = None
     found = [place for suffix in WORD_SUFFIXES if (place := path.with_suffix(suffix)).is_file()]
     if len(found) > 1:
         raise InputError(f"{path}: words in {found[0].name} and in {found[1].name}: keep one of them.")
     if found:
         lines = decode_words(found[0].read_bytes().removesuffix(b"\n"))
-        words = _words([line.removesuffix("\r") for line in lines], str(found[0]), len(array))
+        words = checked_words([line.removesuffix("\r") for line in lines], str(found[0]), len(array))
     counts_path, counts = path.with_suffix(COUNTS_SUFFIX), None
     if counts_path.is_file():
-        counts = _counts(torch.from_numpy(np.array(_load_npy(counts_path))), str(counts_path), len(array))
+        counts = checked_counts(load_npy(counts_path), str(counts_path), len(array))
     return Table(vectors, words and words[:rows], None if counts is None else counts[:rows], path.stem)
 
 
-def read_safetensors(path: Path, name: str | None, rows: int | None) -> Table:
-    """The two-dimensional float tensor ``name`` of a safetensors file (default: the only one there is).
+def load_npy(path: Path) -> np.ndarray:
+    """The numbers of an ``.npy`` file, mapped: nothing is read before it is looked at.
 
-    A uint8 tensor ``words`` (UTF-8, one a line) and a tensor ``counts`` go with a table of as many rows.
+    Raises:
+        InputError: it is not a complete file of real numbers.
     """
     try:
-        with safe_open(path, framework="pt") as handle:
-            slices = {key: handle.get_slice(key) for key in handle.keys()}
-            tables = [key for key, part in slices.items() if len(part.get_shape()) == 2 and _is_float(part.get_dtype())]
-            if name is None:
-                if len(tables) != 1:
-                    raise InputError(
-                        f"{path}: {len(tables)} two-dimensional float tensors in it: {', '.join(tables) or 'none'}; "
-                        f"name one: {path}#NAME."
-                    )
-                name = tables[0]
-            elif name not in tables:
-                raise unknown_name(f"two-dimensional float tensor of {path}", name, tables)
-            num_rows = slices[name].get_shape()[0]
-            vectors = slices[name][:rows].to(torch.float32)
-            words, counts = None, None
-            if "words" in slices and slices["words"].get_dtype() == "U8":
-                words = decode_words(handle.get_tensor("words").numpy().tobytes())
-                words = _words(words, f"{path}#words", num_rows)[:rows]
-            if "counts" in slices:
-                counts = _counts(handle.get_tensor("counts"), f"{path}#counts", num_rows)[:rows]
-    except (SafetensorError, OSError) as error:
-        raise InputError(f"{path}: not a complete safetensors file ({error}).") from None
-    return Table(vectors, words, counts, path.stem if len(tables) == 1 else f"{path.stem}#{name}")
+        with path.open("rb") as stream:
+            shape, in_columns, dtype, start = npy_header(stream.read(_NPY_HEADER_BYTES), str(path))
+        needed, there = math.prod(shape) * dtype.itemsize, path.stat().st_size - start
+        if needed > there:
+            raise InputError(
+                f"{path}: not a complete .npy array: {dtype} of shape {shape} takes {needed:,} bytes, {there:,} are there."
+            )
+        if not needed:
+            return np.empty(0, dtype)
+        return np.memmap(path, dtype, "r", start, shape, "F" if in_columns else "C")
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror or error}.") from None
+
+
+def npy_header(data: bytes, source: str) -> tuple[tuple[int, ...], bool, np.dtype, int]:
+    """Shape, whether columns lie together, type, and where the numbers begin, from the first 64 KiB of an ``.npy`` file.
+
+    Raises:
+        InputError: it is no such header, or one of something other than real numbers.
+    """
+    stream = io.BytesIO(data)
+    readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            shape, in_columns, dtype = readers[np.lib.format.read_magic(stream)](stream)
+    except Exception as error:  # NumPy reads the header as a Python literal: a damaged one can fail in any way that code can
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise InputError(f"{source}: not a complete .npy array of numbers ({reason}).") from None
+    if not all(type(size) is int and size >= 0 for size in shape):
+        raise InputError(f"{source}: not a complete .npy array of numbers (its shape is {str(shape)[:200]}).")
+    if dtype.kind not in "fiub":
+        raise InputError(f"{source}: not a complete .npy array of numbers (it holds {str(dtype)[:200]}).")
+    return shape, in_columns, dtype, stream.tell()
+
+
+def as_vectors(array: np.ndarray, source: str, rows: int | None) -> Tensor:
+    """The first ``rows`` rows of a two-dimensional array of floats, as float32.
+
+    Raises:
+        InputError: it is not one.
+    """
+    if array.ndim != 2 or array.dtype.kind != "f" or not array.size:
+        raise InputError(f"{source}: expected a two-dimensional array of floats, not {array.dtype} of shape {array.shape}.")
+    with np.errstate(over="ignore"):  # infinity is refused where tables are made
+        return torch.from_numpy(np.array(array[:rows], dtype=np.float32, order="C"))
 
 
 def read_word2vec_bin(stream: IO[bytes], source: str, rows: int | None) -> tuple[np.ndarray, list[str]]:
@@ -79,11 +105,15 @@ def read_word2vec_bin(stream: IO[bytes], source: str, rows: int | None) -> tuple
     if len(header) != 2 or not all(field.isdigit() for field in header) or not int(header[1]):
         raise InputError(f"{source}: not a word2vec binary file: expected its first line to be 'N D', two whole numbers.")
     promised, dim = int(header[0]), int(header[1])
+    if 4 * dim > _MAX_ROW_BYTES:
+        raise InputError(
+            f"{source}: the header says {dim} columns, {_MAX_ROW_BYTES // 4:,} are read at most: it is damaged."
+        )
     wanted = promised if rows is None else min(promised, rows)
     vectors = np.empty((0, dim), dtype=np.float32)
     words: list[bytes] = []
     rest = b""
-    while len(words) < wanted and (chunk := stream.read(max(_BLOCK_BYTES, 8 * dim))):
+    while len(words) < wanted and (chunk := stream.read(_BLOCK_BYTES)):
         block = rest + chunk
         pieces, position = [], 0
         while len(words) < wanted:
@@ -95,6 +125,8 @@ def read_word2vec_bin(stream: IO[bytes], source: str, rows: int | None) -> tuple
             pieces.append(block[space + 1 : end])
             position = end
         rest = block[position:]
+        if len(rest) > 4 * dim + _MAX_WORD_BYTES and len(words) < wanted:
+            raise InputError(f"{source}: row {len(words)}: a word of more than {_MAX_WORD_BYTES >> 20} MiB: it is damaged.")
         part = np.frombuffer(bytearray().join(pieces), dtype="<f4").reshape(-1, dim)
         finite = np.isfinite(part).all(axis=1)
         if not finite.all():
@@ -111,22 +143,13 @@ def read_word2vec_bin(stream: IO[bytes], source: str, rows: int | None) -> tuple
     if not words:
         raise InputError(f"{source}: no table in it: the header says 0 rows.")
     decoded = [word.decode(errors="surrogateescape") for word in words]
-    return keep_first(vectors, decoded, range(len(words)), source, "rows")
+    note_repeated(decoded, range(len(words)), source, "rows")
+    return vectors, decoded
 
 
 def write_npy(stream: IO[bytes], table: Table) -> None:
     """The vectors alone; words and counts are files of their own."""
     np.save(stream, table.vectors.cpu().numpy())
-
-
-def write_safetensors(stream: IO[bytes], table: Table) -> None:
-    """Tensors ``vectors``, and ``words`` and ``counts`` where the table has them."""
-    tensors = {"vectors": table.vectors.cpu()}
-    if table.words is not None:
-        tensors["words"] = torch.from_numpy(np.frombuffer(encode_words(table.words), dtype=np.uint8).copy())
-    if table.counts is not None:
-        tensors["counts"] = table.counts.cpu()
-    stream.write(safetensors_bytes(tensors))
 
 
 def write_word2vec_bin(stream: IO[bytes], table: Table) -> None:
@@ -138,33 +161,28 @@ def write_word2vec_bin(stream: IO[bytes], table: Table) -> None:
         stream.write(word.encode(errors="surrogateescape") + b" " + row.tobytes() + b"\n")
 
 
-def _load_npy(path: Path) -> np.ndarray:
-    try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
-        raise InputError(f"{path}: not a complete .npy array of numbers ({error}).") from None
-    return np.asarray(array)
+def checked_words(words: list[str], source: str, num_rows: int) -> list[str]:
+    """``words`` if there is one a row; those that come twice are said in the log.
 
-
-def _is_float(dtype: str) -> bool:
-    return dtype.startswith(("F", "BF"))
-
-
-def _words(words: list[str], source: str, num_rows: int) -> list[str]:
-    """``words`` if there is one a row, all different: row numbers mean something here, so none can be left out."""
+    Raises:
+        InputError: there are more or fewer.
+    """
     if len(words) != num_rows:
         raise InputError(f"{source}: {len(words)} words for {num_rows} rows.")
-    if len(set(words)) != num_rows:
-        seen: dict[str, int] = {}
-        line, word = next((line, word) for line, word in enumerate(words, 1) if seen.setdefault(word, line) != line)
-        raise InputError(f"{source}:{line}: the word {word!r} is in line {seen[word]} too.")
+    note_repeated(words, range(1, num_rows + 1), source)
     return words
 
 
-def _counts(counts: Tensor, source: str, num_rows: int) -> Tensor:
-    if tuple(counts.shape) != (num_rows,):
-        raise InputError(f"{source}: counts of shape {tuple(counts.shape)} for {num_rows} rows.")
-    counts = counts.to(torch.float32)
-    if not bool((torch.isfinite(counts) & (counts >= 0)).all()):
+def checked_counts(counts: np.ndarray, source: str, num_rows: int) -> Tensor:
+    """Word frequencies (N,) as float32.
+
+    Raises:
+        InputError: they do not fit the rows, or are no frequencies.
+    """
+    if counts.shape != (num_rows,):
+        raise InputError(f"{source}: counts of shape {counts.shape} for {num_rows} rows.")
+    with np.errstate(over="ignore"):
+        found = torch.from_numpy(np.array(counts, dtype=np.float32))
+    if not bool((torch.isfinite(found) & (found >= 0)).all()):
         raise InputError(f"{source}: counts must be finite and not negative.")
-    return counts
+    return found

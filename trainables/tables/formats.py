@@ -1,20 +1,14 @@
 """Embedding tables in and out: from any file or the package, to any file, and between processes.
 
-The formats are in ``text_tables``, ``array_tables`` and ``builtin``; this module finds the file, opens what is compressed,
-and chooses by the name's ending.
+The formats have modules of their own; this one finds the file and chooses by the name's ending.
 """
 
 from __future__ import annotations
 
-import contextlib
 import difflib
 import functools
-import gzip
-import lzma
 import warnings
-import zipfile
-import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -25,22 +19,24 @@ from quantizers.errors import InputError, unknown_name
 from quantizers.files import writing
 from quantizers.table import Table, decode_words, encode_words
 from trainables.tables import arrays as array_tables
-from trainables.tables import builtin
+from trainables.tables import builtin, tensors
 from trainables.tables import text as text_tables
 from trainables.tables.credentials import refuse_credentials
+from trainables.tables.opening import opened
 
 _WRITERS: Mapping[str, Callable[[IO[bytes], Table], None]] = {
     ".npy": array_tables.write_npy,
-    ".safetensors": array_tables.write_safetensors,
+    ".safetensors": tensors.write_safetensors,
     ".txt": functools.partial(text_tables.write_text, header=False),
     ".vec": functools.partial(text_tables.write_text, header=True),
     ".bin": array_tables.write_word2vec_bin,
 }
 _WITH_WORDS = (".txt", ".vec", ".bin")
-_DAMAGED = (gzip.BadGzipFile, lzma.LZMAError, zipfile.BadZipFile, zlib.error, EOFError)
 
 
-def read_table(spec: str, *, data_dir: Path | None = None, rows: int | None = None) -> Table:
+def read_table(
+    spec: str, *, data_dir: Path | None = None, rows: int | None = None, max_unpacked: int | None = None
+) -> Table:
     """Read an embedding table.
 
     Args:
@@ -54,6 +50,8 @@ def read_table(spec: str, *, data_dir: Path | None = None, rows: int | None = No
             The last two also as ``.gz``, ``.xz``, or ``.zip`` (``X.zip#member`` where it holds several files).
         data_dir: where tables are looked for too.
         rows: read the first rows only (at most as many as there are).
+        max_unpacked: the most bytes that a compressed file may unpack to. By default 30 times its size, or 64 MiB where
+            that is more.
 
     Raises:
         InputError: no such table, or it is not what it says it is; the message gives file and line.
@@ -67,15 +65,10 @@ def read_table(spec: str, *, data_dir: Path | None = None, rows: int | None = No
     if path.suffix == ".npy":
         return array_tables.read_npy(path, rows)
     if path.suffix == ".safetensors":
-        return array_tables.read_safetensors(path, part, rows)
-    try:
-        with _open(path, part) as (stream, name):
-            read = array_tables.read_word2vec_bin if name.endswith(".bin") else text_tables.read_text
-            vectors, words = read(stream, str(path), rows)
-    except _DAMAGED as error:
-        raise InputError(f"{path}: damaged, or cut off ({error}).") from None
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror or error}.") from None
+        return tensors.read_safetensors(path, part, rows)
+    with opened(path, part, max_unpacked) as (stream, name):
+        read = array_tables.read_word2vec_bin if name.endswith(".bin") else text_tables.read_text
+        vectors, words = read(stream, str(path), rows)
     return Table(torch.from_numpy(vectors), words, name=Path(name).stem)
 
 
@@ -148,25 +141,6 @@ def _find(spec: str, data_dir: Path | None) -> tuple[Path, str | None]:
 
 def _listing(folder: Path) -> list[str]:
     return [place.name for place in folder.iterdir()] if folder.is_dir() else []
-
-
-@contextlib.contextmanager
-def _open(path: Path, member: str | None) -> Iterator[tuple[IO[bytes], str]]:
-    """The bytes of a file, uncompressed, and its name without the compression's ending."""
-    if path.suffix == ".zip":
-        with zipfile.ZipFile(path) as archive:
-            members = [info.filename for info in archive.infolist() if not info.is_dir()]
-            if member is None and len(members) != 1:
-                raise InputError(f"{path}: {len(members)} files in it: {', '.join(members)}; name one: {path}#MEMBER.")
-            name = members[0] if member is None else member
-            if name not in members:
-                raise unknown_name(f"member of {path}", name, members)
-            with archive.open(name) as stream:
-                yield stream, name
-        return
-    unpack: Any = {".gz": gzip.open, ".xz": lzma.open}.get(path.suffix, open)
-    with unpack(path, "rb") as stream:
-        yield stream, path.stem if unpack is not open else path.name
 
 
 def _write_companions(table: Table, path: Path) -> None:

@@ -23,7 +23,8 @@ from quantizers.table import Table
 
 _LOG = logging.getLogger(__name__)
 _BLOCK_BYTES = 1 << 24
-_MAX_LINE_BYTES = 1 << 26
+_MAX_LINE_BYTES = 1 << 23
+_MAX_HEADER_DIGITS = 18
 _PEEK_LINES = 100
 _BOM = b"\xef\xbb\xbf"
 
@@ -33,8 +34,8 @@ def read_text(stream: IO[bytes], source: str, rows: int | None = None) -> tuple[
 
     A first line of two whole numbers is a word2vec header if the next line has as many values as it says. A line with more
     fields than the table has columns holds a word with spaces: the last D fields are its vector. Empty lines and spaces at
-    the end of a line are ignored. Of a word that comes twice the first is kept; bytes that are not UTF-8 are kept as
-    surrogate escapes; the log says how many there were.
+    the end of a line are ignored. A word that comes twice keeps its rows; bytes that are not UTF-8 are kept as surrogate
+    escapes; the log says how many there were, and whether the last line has no end.
 
     Args:
         stream: where the bytes come from.
@@ -42,7 +43,7 @@ def read_text(stream: IO[bytes], source: str, rows: int | None = None) -> tuple[
         rows: read the first rows only.
 
     Returns:
-        Vectors (N, D) float32 and N distinct words.
+        Vectors (N, D) float32 and N words.
 
     Raises:
         InputError: a line with too few or too many values, a value that is not a finite number, or a header that disagrees
@@ -64,11 +65,17 @@ class _TextReader:
     def read(self) -> tuple[np.ndarray, list[str]]:
         number = 1
         for block in _whole_lines(self.stream, self.source):
-            lines = block.replace(b"\t", b" ").split(b"\n")
+            if number > 1 and not block.strip():
+                number += block.count(b"\n")  # gigabytes of line breaks are no work
+                continue
+            open_ended = not block.endswith(b"\n")
+            lines = (block + b"\n" if open_ended else block).replace(b"\t", b" ").split(b"\n")
             if number == 1:
                 if b"\0" in lines[0]:
                     raise InputError(f"{self.source}: binary data, not a text table (a word2vec binary file ends in .bin).")
                 lines[0] = lines[0].removeprefix(_BOM)
+            if max(map(len, lines)) > _MAX_LINE_BYTES:
+                raise _too_long(self.source)
             numbered = [(number + i, text) for i, line in enumerate(lines) if (text := line.rstrip(b" \r"))]
             number += len(lines) - 1
             if not self.dim and numbered:
@@ -79,6 +86,14 @@ class _TextReader:
                 self._add(numbered)
             if len(self.words) == self.limit:
                 break
+            if open_ended and numbered:
+                _LOG.warning(
+                    "%s:%d: the last line has no line break. If the file was cut off there, the last value of %s is too "
+                    "short: compare the file's size with the original's.",
+                    self.source,
+                    numbered[-1][0],
+                    _show(self.words[-1].encode(errors="surrogateescape")),
+                )
         if not self.words:
             raise InputError(f"{self.source}: no table in it: " + ("the file is empty." if number == 1 else "no rows."))
         if self.promised not in (None, len(self.words)) and len(self.words) != self.limit:
@@ -88,14 +103,15 @@ class _TextReader:
             )
         if self.not_utf8:
             _LOG.warning("%s: %d words are not UTF-8; their bytes are kept as they are.", self.source, self.not_utf8)
-        return keep_first(self.vectors, self.words, self.lines, self.source)
+        note_repeated(self.words, self.lines, self.source)
+        return self.vectors, self.words
 
     def _begin(self, numbered: list[tuple[int, bytes]]) -> list[tuple[int, bytes]]:
         """Find D, and the header where there is one; returns the lines that are rows."""
         first = numbered[0][1].split(b" ")
         peek = [line for _, line in numbered[:_PEEK_LINES]]
         widths = [_trailing_numbers(line) for line in peek]
-        if len(first) == 2 and first[0].isdigit() and first[1].isdigit():
+        if len(first) == 2 and all(field.isdigit() and len(field) <= _MAX_HEADER_DIGITS for field in first):
             promised, dim = int(first[0]), int(first[1])
             if len(widths) < 2:
                 raise InputError(f"{self.source}:1: the header says {promised} rows, the file holds none.")
@@ -166,33 +182,30 @@ class _TextReader:
             return decoded
 
 
-def keep_first(
-    vectors: np.ndarray, words: list[str], places: Sequence[int], source: str, unit: str = "lines"
-) -> tuple[np.ndarray, list[str]]:
-    """The rows whose word did not come before; the log says how many others there were, and where the first is.
+def note_repeated(words: Sequence[str], places: Sequence[int], source: str, unit: str = "lines") -> None:
+    """Say once in the log that words come more than once, how many, and where the first does. They keep their rows.
 
     Args:
-        vectors: (N, D).
         words: N words.
         places: where each of them is in ``source``, for the message.
         source: where the words are from.
         unit: what ``places`` counts.
     """
-    if len(set(words)) == len(words):
-        return vectors, words
+    distinct = len(set(words))
+    if distinct == len(words):
+        return
     seen: dict[str, int] = {}
-    keep = np.array([seen.setdefault(word, row) == row for row, word in enumerate(words)])
-    row = int(np.argmin(keep))
+    row = next(row for row, word in enumerate(words) if seen.setdefault(word, row) != row)
     _LOG.warning(
-        "%s: %d words come more than once, the first of them %r in %s %d and %d; each word's first vector is kept.",
+        "%s: %d words come more than once, the first of them %r in %s %d and %d; every row is kept, and looking a word up "
+        "finds its first.",
         source,
-        len(words) - len(seen),
+        len(words) - distinct,
         words[row],
         unit,
         places[seen[words[row]]],
         places[row],
     )
-    return vectors[keep], list(seen)
 
 
 def write_text(stream: IO[bytes], table: Table, *, header: bool) -> None:
@@ -226,7 +239,7 @@ def write_text(stream: IO[bytes], table: Table, *, header: bool) -> None:
 
 
 def _whole_lines(stream: IO[bytes], source: str) -> Iterator[bytes]:
-    """Blocks that end at a line's end."""
+    """Blocks that end at a line's end, but for the last one where the file does not."""
     rest = b""
     while chunk := stream.read(_BLOCK_BYTES):
         end = chunk.rfind(b"\n") + 1
@@ -236,9 +249,13 @@ def _whole_lines(stream: IO[bytes], source: str) -> Iterator[bytes]:
         else:
             rest += chunk
             if len(rest) > _MAX_LINE_BYTES:
-                raise InputError(f"{source}: a line of more than {_MAX_LINE_BYTES >> 20} MiB: not a text table.")
+                raise _too_long(source)
     if rest:
-        yield rest + b"\n"
+        yield rest
+
+
+def _too_long(source: str) -> InputError:
+    return InputError(f"{source}: a line of more than {_MAX_LINE_BYTES >> 20} MiB: not a text table.")
 
 
 def _numbers(text: bytes) -> np.ndarray | None:
