@@ -29,6 +29,7 @@ def result(size: int, value: float | None, status: str = "ok", reason: str | Non
         "payload_bytes": size,
         "num_embeddings": 100,
         "embedding_dim": 10,
+        "dense_bytes": 4000,
     }
     return TrialResult(row, [] if value is None else [{"task": "t", "metric": "m", "value": value}])
 
