@@ -99,8 +99,13 @@ def sealed_json(content: Mapping[str, Any], *, indent: int | None = None) -> byt
     return text[:place] + digest_of(text).encode() + text[place:]
 
 
-def unsealed_json(content: bytes, *, must_be_sealed: bool = False) -> dict[str, Any]:
-    """Undo :func:`sealed_json`. An object without a digest, as older versions wrote it, is taken as it is, or refused.
+def is_sealed_json(content: bytes) -> bool:
+    """Whether a JSON file begins with a digest, as files of older versions do not."""
+    return _JSON_SEAL.match(content) is not None
+
+
+def unsealed_json(content: bytes) -> dict[str, Any]:
+    """Undo :func:`sealed_json`. An object without a digest, as older versions wrote it, is taken as it is.
 
     Raises:
         ValueError: not a JSON object, or altered since it was written; the message says which.
@@ -116,8 +121,6 @@ def unsealed_json(content: bytes, *, must_be_sealed: bool = False) -> dict[str, 
         raise ValueError(f"expected a JSON object, found a {type(found).__name__}")
     if found.pop("digest", None) is not None and seal is None:
         raise ValueError(ALTERED)
-    if must_be_sealed and seal is None:
-        raise ValueError("it has no digest")
     return found
 
 

@@ -23,7 +23,7 @@ from typing import Any, TypeVar
 
 from analysis.schema import check_row
 from quantizers.errors import InputError
-from quantizers.files import replacing, sealed_json, unsealed_json
+from quantizers.files import is_sealed_json, replacing, sealed_json, unsealed_json
 from sweeps.storage import Folder, Storage, join
 from sweeps.storage.claims import Claim
 from sweeps.storage.layout import RESULTS, claim_name, result_key, result_name, shared_name
@@ -32,6 +32,7 @@ from trainables.trial import TrialResult
 _LOG = logging.getLogger(__name__)
 _LOOK_SECONDS = 0.2
 _BATCH = 256  # results in memory at a time; with their curves some MB
+_NEEDED = ("quantizer", "config_json", "payload_bytes", "dense_bytes", "fit_key", "table_digest")
 _T = TypeVar("_T")
 
 
@@ -85,8 +86,8 @@ class Ledger:
         if content is None:
             return None
         try:
-            data = unsealed_json(content, must_be_sealed=not history)  # no older version has the trials of this one
-            _check(key, data)
+            data = unsealed_json(content)
+            _check(key, data, complete=not history and not is_sealed_json(content))
             return TrialResult.from_json(data)
         except (ValueError, TypeError) as error:
             if not history:
@@ -173,14 +174,22 @@ class Ledger:
         self.storage.keep(name)
 
 
-def _check(key: str, data: Mapping[str, Any]) -> None:
-    """Raises ValueError or TypeError where ``data`` is not the result of trial ``key`` as plain data."""
+def _check(key: str, data: Mapping[str, Any], *, complete: bool) -> None:
+    """Raises ValueError or TypeError where ``data`` is not the result of trial ``key`` as plain data.
+
+    ``complete`` asks for all that a sweep needs of it: of an entry with a digest that is known.
+    """
     row, scores, curves = data["row"] if "row" in data else None, data.get("scores", []), data.get("curves", [])
     check_row(row, "trials")
     for score in scores:
         check_row(score, "scores")
     if not isinstance(row, dict) or row.get("trial_key") != key or not isinstance(row.get("status"), str):
         raise ValueError("it is of another trial")
+    if complete and row["status"] == "ok":
+        needed = [row.get(name) for name in _NEEDED]
+        needed += [score.get(name) for score in scores for name in ("trial_key", "task", "metric", "direction", "value")]
+        if None in needed or min(row["payload_bytes"], row["dense_bytes"]) < 1:
+            raise ValueError("it is not complete")
     plain = all(isinstance(curve, dict) for curve in curves) and all(
         value is None or isinstance(value, str | int | float) for curve in curves for value in curve.values()
     )

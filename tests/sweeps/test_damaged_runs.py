@@ -16,11 +16,13 @@ from typer.testing import Result
 
 import sweeps.driver
 from analysis import store
+from analysis.schema import SCORES, TRIALS, to_table
 from quantizers.errors import InputError
+from sweeps.record.estimate import History
 from sweeps.record.intake import Intake
 from sweeps.record.ledger import Ledger
 from sweeps.record.run_folder import VANISHED
-from sweeps.record.status import read_status
+from sweeps.record.status import Progress, read_status
 from sweeps.spec.config import SweepConfig, build, load_run
 from sweeps.spec.prepare import Prepared
 from sweeps.storage import Folder
@@ -150,6 +152,20 @@ def wrong_values(content: bytes, dice: random.Random) -> Iterator[bytes]:
         yield json.dumps({other: data[other] for other in data if other != key}).encode()
 
 
+def wrong_rows(content: bytes, dice: random.Random) -> Iterator[bytes]:
+    """An entry of the ledger without a digest, in which one column of its row or of a score is of another kind."""
+    for part in ("row", "scores"):
+        names = json.loads(content)["row"] if part == "row" else json.loads(content)["scores"][0]
+        for name in names:
+            data = json.loads(content)
+            del data["digest"]
+            row = data["row"] if part == "row" else data["scores"][0]
+            row[name] = dice.choice([None, "x", -1, 10**400, 2**63, float("nan"), float("inf"), [], {}, True])
+            yield json.dumps(data).encode()
+            del row[name]
+            yield json.dumps(data).encode()
+
+
 def wrong_tables(path: Path, dice: random.Random) -> Iterator[pa.Table]:
     """Tables of an older version with columns or values that are not what they should be."""
     table = pq.read_table(path).replace_schema_metadata(None)
@@ -253,12 +269,17 @@ def test_ledger_entries_of_any_content_are_a_miss(place: Path, caplog: pytest.Lo
     ledger, dice = Ledger(place / "s" / "ledger"), random.Random(4)
     path = next((place / "s" / "ledger" / "results").iterdir())
     content = path.read_bytes()
-    for instead in (*garbage(content, dice), *wrong_values(content, dice)):
+    for number, instead in enumerate([*garbage(content, dice), *wrong_values(content, dice), *wrong_rows(content, dice)]):
         path.write_bytes(instead)
         caplog.clear()
-        assert ledger.get(path.stem) is None
-        assert caplog.text.count("damaged") == 1 and len(caplog.text.splitlines()) == 1
-        list(ledger.results())  # what an estimate is made of
+        found = ledger.get(path.stem)
+        if found is None:
+            assert caplog.text.count("damaged") == 1 and len(caplog.text.splitlines()) == 1
+        else:  # of an older version, with another value of the right kind
+            assert number > 14 and caplog.text == ""
+            to_table([found.row], TRIALS), to_table(found.scores, SCORES)
+            Progress(None, place, name="s", total=1, skipped=0, objective=("reconstruction.mse", "min")).ended(found)
+        History(ledger.results())
     path.write_bytes(content)
     other = path.with_name("other.json")
     other.write_bytes(content)
