@@ -165,7 +165,7 @@ def test_words_that_are_not_utf8(tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
         table = read(tmp_path, "na\u00efve 1 2\n".encode() + b"na\xefve 3 4\n")
     assert table.words is not None and table.words[1].encode(errors="surrogateescape") == b"na\xefve"
-    assert "1 words are not UTF-8" in caplog.text
+    assert "words that are not UTF-8: 1" in caplog.text
     write_table(table, tmp_path / "again.txt")
     assert (tmp_path / "again.txt").read_bytes() == "na\u00efve 1 2\n".encode() + b"na\xefve 3 4\n"
 

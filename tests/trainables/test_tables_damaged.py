@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import importlib.util
 import io
 import json
 import logging
@@ -13,6 +14,7 @@ import struct
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import hypothesis.strategies as st
 import numpy as np
@@ -176,6 +178,29 @@ def damage(draw: st.DrawFn, data: bytes) -> bytes:
     return bytes(found)
 
 
+_spec = importlib.util.spec_from_file_location("table_files", Path(__file__).with_name("table_files.py"))
+assert _spec is not None and _spec.loader is not None
+files: Any = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(files)
+# What is damaged of each: the file itself, or what lies beside it or in the folder.
+OTHERS = [
+    *[(make, "") for make in (files.npz, files.state_dict, files.tensor, files.embedding, files.parquet_columns)],
+    *[
+        (make, "")
+        for make in (files.parquet_lists, files.feather, files.arrow, files.comma, files.tabs, files.kv, files.fasttext)
+    ],
+    *[(make, "") for make in (files.shards,)],
+    (files.kv_beside, "t.kv.vectors.npy"),
+    (files.hugging_face_shards, "llama/model.safetensors.index.json"),
+    (files.hugging_face_shards, "llama/tokenizer.json"),
+    (files.hugging_face_checkpoint, "gpt2/vocab.json"),
+    (files.hugging_face_checkpoint, "gpt2/pytorch_model.bin"),
+    (files.static_embedding, "static/modules.json"),
+    (files.model2vec, "potion/model.safetensors"),
+]
+IDS = [f"{make.__name__}-{part}".rstrip("-") for make, part in OTHERS]
+
+
 ENDINGS = [".txt", ".vec", ".bin", ".npy", ".safetensors", ".txt.gz", ".vec.xz", ".zip"]
 
 
@@ -189,10 +214,10 @@ def packed(ending: str, folder: Path) -> bytes:
     return pack(written(ending.removesuffix(".gz").removesuffix(".xz"), folder))
 
 
-def a_table_or_a_refusal(path: Path, data: bytes) -> None:
+def a_table_or_a_refusal(path: Path, data: bytes, read: Path | None = None) -> None:
     path.write_bytes(data)
     try:
-        table = read_table(str(path))
+        table = read_table(str(read or path))
     except InputError as error:
         assert "\n" not in str(error) and len(str(error)) < 800
     else:
@@ -211,7 +236,29 @@ def test_any_damage_is_a_table_or_a_refusal(ending, data, tmp_path):
     a_table_or_a_refusal(folder / f"t{ending}", damage(data.draw, packed(ending, tmp_path)))
 
 
-@pytest.mark.parametrize("ending", ENDINGS)
+def check_other(make, part: str, data: st.DataObject, folder: Path) -> None:
+    folder.mkdir(exist_ok=True)
+    name = make(folder)
+    place = folder / (part or name)
+    a_table_or_a_refusal(place, damage(data.draw, place.read_bytes()), folder / name)
+
+
+@pytest.mark.parametrize(("make", "part"), OTHERS, ids=IDS)
+@settings(FUZZ, max_examples=12)
+@given(data=st.data())
+def test_any_damage_of_other_formats(make, part, data, tmp_path):
+    check_other(make, part, data, tmp_path / "made")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("make", "part"), OTHERS, ids=IDS)
+@settings(FUZZ, max_examples=2000)
+@given(data=st.data())
+def test_much_damage_of_other_formats(make, part, data, tmp_path):
+    check_other(make, part, data, tmp_path / "made")
+
+
+@pytest.mark.parametrize("ending", [*ENDINGS, ".npz", ".pt", ".parquet", ".arrow", ".feather", ".csv", ".tsv", ".kv"])
 @settings(FUZZ, max_examples=10)
 @given(data=st.binary(max_size=300))
 @example(data=b"")

@@ -24,7 +24,7 @@ COUNTS_SUFFIX = ".counts.npy"
 _BLOCK_BYTES = 1 << 24
 _MAX_ROW_BYTES = 1 << 26
 _MAX_WORD_BYTES = 1 << 20
-_NPY_HEADER_BYTES = 1 << 16
+NPY_HEADER_BYTES = 1 << 16
 
 
 def read_npy(path: Path, rows: int | None) -> Table:
@@ -37,7 +37,7 @@ def read_npy(path: Path, rows: int | None) -> Table:
         raise InputError(f"{path}: words in {found[0].name} and in {found[1].name}: keep one of them.")
     if found:
         lines = decode_words(found[0].read_bytes().removesuffix(b"\n"))
-        words = checked_words([line.removesuffix("\r") for line in lines], str(found[0]), len(array))
+        words = checked_words([line.removesuffix("\r") for line in lines], str(found[0]), len(array), lines=True)
     counts_path, counts = path.with_suffix(COUNTS_SUFFIX), None
     if counts_path.is_file():
         counts = checked_counts(load_npy(counts_path), str(counts_path), len(array))
@@ -52,7 +52,7 @@ def load_npy(path: Path) -> np.ndarray:
     """
     try:
         with path.open("rb") as stream:
-            shape, in_columns, dtype, start = npy_header(stream.read(_NPY_HEADER_BYTES), str(path))
+            shape, in_columns, dtype, start = npy_header(stream.read(NPY_HEADER_BYTES), str(path))
         needed, there = math.prod(shape) * dtype.itemsize, path.stat().st_size - start
         if needed > there:
             raise InputError(
@@ -65,11 +65,16 @@ def load_npy(path: Path) -> np.ndarray:
         raise InputError(f"{path}: cannot be read: {error.strerror or error}.") from None
 
 
-def npy_header(data: bytes, source: str) -> tuple[tuple[int, ...], bool, np.dtype, int]:
+def npy_header(data: bytes, source: str, kinds: str = "fiub") -> tuple[tuple[int, ...], bool, np.dtype, int]:
     """Shape, whether columns lie together, type, and where the numbers begin, from the first 64 KiB of an ``.npy`` file.
 
+    Args:
+        data: those bytes.
+        source: what to call the file in messages.
+        kinds: NumPy's letters of the types that are wanted; by default of real numbers.
+
     Raises:
-        InputError: it is no such header, or one of something other than real numbers.
+        InputError: it is no such header, or of another type.
     """
     stream = io.BytesIO(data)
     readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
@@ -82,7 +87,7 @@ def npy_header(data: bytes, source: str) -> tuple[tuple[int, ...], bool, np.dtyp
         raise InputError(f"{source}: not a complete .npy array of numbers ({reason}).") from None
     if not all(type(size) is int and size >= 0 for size in shape):
         raise InputError(f"{source}: not a complete .npy array of numbers (its shape is {str(shape)[:200]}).")
-    if dtype.kind not in "fiub":
+    if dtype.kind not in kinds:
         raise InputError(f"{source}: not a complete .npy array of numbers (it holds {str(dtype)[:200]}).")
     return shape, in_columns, dtype, stream.tell()
 
@@ -161,15 +166,15 @@ def write_word2vec_bin(stream: IO[bytes], table: Table) -> None:
         stream.write(word.encode(errors="surrogateescape") + b" " + row.tobytes() + b"\n")
 
 
-def checked_words(words: list[str], source: str, num_rows: int) -> list[str]:
-    """``words`` if there is one a row; those that come twice are said in the log.
+def checked_words(words: list[str], source: str, num_rows: int, *, lines: bool = False) -> list[str]:
+    """``words`` if there is one a row; those that come twice are said in the log, by their rows or ``lines``.
 
     Raises:
         InputError: there are more or fewer.
     """
     if len(words) != num_rows:
         raise InputError(f"{source}: {len(words)} words for {num_rows} rows.")
-    note_repeated(words, range(1, num_rows + 1), source)
+    note_repeated(words, range(lines, num_rows + lines), source, "lines" if lines else "rows")
     return words
 
 

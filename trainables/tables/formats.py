@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import functools
+import io
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -23,6 +24,12 @@ from trainables.tables import builtin, tensors
 from trainables.tables import text as text_tables
 from trainables.tables.credentials import refuse_credentials
 from trainables.tables.opening import opened
+from trainables.tables.readers.checkpoint import read_checkpoint
+from trainables.tables.readers.columns import read_arrow, read_parquet, read_separated
+from trainables.tables.readers.fasttext import MAGIC, read_fasttext
+from trainables.tables.readers.folder import read_folder
+from trainables.tables.readers.gensim import read_kv
+from trainables.tables.readers.npz import read_npz
 
 _WRITERS: Mapping[str, Callable[[IO[bytes], Table], None]] = {
     ".npy": array_tables.write_npy,
@@ -30,6 +37,28 @@ _WRITERS: Mapping[str, Callable[[IO[bytes], Table], None]] = {
     ".txt": functools.partial(text_tables.write_text, header=False),
     ".vec": functools.partial(text_tables.write_text, header=True),
     ".bin": array_tables.write_word2vec_bin,
+}
+# By ending; each takes a path, the part behind "#", the rows that are wanted, and the most bytes to unpack.
+_READERS: Mapping[str, Callable[[Path, str | None, int | None, int | None], Table]] = {
+    ".npy": lambda path, part, rows, limit: array_tables.read_npy(path, rows),
+    ".npz": read_npz,
+    ".safetensors": lambda path, part, rows, limit: tensors.read_safetensors(path, part, rows),
+    tensors.INDEX_ENDING: lambda path, part, rows, limit: tensors.read_shards(path, part, rows),
+    ".pt": lambda path, part, rows, limit: read_checkpoint(path, part, rows),
+    ".pth": lambda path, part, rows, limit: read_checkpoint(path, part, rows),
+    ".kv": lambda path, part, rows, limit: read_kv(path, rows),
+    ".parquet": read_parquet,
+    ".arrow": read_arrow,
+    ".feather": read_arrow,
+}
+_REFUSED = {
+    ".pkl": "a pickle can run code and is not read. Save its array with numpy.save, or its tensor with torch.save.",
+    ".pickle": "a pickle can run code and is not read. Save its array with numpy.save, or its tensor with torch.save.",
+    ".model": "a whole model of gensim. Save its vectors: model.wv.save('X.kv').",
+    ".ckpt": "a pickle of a training. In Python: torch.save(torch.load(FILE)['state_dict'], 'model.pt').",
+    ".gguf": "not read. Take the model's safetensors, from which it was made.",
+    ".onnx": "not read. Take the model's safetensors or its state_dict.",
+    ".h5": "not read. Save its array with numpy.save.",
 }
 _WITH_WORDS = (".txt", ".vec", ".bin")
 
@@ -43,11 +72,16 @@ def read_table(
         spec: ``builtin:NAME``, or a path: absolute, below the working directory, or below ``data_dir``.
 
             - ``X.npy``: words in ``X.word``, ``X.words`` or ``X.words.txt``, counts in ``X.counts.npy``, where they are;
-            - ``X.safetensors``, or ``X.safetensors#tensor`` where it holds several tables;
-            - ``X.bin``: word2vec's binary format;
+            - ``X.npz``, ``X.safetensors``, ``X.safetensors.index.json`` (shards), ``X.pt``, ``X.pth``: an array or tensor;
+              ``X.pt#tensor`` where it holds several and none is called as models call their tables;
+            - ``X.parquet``, ``X.arrow``, ``X.feather``: a column of lists (``#column``) or a column a dimension;
+            - ``X.bin``: word2vec's binary format, or fastText's;
+            - ``X.kv``: gensim's KeyedVectors;
+            - a folder: a Hugging Face model, a model2vec model, Sentence Transformers' ``StaticEmbedding``;
+            - ``X.csv``, ``X.tsv``: with a header;
             - anything else: GloVe's or word2vec's text format.
 
-            The last two also as ``.gz``, ``.xz``, or ``.zip`` (``X.zip#member`` where it holds several files).
+            The last two and word2vec's also as ``.gz``, ``.xz`` or ``.zip`` (``X.zip#member`` where several are in it).
         data_dir: where tables are looked for too.
         rows: read the first rows only (at most as many as there are).
         max_unpacked: the most bytes that a compressed file may unpack to. By default 30 times its size, or 64 MiB where
@@ -62,14 +96,29 @@ def read_table(
     if spec.startswith("builtin:"):
         return builtin.read(spec.removeprefix("builtin:"), rows=rows)
     path, part = _find(spec, data_dir)
-    if path.suffix == ".npy":
-        return array_tables.read_npy(path, rows)
-    if path.suffix == ".safetensors":
-        return tensors.read_safetensors(path, part, rows)
+    if path.is_dir():
+        return read_folder(path, part, rows)
+    read_whole = _READERS.get(tensors.INDEX_ENDING if path.name.endswith(tensors.INDEX_ENDING) else path.suffix)
+    if read_whole is not None:
+        return read_whole(path, part, rows, max_unpacked)
+    if path.suffix in _REFUSED:
+        raise InputError(f"{path}: {_REFUSED[path.suffix]}")
     with opened(path, part, max_unpacked) as (stream, name):
-        read = array_tables.read_word2vec_bin if name.endswith(".bin") else text_tables.read_text
-        vectors, words = read(stream, str(path), rows)
-    return Table(torch.from_numpy(vectors), words, name=Path(name).stem)
+        title = Path(name).stem
+        if name.endswith((".csv", ".tsv")):
+            return read_separated(stream, str(path), rows, "," if name.endswith(".csv") else "\t", title)
+        if name.endswith(".bin"):
+            start = stream.peek(4)[:4] if isinstance(stream, io.BufferedReader) else b""
+            if start == MAGIC:
+                if path.suffix != ".bin":
+                    raise InputError(f"{path}: a compressed fastText model: unpack it first.")
+                return read_fasttext(path, rows)
+            if start == b"PK\x03\x04":
+                return read_checkpoint(path, part, rows)
+            vectors, words = array_tables.read_word2vec_bin(stream, str(path), rows)
+        else:
+            vectors, words = text_tables.read_text(stream, str(path), rows)
+    return Table(torch.from_numpy(vectors), words, name=title)
 
 
 def write_table(table: Table, path: str | Path) -> None:
@@ -122,7 +171,7 @@ def from_shared(shared: Mapping[str, Any]) -> Table:
 
 
 def _find(spec: str, data_dir: Path | None) -> tuple[Path, str | None]:
-    """The file, and what stands behind ``#`` (part of the name, where there is such a file)."""
+    """The file or folder, and what stands behind ``#`` (part of the name, where there is such a file)."""
     name, _, part = spec.rpartition("#")
     places = []
     for text, inner in ((spec, None), (name, part)):
@@ -131,7 +180,7 @@ def _find(spec: str, data_dir: Path | None) -> tuple[Path, str | None]:
         path = Path(text).expanduser()
         here = [path] if data_dir is None or path.is_absolute() else [path, data_dir / path]
         for place in here:
-            if place.is_file():
+            if place.is_file() or place.is_dir():
                 return place, inner
         places = here
     near = [difflib.get_close_matches(place.name, _listing(place.parent), n=1) for place in places]

@@ -36,14 +36,14 @@ def opened(path: Path, member: str | None, max_unpacked: int | None = None) -> I
     try:
         packed = path.stat().st_size
         if path.suffix == ".zip":
-            with _archive(path) as archive:
-                info = _member(archive, path, member)
-                with _inside(archive, info, path) as stream:
-                    yield _limited(stream, path, min(packed, info.compress_size), max_unpacked), info.filename
+            with archive(path) as files:
+                info = _member(files, path, member)
+                with inside(files, info, path) as stream:
+                    yield limited(stream, path, min(packed, info.compress_size), max_unpacked), info.filename
         elif path.suffix in (".gz", ".xz"):
             unpack: Any = gzip.open if path.suffix == ".gz" else lzma.open
             with unpack(path, "rb") as stream:
-                yield _limited(stream, path, packed, max_unpacked), path.stem
+                yield limited(stream, path, packed, max_unpacked), path.stem
         else:
             with path.open("rb") as stream:
                 yield stream, path.name
@@ -51,17 +51,22 @@ def opened(path: Path, member: str | None, max_unpacked: int | None = None) -> I
         raise InputError(f"{path}: cannot be read: {error.strerror or error}.") from None
 
 
-def _archive(path: Path) -> zipfile.ZipFile:
+def archive(path: Path) -> zipfile.ZipFile:
+    """The ZIP file at ``path``.
+
+    Raises:
+        InputError: it is none, or damaged.
+    """
     try:
         return zipfile.ZipFile(path)
     except OSError:
         raise
     except Exception as error:  # a damaged directory trips zipfile in many ways: struct, text encodings, negative places
-        raise _damaged(path, error) from None
+        raise damaged(path, error) from None
 
 
-def _member(archive: zipfile.ZipFile, path: Path, member: str | None) -> zipfile.ZipInfo:
-    members = {info.filename: info for info in archive.infolist() if not info.is_dir()}
+def _member(files: zipfile.ZipFile, path: Path, member: str | None) -> zipfile.ZipInfo:
+    members = {info.filename: info for info in files.infolist() if not info.is_dir()}
     if member is None and len(members) != 1:
         names = ", ".join(list(members)[:_SHOWN]) + (", ..." if len(members) > _SHOWN else "")
         raise InputError(f"{path}: {len(members)} files in it: {names or 'none'}; name one: {path}#MEMBER.")
@@ -70,11 +75,16 @@ def _member(archive: zipfile.ZipFile, path: Path, member: str | None) -> zipfile
     return next(iter(members.values())) if member is None else members[member]
 
 
-def _inside(archive: zipfile.ZipFile, info: zipfile.ZipInfo, path: Path) -> IO[bytes]:
+def inside(files: zipfile.ZipFile, info: zipfile.ZipInfo, path: Path) -> IO[bytes]:
+    """The bytes of one member of the ZIP file at ``path``.
+
+    Raises:
+        InputError: they cannot be unpacked.
+    """
     if info.flag_bits & _ENCRYPTED:
         raise InputError(f"{path}: {info.filename} is encrypted: unpack it with its password first.")
     try:
-        return archive.open(info)
+        return files.open(info)
     except NotImplementedError as error:
         raise InputError(
             f"{path}: {info.filename} cannot be unpacked here ({error}): unpack it with another program."
@@ -82,12 +92,17 @@ def _inside(archive: zipfile.ZipFile, info: zipfile.ZipInfo, path: Path) -> IO[b
     except OSError:
         raise
     except Exception as error:
-        raise _damaged(path, error) from None
+        raise damaged(path, error) from None
 
 
-def _limited(stream: IO[bytes], path: Path, packed: int, max_unpacked: int | None) -> IO[bytes]:
-    limit = max(_FLOOR, _RATIO * packed) if max_unpacked is None else max_unpacked
-    return io.BufferedReader(_Limited(stream, path, limit), buffer_size=1 << 16)
+def limit_of(packed: int, max_unpacked: int | None) -> int:
+    """The most bytes that ``packed`` ones may unpack to."""
+    return max(_FLOOR, _RATIO * packed) if max_unpacked is None else max_unpacked
+
+
+def limited(stream: IO[bytes], path: Path, packed: int, max_unpacked: int | None) -> IO[bytes]:
+    """What ``stream`` unpacks, up to the limit."""
+    return io.BufferedReader(_Limited(stream, path, limit_of(packed, max_unpacked)), buffer_size=1 << 16)
 
 
 class _Limited(io.RawIOBase):
@@ -103,16 +118,22 @@ class _Limited(io.RawIOBase):
         try:
             data = self._stream.read(len(buffer))
         except Exception as error:  # besides their own kinds, decoders raise OSError, EOFError, struct.error, MemoryError
-            raise _damaged(self._path, error) from None
+            raise damaged(self._path, error) from None
         self._left -= len(data)
         if self._left < 0:
-            raise InputError(
-                f"{self._path}: unpacks to more than {self._limit:,} bytes, the limit for a file of this size. If that is "
-                "right, raise the limit: --max-unpacked SIZE, or limits: {unpacked: SIZE} in a sweep."
-            )
+            raise too_much(self._path, self._limit)
         buffer[: len(data)] = data
         return len(data)
 
 
-def _damaged(path: Path, error: Exception) -> InputError:
+def too_much(path: Path, limit: int) -> InputError:
+    """The error of a file that unpacks to more than ``limit`` bytes."""
+    return InputError(
+        f"{path}: unpacks to more than {limit:,} bytes, the limit for a file of this size. If that is right, raise it: "
+        "--max-unpacked SIZE, or limits: {unpacked: SIZE} in a sweep."
+    )
+
+
+def damaged(path: Path, error: Exception) -> InputError:
+    """The error of a file whose decoder stumbled."""
     return InputError(f"{path}: damaged, or cut off ({' '.join(str(error).split()) or type(error).__name__}).")

@@ -102,7 +102,7 @@ class _TextReader:
                 "it was cut off, or the header is wrong."
             )
         if self.not_utf8:
-            _LOG.warning("%s: %d words are not UTF-8; their bytes are kept as they are.", self.source, self.not_utf8)
+            _LOG.warning("%s: words that are not UTF-8: %d; their bytes are kept as they are.", self.source, self.not_utf8)
         note_repeated(self.words, self.lines, self.source)
         return self.vectors, self.words
 
@@ -197,10 +197,9 @@ def note_repeated(words: Sequence[str], places: Sequence[int], source: str, unit
     seen: dict[str, int] = {}
     row = next(row for row, word in enumerate(words) if seen.setdefault(word, row) != row)
     _LOG.warning(
-        "%s: %d words come more than once, the first of them %r in %s %d and %d; every row is kept, and looking a word up "
-        "finds its first.",
+        "%s: %s more than once, the first of them %r in %s %d and %d; every row is kept, and a look-up finds the first.",
         source,
-        len(words) - distinct,
+        "1 word comes" if len(words) - distinct == 1 else f"{len(words) - distinct} words come",
         words[row],
         unit,
         places[seen[words[row]]],
