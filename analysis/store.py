@@ -203,8 +203,8 @@ class _Machine(_Facts):
 
 
 class _RunFile(_Facts):
-    name: str
-    interrupted: bool
+    name: str | None = None
+    interrupted: bool = False
     objectives: list[str] = []
     metrics: dict[str, dict[str, Any]] = {}
     table: _TableFacts | None = None

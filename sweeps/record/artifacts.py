@@ -27,8 +27,9 @@ def bring(known: TrialResult, spec: TrialSpec, config: SweepConfig) -> bool:
             return True
         folder, file = split(known.artifact or "")
         there, here = open_storage(folder) if file else None, open_storage(config.run_location)
-        names = artifact_names(known.row)
-        return all((there is not None and there.exists(_beside(file, name))) or here.exists(name) for name in names)
+        first, *others = artifact_names(known.row)
+        places = {first: file, **{name: _beside(file, name) for name in others}}
+        return all((there is not None and there.exists(place)) or here.exists(name) for name, place in places.items())
     return True
 
 
@@ -40,7 +41,8 @@ def fetch_copy(known: TrialResult, key: str, config: SweepConfig) -> bool:
         return True
     folder, file = split(known.artifact or "")
     for name in missing:
-        copy = open_storage(folder).fetch(_beside(file, name)) if file else None
+        there = file if name == artifact_name(key) else _beside(file, name)
+        copy = open_storage(folder).fetch(there) if file else None
         if copy is None:
             return False
         with replacing(storage.local(name)) as part:
@@ -51,5 +53,5 @@ def fetch_copy(known: TrialResult, key: str, config: SweepConfig) -> bool:
 
 
 def _beside(file: str, name: str) -> str:
-    """Where the ledger's place has the file ``name`` of a run, ``file`` being that of the first role there."""
+    """Where the ledger's place has the file ``name`` of a further role, ``file`` being that of the first role there."""
     return "/".join([*file.split("/")[:-1], name.rsplit("/", 1)[-1]])

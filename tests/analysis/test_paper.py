@@ -56,7 +56,9 @@ class Folder:
         self.folder.mkdir(parents=True, exist_ok=True)
         (self.folder / "sweep.yaml").write_text("regime: finetuned\nseeds: [0, 1]\ntasks: [{task: sentiment, epochs: 3}]\n")
         run = {"name": self.folder.name, "command": "frontier run x", "finished_at": "2026-01-02T03:04:05+00:00"}
-        store.write_run(self.folder, run | {"machine": {"cpu": "a CPU", "cores": 2}})
+        store.write_run(
+            self.folder, run | {"machine": {"cpu": "a CPU", "cores": 2, "memory_bytes": 8 * 10**9, "platform": "Linux"}}
+        )
         store.write(self.folder, "trials", self.trials)
         store.write(self.folder, "scores", self.scores)
         return self.folder

@@ -11,6 +11,7 @@ from quantizers.methods.binary import (
     Bin,
     BinConfig,
     _orthogonality_gradient,
+    _Settings,
     _Training,
     fit_lengths,
     frames,
@@ -85,7 +86,8 @@ def test_a_step_follows_the_loss_through_the_decoder_only():
     rebuilt = torch.tanh(code @ by_autograd[0] + by_autograd[1])
     loss = (rebuilt - x).square().sum(dim=1).mean() + 0.01 * 0.5 * gram.square().sum()
     loss.backward()
-    training = _Training(decoder, bias, BinConfig(num_bits=7, orthogonality=0.01), 10, 1)
+    settings = _Settings(batch_size=6, learning_rate=1e-3, orthogonality=0.01)
+    training = _Training(decoder, bias, settings, 10, 1, paper=False)
     training.step(x)
     torch.testing.assert_close(decoder.grad, by_autograd[0].grad, rtol=1e-4, atol=1e-6)
     torch.testing.assert_close(bias.grad, by_autograd[1].grad, rtol=1e-4, atol=1e-6)
@@ -94,9 +96,8 @@ def test_a_step_follows_the_loss_through_the_decoder_only():
 def test_the_papers_step_is_plain_descent_on_the_sum():
     # One row x = (0.5, -0.5), W = [[0.5, 0]], c = 0: W x = 0.25, so the bit is 1, and x_hat = (tanh 0.5, 0).
     decoder, bias = torch.tensor([[0.5, 0.0]]), torch.zeros(2)
-    _Training(decoder, bias, BinConfig(num_bits=1, recipe="paper", learning_rate=0.1, orthogonality=0.0), 1, 1).step(
-        torch.tensor([[0.5, -0.5]])
-    )
+    settings = _Settings(batch_size=1, learning_rate=0.1, orthogonality=0.0)
+    _Training(decoder, bias, settings, 1, 1, paper=True).step(torch.tensor([[0.5, -0.5]]))
     value = math.tanh(0.5)
     slope = (value - 0.5) * (1 - value * value)
     torch.testing.assert_close(decoder, torch.tensor([[0.5 - 0.1 * slope, -0.1 * 0.5]]))
