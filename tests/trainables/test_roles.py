@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -25,9 +25,9 @@ from sweeps.spec.plan import make_plan
 from sweeps.storage import open_storage
 from trainables import reconstruction, trial
 from trainables.leading import Report, silent
-from trainables.networks.course import NetworkTask
+from trainables.networks.network_task import NetworkTask, full_table
 from trainables.networks.training import Epoch, Trained, TrainedNetwork, train
-from trainables.task import Baseline, Metric, Score, TaskSettings
+from trainables.task import Metric, Score, TaskSettings
 
 WORDS, COLUMNS, CLASSES, HIDDEN = 40, 6, 30, 4
 SHAPES = {"input": (WORDS, COLUMNS), "output": (CLASSES, HIDDEN)}
@@ -69,6 +69,16 @@ class TwoTables(NetworkTask):
     def roles(self) -> tuple[str, ...]:
         return ("input", "output")
 
+    @property
+    def label(self) -> str:
+        return self.name
+
+    def data_files(self) -> Sequence[Path]:
+        return ()
+
+    def code_modules(self) -> Sequence[str]:
+        return (type(self).__module__,)
+
     def role_shapes(self, table: Table) -> dict[str, tuple[int, int]]:
         return SHAPES
 
@@ -81,15 +91,16 @@ class TwoTables(NetworkTask):
 
     def vocabulary(self, table: Table) -> Any:
         ids = torch.arange(WORDS)
-        return SimpleNamespace(oov_words=2, data=Pairs(ids, ids % CLASSES))
+        return SimpleNamespace(oov_words=2, data=Pairs(ids, ids % CLASSES), rows=ids, take=lambda dense: dense)
 
     def network(self, embedding_dim: int, seed: int) -> TrainedNetwork:
         return Network()
 
-    def trained_network(self, baseline: Baseline) -> TrainedNetwork:
-        network = Network()
-        network.weight.data.copy_(torch.tensor(baseline.arrays["weight"]))
-        return network
+    def start(
+        self, rows: Tensor, vocabulary: Any, seed: int, *, finetune: bool
+    ) -> tuple[dict[str, nn.Embedding], TrainedNetwork]:
+        tables, network = super().start(rows, vocabulary, seed, finetune=finetune)
+        return {**tables, "output": full_table(torch.randn(CLASSES, HIDDEN, generator=generator(2)), trained=True)}, network
 
     def fit(
         self,
@@ -117,25 +128,6 @@ class TwoTables(NetworkTask):
         full = {role: nn.Embedding.from_pretrained(table) for role, table in rows.items()}
         right = network.logits(full, vocabulary.data.ids).argmax(dim=1) == vocabulary.data.targets
         return {"accuracy": Score(float(right.float().mean()), WORDS)}
-
-    def baseline(self, table: Table, *, seed: int, finetune: bool = False, report: Report = silent) -> Baseline:
-        full: dict[str, nn.Module] = {
-            "input": nn.Embedding.from_pretrained(table.vectors.clone(), freeze=not finetune),
-            "output": nn.Embedding(CLASSES, HIDDEN, _weight=torch.randn(CLASSES, HIDDEN, generator=generator(2))),
-        }
-        network, vocabulary = Network(), self.vocabulary(table)
-        self.fit(full, network, vocabulary, seed=seed, report=report)
-        rows = {role: module.weight.detach() for role, module in full.items()}
-        arrays = {"weight": network.weight.detach().numpy(), "table": rows["input"].numpy()}
-        return Baseline(self.test(rows, network, vocabulary), {**arrays, "table.output": rows["output"].numpy()})
-
-    def score(
-        self, dense: Tensor, table: Table, baseline: Baseline, *, seed: int, report: Report = silent
-    ) -> dict[str, Score]:
-        raise NotImplementedError
-
-    def evaluate(self, table: Table, baseline: Baseline) -> dict[str, Score]:
-        raise NotImplementedError
 
 
 TASK = TwoTables(Settings())

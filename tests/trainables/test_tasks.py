@@ -12,7 +12,7 @@ from quantizers import InputError, Skip, Table
 from trainables import registry
 from trainables.leading import LeadingTask
 from trainables.lexicon import lexicon
-from trainables.networks.course import NetworkTask
+from trainables.networks.network_task import NetworkTask
 from trainables.registry import make_task, tasks
 from trainables.tables.formats import read_table
 from trainables.task import Baseline, Score

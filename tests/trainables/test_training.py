@@ -333,7 +333,7 @@ def test_row_weights_follow_what_the_task_feels(corpora: Any) -> None:
     weights = task.fisher_weights(table, baseline)["input"]
     row = {word: index for index, word in enumerate(table.words)}
     assert weights.shape == (table.num_embeddings,) and float(weights.min()) > 0
-    felt = baseline.arrays["felt"]
+    felt = baseline.arrays["felt.input"]
     occurrence = felt.sum() / sum(len(text) for text in task.splits().train.tokens)
     place = task.task_table(table).words.index("terrible")
     assert float(weights[row["terrible"]]) == pytest.approx(felt[place] + occurrence) and felt[place] > 0
@@ -359,6 +359,6 @@ def test_row_weights_of_a_table_with_one_other_word(corpora: Any) -> None:
     own = task.task_table(table)
     other = Table(own.vectors, ["berlin", *own.words[:-1]])
     baseline = task.baseline(other, seed=0)
-    assert len(baseline.arrays["felt"]) == other.num_embeddings
+    assert len(baseline.arrays["felt.input"]) == other.num_embeddings
     weights = task.fisher_weights(other, baseline)["input"]
     assert weights[0] == weights.min() and weights[1] > weights[0]

@@ -17,12 +17,11 @@ Shapes: N rows, D columns.
 from __future__ import annotations
 
 import dataclasses
-from abc import abstractmethod
-from collections.abc import Collection, Mapping
-from typing import Any, Protocol
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from quantizers.base import Quantizer
 from quantizers.embedding import CompressedEmbedding
@@ -30,121 +29,12 @@ from quantizers.fitting.checkpoint import Stopwatch
 from quantizers.fitting.distortion import UnderMetric, under, unfold
 from quantizers.learned import LearnedEmbedding
 from quantizers.table import Table
-from trainables.leading import Course, LeadingTask, Report
-from trainables.networks.training import Trained, TrainedNetwork
+from trainables.leading import Course, Report
+from trainables.networks.training import TrainedNetwork
 from trainables.task import Baseline, DownstreamTask, Score
 
-
-class Texts(Protocol):
-    """What a network is trained and scored on, as rows of its tables."""
-
-    @property
-    def oov_words(self) -> int:
-        """Distinct words that the table has no vector for."""
-
-
-class NetworkTask(LeadingTask):
-    """A task whose network can be trained through any embedding module, full or compressed, one for each of its roles.
-
-    Its baseline's arrays hold the network and the tables that it was trained with: ``table`` of the first role, and
-    ``table.<role>`` of the others.
-    """
-
-    @abstractmethod
-    def vocabulary(self, table: Table) -> Any:
-        """The task's rows in ``table`` and its texts as places among them: :class:`Texts`, made once for equal words."""
-
-    @abstractmethod
-    def network(self, embedding_dim: int, seed: int) -> TrainedNetwork:
-        """A network at its start, for a first table of ``embedding_dim`` columns."""
-
-    @abstractmethod
-    def trained_network(self, baseline: Baseline) -> TrainedNetwork:
-        """The baseline's network."""
-
-    @abstractmethod
-    def fit(
-        self,
-        embeddings: Mapping[str, nn.Module],
-        network: Any,
-        vocabulary: Any,
-        *,
-        seed: int,
-        report: Report,
-        phase: str = "task",
-        **options: Any,
-    ) -> Trained:
-        """Train network and embeddings (by role); see :func:`trainables.networks.training.train` for the options."""
-
-    @abstractmethod
-    def test(self, rows: Mapping[str, Tensor], network: Any, vocabulary: Any) -> dict[str, Score]:
-        """The test set's scores with the dense tables ``rows`` (N, D) by role."""
-
-    def role_tables(self, table: Table, baseline: Baseline, *, finetuned: bool) -> dict[str, Table]:
-        """The tables that a trial compresses, by role.
-
-        Args:
-            table: the task's own table as it was given.
-            baseline: the fine-tuned baseline.
-            finetuned: whether the first role's is the fine-tuned one; those of other roles come from training always.
-        """
-        first, *others = self.roles
-        tables = {first: table}
-        if finetuned:
-            vectors = torch.tensor(baseline.arrays["table"])
-            tables[first] = Table(vectors, table.words, table.counts, f"{table.name}, fine-tuned")
-        for role in others:
-            tables[role] = Table(torch.tensor(baseline.arrays[f"table.{role}"]), name=f"{self.label}, {role}")
-        return tables
-
-    def is_start(self, table: Table) -> bool:
-        """Whether ``table`` (the task's own) holds random vectors to start from, and no more."""
-        return False
-
-    def fisher_weights(self, table: Table, baseline: Baseline) -> dict[str, Tensor]:
-        """By role, (N,) how much each row matters to the task; only where ``has_fisher``."""
-        raise NotImplementedError(f"{self.label} has no Fisher information")
-
-    def fisher_metric(self, baseline: Baseline) -> dict[str, Tensor]:
-        """By role, (D, D) what an error in each direction matters to the task; only where ``has_fisher``."""
-        raise NotImplementedError(f"{self.label} has no Fisher information")
-
-    def lead(
-        self,
-        table: Table,
-        weights: Tensor | None,
-        baseline: Baseline,
-        *,
-        method: str,
-        regime: str,
-        retrain: Mapping[str, Any] | None,
-        seed: int,
-        fisher: Collection[str],
-    ) -> NetworkCourse:
-        """The course of a trial; see :class:`NetworkCourse`."""
-        first = self.roles[0]
-        by_role = {} if weights is None else {first: weights}
-        if "weights" in fisher:
-            by_role = self.fisher_weights(table, baseline)
-        # The uncompressed table has no error to measure.
-        metrics = self.fisher_metric(baseline) if "metric" in fisher and method != "identity" else {}
-        # In end_to_end too, the uncompressed table that others are compared with is the fine-tuned one.
-        finetuned = regime == "finetuned" or (regime == "end_to_end" and method == "identity")
-        tables = {first: table} if regime == "pretrained" else self.role_tables(table, baseline, finetuned=finetuned)
-        vocabulary = self.vocabulary(tables[first])
-        return NetworkCourse(
-            tables,
-            by_role,
-            vocabulary.oov_words,
-            task=self,
-            baseline=baseline,
-            vocabulary=vocabulary,
-            regime=regime,
-            retrain=retrain,
-            seed=seed,
-            metrics=metrics,
-            from_scratch=regime == "end_to_end" and self.is_start(table),
-        )
+if TYPE_CHECKING:
+    from trainables.networks.network_task import NetworkTask
 
 
 @dataclasses.dataclass(kw_only=True)

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -18,25 +17,16 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from quantizers.base import Skip, generator
-from quantizers.fitting.checkpoint import Stopwatch
-from quantizers.fitting.distortion import root
 from quantizers.table import Table
-from trainables.corpora import CORPORA, Splits, reader_module
-from trainables.leading import Report, silent
+from trainables.corpora import Splits
+from trainables.leading import Report
 from trainables.networks.batches import Encoded
-from trainables.networks.course import NetworkTask
+from trainables.networks.network_task import NetworkTask, full_table
 from trainables.networks.scoring import predict, sensitivity
 from trainables.networks.sequence import SequenceNetwork
 from trainables.networks.training import Trained, train
 from trainables.networks.vocabulary import UNKNOWN, Vocabulary, read_corpus, vocabulary_of
-from trainables.task import Baseline, Score, TaskSettings
-
-_METRIC_FLOOR = 1e-4
-_T = TypeVar("_T")
-
-
-def _frozen(rows: Tensor) -> nn.Embedding:
-    return nn.Embedding(rows.shape[0], rows.shape[1], _weight=rows, _freeze=True)
+from trainables.task import Score, TaskSettings
 
 
 class TrainedSettings(TaskSettings):
@@ -92,14 +82,6 @@ class TrainedTask(NetworkTask):
     @abstractmethod
     def measure(self, truth: Sequence[Any], predicted: Sequence[Any], classes: Sequence[str]) -> float:
         """The main metric: of classes (int), or of sequences of classes, one a text."""
-
-    def data_files(self) -> Sequence[Path]:
-        """The corpus's files."""
-        return CORPORA[self.settings.dataset].files(self.data_dir)
-
-    def code_modules(self) -> Sequence[str]:
-        """The task's own, and the reader of its corpus: a change to another corpus's reader changes nothing here."""
-        return (*super().code_modules(), reader_module(self.settings.dataset))
 
     def check(self, table: Table) -> Skip | None:
         """The table must have words, and some of the task's."""
@@ -176,7 +158,7 @@ class TrainedTask(NetworkTask):
     def test(self, rows: Mapping[str, Tensor], network: SequenceNetwork, vocabulary: Vocabulary) -> dict[str, Score]:
         """The test set's scores with the vectors (V, D) of the one role."""
         (vectors,) = rows.values()
-        embedding = _frozen(vectors.to(network.device))
+        embedding = full_table(vectors.to(network.device))
         return {self.main_metric: self._scored(embedding, network, vocabulary.texts["test"])}
 
     def _scored(self, embedding: nn.Module, network: SequenceNetwork, data: Encoded) -> Score:
@@ -192,69 +174,12 @@ class TrainedTask(NetworkTask):
                 predicted += classes.tolist()
         return Score(self.measure(truth, predicted, self.splits().classes), len(truth))
 
-    def baseline(self, table: Table, *, seed: int, finetune: bool = False, report: Report = silent) -> Baseline:
-        """Train with the uncompressed table, frozen or fine-tuned, and score the test set once.
+    def felt(
+        self, rows: Mapping[str, Tensor], network: SequenceNetwork, vocabulary: Vocabulary
+    ) -> Mapping[str, tuple[Tensor, Tensor]]:
+        """See :func:`~trainables.networks.scoring.sensitivity`."""
+        return {role: sensitivity(vectors, network, vocabulary.texts["train"]) for role, vectors in rows.items()}
 
-        Arrays: ``network.*``, the network; ``table`` (V, D), the vectors it was trained with; ``felt`` (V,) and ``moment``
-        (D, D), see :func:`~trainables.networks.training.sensitivity`; ``seconds`` and ``epochs`` of the training.
-        """
-        watch = Stopwatch()
-        vocabulary = self.vocabulary(table)
-        embedding = _frozen(vocabulary.take(table.vectors).clone()).requires_grad_(finetune)
-        network = self.network(table.embedding_dim, seed)
-        trained = self.fit(self._as_input(embedding), network, vocabulary, seed=seed, report=report, phase="baseline")
-        rows = embedding.weight.detach()
-        arrays = {f"network.{name}": tensor.numpy() for name, tensor in network.state_dict().items()}
-        arrays["table"] = rows.numpy()
-        felt, moment = sensitivity(rows, network, vocabulary.texts["train"])
-        arrays["felt"], arrays["moment"] = felt.numpy(), moment.numpy()
-        arrays["seconds"] = np.array(watch.seconds())
-        arrays["epochs"] = np.array(trained.epochs)
-        return Baseline(self.test(self._as_input(rows), network, vocabulary), arrays)
-
-    def trained_network(self, baseline: Baseline) -> SequenceNetwork:
-        """The baseline's network."""
-        network = self.network(baseline.arrays["table"].shape[1], 0)
-        prefix = "network."
-        state = {key[len(prefix) :]: value for key, value in baseline.arrays.items() if key.startswith(prefix)}
-        network.load_state_dict({name: torch.tensor(value) for name, value in state.items()})
-        return network
-
-    def fisher_weights(self, table: Table, baseline: Baseline) -> dict[str, Tensor]:
-        """How much each row of ``table`` matters to the task: (N,), its Fisher information.
-
-        Every word of the task counts as if it were read once more than it is, as an average occurrence: words that only
-        unseen texts hold are then not free to be anything. Rows that are no words of the task get the least of these.
-        """
-        vocabulary = self.vocabulary(table)
-        felt = torch.tensor(baseline.arrays["felt"])
-        felt = felt + felt.sum() / len(vocabulary.texts["train"].ids)
-        weights = torch.full((table.num_embeddings,), float(felt.min()))
-        weights[vocabulary.rows] = felt[: len(vocabulary.rows)]
-        return self._as_input(weights)
-
-    def fisher_metric(self, baseline: Baseline) -> dict[str, Tensor]:
-        """What an error in each direction matters to the task: (D, D); see :func:`quantizers.fitting.distortion.root`."""
-        return self._as_input(root(torch.tensor(baseline.arrays["moment"]), _METRIC_FLOOR))
-
-    def score(
-        self, dense: Tensor, table: Table, baseline: Baseline, *, seed: int, report: Report = silent
-    ) -> dict[str, Score]:
-        """Train a network on the frozen reconstruction, with the baseline's seed, and score the test set once.
-
-        A reconstruction that is exact is the baseline itself, which is not trained again.
-        """
-        vocabulary = self.vocabulary(table)
-        rows = vocabulary.take(dense)
-        if np.array_equal(rows.numpy(), baseline.arrays["table"]):
-            return dict(baseline.scores)
-        network = self.network(table.embedding_dim, seed)
-        self.fit(self._as_input(_frozen(rows)), network, vocabulary, seed=seed, report=report)
-        return self.test(self._as_input(rows), network, vocabulary)
-
-    def _as_input(self, one: _T) -> dict[str, _T]:
-        return {self.roles[0]: one}
-
-    def evaluate(self, table: Table, baseline: Baseline) -> dict[str, Score]:
-        """The test set's scores with the vectors of ``table`` (V, D) and the baseline's network, not trained again."""
-        return self.test(self._as_input(table.vectors), self.trained_network(baseline), self.vocabulary(table))
+    def occurrences(self, vocabulary: Vocabulary, role: str) -> int:
+        """The tokens of the training texts."""
+        return len(vocabulary.texts["train"].ids)

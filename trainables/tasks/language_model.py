@@ -13,28 +13,24 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from quantizers.base import Skip, generator
 from quantizers.errors import InputError
-from quantizers.fitting.checkpoint import Stopwatch
-from quantizers.fitting.distortion import root
 from quantizers.table import Table
-from trainables.corpora import CORPORA, reader_module
+from trainables.corpora import CORPORA
 from trainables.leading import Report, silent
-from trainables.networks.course import NetworkTask
 from trainables.networks.language.network import INPUT, OUTPUT, LanguageNetwork
 from trainables.networks.language.scoring import log_loss, perplexity, sensitivity
 from trainables.networks.language.settings import LanguageModelSettings
 from trainables.networks.language.texts import Streams, TextVocabulary, own_words, text_vocabulary
-from trainables.networks.training import Groups, Trained, train
+from trainables.networks.network_task import NetworkTask, full_table
+from trainables.networks.training import Groups, Trained, TrainedNetwork, train
 from trainables.networks.vocabulary import read_corpus
 from trainables.tables.formats import read_table
 from trainables.task import Baseline, Metric, Score, word_rows
 
-_METRIC_FLOOR = 1e-4
 _DEV_STREAMS, _DEV_LENGTH = 16, 50  # the development set only chooses: it is read in parallel
 _TEST_LENGTH = 500
 
@@ -46,11 +42,6 @@ class LanguageModel(NetworkTask):
     metrics = (Metric("perplexity", "min", description="of the test text, every word of it, the state carried throughout"),)
     Settings = LanguageModelSettings
     has_fisher = True
-
-    @property
-    def label(self) -> str:
-        """``language_model`` for PTB, the others with the data set's name."""
-        return self.name if self.settings.dataset == "ptb" else f"{self.name}_{self.settings.dataset}"
 
     @property
     def roles(self) -> tuple[str, ...]:
@@ -72,10 +63,6 @@ class LanguageModel(NetworkTask):
             if given is not None:
                 files.append(self.find_data(given, source))
         return files
-
-    def code_modules(self) -> Sequence[str]:
-        """The task's own, and the reader of its corpus."""
-        return (*super().code_modules(), reader_module(self.settings.dataset))
 
     def check(self, table: Table) -> Skip | None:
         """The table must have words, and some of the task's."""
@@ -164,27 +151,18 @@ class LanguageModel(NetworkTask):
         )
         for role, dim in ((INPUT, embedding_dim), *([] if settings.tied else [(OUTPUT, settings.hidden_size)])):
             if role not in self.roles:
-                network.own(role, _full(self._random(len(words), dim, random)))
+                network.own(role, full_table(self._random(len(words), dim, random)))
         return network
 
-    def trained_network(self, baseline: Baseline) -> LanguageNetwork:
-        """The baseline's network."""
-        network = self.network(baseline.arrays["table"].shape[1], 0)
-        prefix = "network."
-        state = {key[len(prefix) :]: value for key, value in baseline.arrays.items() if key.startswith(prefix)}
-        network.load_state_dict({name: torch.tensor(value) for name, value in state.items()})
-        return network
-
-    def _start(
+    def start(
         self, rows: Tensor, vocabulary: TextVocabulary, seed: int, *, finetune: bool
-    ) -> tuple[dict[str, nn.Embedding], LanguageNetwork]:
-        """The tables by role, and a network, at their start; ``rows`` (V, D) are those of the input table."""
-        network = self.network(rows.shape[1], seed)
-        tables = {INPUT: _full(rows.clone()).requires_grad_(finetune)}
+    ) -> tuple[dict[str, nn.Embedding], TrainedNetwork]:
+        """See :meth:`NetworkTask.start`; tables that are not compressed are the network's own."""
+        tables, network = super().start(rows, vocabulary, seed, finetune=finetune)
         if not self.settings.tied:
-            tables[OUTPUT] = _full(self._output_start(vocabulary, seed)).requires_grad_()
+            tables[OUTPUT] = full_table(self._output_start(vocabulary, seed).to(rows.device), trained=True)
         for role in set(tables) - set(self.roles):
-            network.own(role, tables.pop(role))
+            cast(LanguageNetwork, network).own(role, tables.pop(role))
         return tables, network
 
     def fit(
@@ -220,82 +198,30 @@ class LanguageModel(NetworkTask):
 
     def test(self, rows: Mapping[str, Tensor], network: LanguageNetwork, vocabulary: TextVocabulary) -> dict[str, Score]:
         """The test text's perplexity with the dense tables ``rows`` by role."""
-        tables = {role: _full(table.to(network.device)) for role, table in rows.items()}
+        tables = {role: full_table(table.to(network.device)) for role, table in rows.items()}
         streams = Streams(vocabulary.texts["test"], vocabulary.end_of_line, 1, _TEST_LENGTH)
         return {"perplexity": Score(perplexity(log_loss(tables, network, streams)), streams.tokens)}
 
-    def baseline(self, table: Table, *, seed: int, finetune: bool = False, report: Report = silent) -> Baseline:
-        """Train with the uncompressed input table, frozen or trained too, and an output table, and score the test text once.
+    def all_tables(self, rows: Mapping[str, Tensor], network: LanguageNetwork) -> Mapping[str, Tensor]:
+        """See :meth:`NetworkTask.all_tables`."""
+        return {**rows, **{role: cast(nn.Embedding, own).weight.detach() for role, own in network.tables.items()}}
 
-        Arrays: ``network.*``, the network; ``table`` (V, D) and ``table.output`` (V, H), the tables it was trained with; by
-        role, ``felt.*`` and ``moment.*`` (see :func:`~trainables.networks.language.scoring.sensitivity`); ``seconds`` and
-        ``epochs`` of the training.
-        """
-        watch = Stopwatch()
-        vocabulary = self.vocabulary(table)
-        embeddings, network = self._start(vocabulary.take(table.vectors), vocabulary, seed, finetune=finetune)
-        trained = self.fit(embeddings, network, vocabulary, seed=seed, report=report, phase="baseline")
-        rows = {role: embedding.weight.detach() for role, embedding in embeddings.items()}
-        arrays = {f"network.{name}": tensor.numpy() for name, tensor in network.state_dict().items()}
-        every = {**rows, **{role: cast(nn.Embedding, own).weight.detach() for role, own in network.tables.items()}}
-        arrays["table"] = every[INPUT].numpy()
-        if OUTPUT in rows:
-            arrays[f"table.{OUTPUT}"] = rows[OUTPUT].numpy()
-        text = Streams(vocabulary.texts["train"], vocabulary.end_of_line, self.settings.batch_size, self.settings.bptt)
-        for role, (felt, moment) in sensitivity(every, network, text).items():
-            arrays[f"felt.{role}"], arrays[f"moment.{role}"] = felt.numpy(), moment.numpy()
-        arrays["seconds"], arrays["epochs"] = np.array(watch.seconds()), np.array(trained.epochs)
-        return Baseline(self.test(rows, network, vocabulary), arrays)
+    def felt(
+        self, rows: Mapping[str, Tensor], network: LanguageNetwork, vocabulary: TextVocabulary
+    ) -> Mapping[str, tuple[Tensor, Tensor]]:
+        """See :func:`~trainables.networks.language.scoring.sensitivity`."""
+        settings = self.settings
+        text = Streams(vocabulary.texts["train"], vocabulary.end_of_line, settings.batch_size, settings.bptt)
+        return sensitivity(rows, network, text)
+
+    def occurrences(self, vocabulary: TextVocabulary, role: str) -> int:
+        """The tokens of the training text."""
+        return len(vocabulary.texts["train"])
 
     def score(
         self, dense: Tensor, table: Table, baseline: Baseline, *, seed: int, report: Report = silent
     ) -> dict[str, Score]:
-        """Train a network and an output table on the frozen reconstruction of the input table, and score the test text once.
-
-        A reconstruction that is exact is the baseline itself, which is not trained again.
-        """
+        """See :meth:`NetworkTask.score`."""
         if INPUT not in self.roles:
             raise InputError(f"{self.label}: compress: output needs the regime finetuned or end_to_end.")
-        vocabulary = self.vocabulary(table)
-        rows = vocabulary.take(dense)
-        if np.array_equal(rows.numpy(), baseline.arrays["table"]):
-            return dict(baseline.scores)
-        embeddings, network = self._start(rows, vocabulary, seed, finetune=False)
-        self.fit(embeddings, network, vocabulary, seed=seed, report=report)
-        return self.test({role: own.weight.detach() for role, own in embeddings.items()}, network, vocabulary)
-
-    def evaluate(self, table: Table, baseline: Baseline) -> dict[str, Score]:
-        """The test text's perplexity with the vectors of ``table`` (V, D), and the baseline's network and output table."""
-        network = self.trained_network(baseline)
-        rows = {INPUT: table.vectors}
-        if OUTPUT in self.roles:
-            rows[OUTPUT] = torch.tensor(baseline.arrays[f"table.{OUTPUT}"])
-        return self.test(rows, network, self.vocabulary(table))
-
-    # What the task feels -----------------------------------------------------------------------------------------------
-
-    def fisher_weights(self, table: Table, baseline: Baseline) -> dict[str, Tensor]:
-        """How much each row of the tables matters to the task: (N,) or (V,), its Fisher information.
-
-        Every word counts as if it were read once more than it is, as an average occurrence: words that the training text
-        hardly has are then not free to be anything. Rows that are no words of the task get the least of these.
-        """
-        vocabulary = self.vocabulary(table)
-        weights = {}
-        for role in self.roles:
-            felt = torch.tensor(baseline.arrays[f"felt.{role}"])
-            weights[role] = felt + felt.sum() / len(vocabulary.texts["train"])
-        if INPUT in weights:
-            every = torch.full((table.num_embeddings,), float(weights[INPUT].min()))
-            found = vocabulary.rows >= 0
-            every[vocabulary.rows[found]] = weights[INPUT][found]
-            weights[INPUT] = every
-        return weights
-
-    def fisher_metric(self, baseline: Baseline) -> dict[str, Tensor]:
-        """What an error in each direction matters to the task: (D, D); see :func:`quantizers.fitting.distortion.root`."""
-        return {role: root(torch.tensor(baseline.arrays[f"moment.{role}"]), _METRIC_FLOOR) for role in self.roles}
-
-
-def _full(rows: Tensor) -> nn.Embedding:
-    return nn.Embedding(rows.shape[0], rows.shape[1], _weight=rows, _freeze=True)
+        return super().score(dense, table, baseline, seed=seed, report=report)

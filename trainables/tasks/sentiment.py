@@ -31,11 +31,6 @@ class Sentiment(TrainedTask):
     per_token = False
     main_metric = "accuracy"
 
-    @property
-    def label(self) -> str:
-        """``sentiment`` for SST-5, the others with the data set's name."""
-        return self.name if self.settings.dataset == "sst5" else f"{self.name}_{self.settings.dataset}"
-
     def measure(self, truth: Sequence[int], predicted: Sequence[int], classes: Sequence[str]) -> float:
         """Accuracy."""
         return float(accuracy_score(truth, predicted))

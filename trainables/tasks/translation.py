@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, Literal, cast
 
 import numpy as np
@@ -20,14 +19,12 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from quantizers.base import Skip, generator
-from quantizers.fitting.checkpoint import Stopwatch
-from quantizers.fitting.distortion import root
 from quantizers.table import Table
-from trainables.corpora import CORPORA, Splits, reader_module
+from trainables.corpora import CORPORA, Splits
 from trainables.corpora.parallel import ParallelCorpus
-from trainables.leading import Report, silent
-from trainables.networks.course import NetworkTask
-from trainables.networks.training import Epoch, Trained, train
+from trainables.leading import Report
+from trainables.networks.network_task import NetworkTask, full_table
+from trainables.networks.training import Epoch, Trained, TrainedNetwork, train
 from trainables.networks.translation.scoring import make_bleu, sensitivity, signature, translate
 from trainables.networks.translation.texts import UNKNOWN
 from trainables.networks.translation.transformer import Transformer
@@ -107,11 +104,7 @@ class Translation(NetworkTask):
     metrics = (Metric("bleu", "max", description="BLEU of the test set's translations, 0 to 100, by sacrebleu"),)
     Settings = TranslationSettings
     has_fisher = True
-
-    @property
-    def label(self) -> str:
-        """``translation`` for Multi30k, the others with the data set's name."""
-        return self.name if self.settings.dataset == "multi30k" else f"{self.name}_{self.settings.dataset}"
+    reads = _SOURCE
 
     @property
     def roles(self) -> tuple[str, ...]:
@@ -139,14 +132,6 @@ class Translation(NetworkTask):
     def resolved(self, table: Table) -> dict[str, Any]:
         """See :meth:`DownstreamTask.resolved`; ``train_texts`` is how many pairs there are."""
         return {**super().resolved(table), "train_texts": len(self._splits().train)}
-
-    def data_files(self) -> Sequence[Path]:
-        """The corpus's files."""
-        return self.corpus.files(self.data_dir)
-
-    def code_modules(self) -> Sequence[str]:
-        """The task's own, and the reader of its corpus."""
-        return (*super().code_modules(), reader_module(self.settings.dataset))
 
     def check(self, table: Table) -> Skip | None:
         """The table must have words, and some of the source texts'."""
@@ -220,14 +205,6 @@ class Translation(NetworkTask):
             generator=generator(seed),
         )
 
-    def trained_network(self, baseline: Baseline) -> Transformer:
-        """The baseline's network."""
-        network = self.network(baseline.arrays["table"].shape[1], 0)
-        prefix = "network."
-        state = {key[len(prefix) :]: value for key, value in baseline.arrays.items() if key.startswith(prefix)}
-        network.load_state_dict({name: torch.tensor(value) for name, value in state.items()})
-        return network
-
     def fit(
         self,
         embeddings: Mapping[str, nn.Module],
@@ -251,7 +228,7 @@ class Translation(NetworkTask):
 
     def test(self, rows: Mapping[str, Tensor], network: Transformer, vocabulary: PairVocabulary) -> dict[str, Score]:
         """The test set's BLEU with the dense tables ``rows`` of both roles."""
-        embeddings = {role: _frozen(table.to(network.device)) for role, table in rows.items()}
+        embeddings = {role: full_table(table.to(network.device)) for role, table in rows.items()}
         return {"bleu": self._bleu(embeddings, network, vocabulary, "test", beam=self.settings.beam)}
 
     def _bleu(
@@ -264,78 +241,23 @@ class Translation(NetworkTask):
         bleu = make_bleu(self.corpus.bleu_tokenizer).corpus_score(texts, [references])
         return Score(min(float(bleu.score), 100.0), len(texts))  # rounding may give a little more
 
-    def baseline(self, table: Table, *, seed: int, finetune: bool = False, report: Report = silent) -> Baseline:
-        """Train with the uncompressed source table, frozen or trained too, and a target table, and score the test set once.
+    def start(
+        self, rows: Tensor, vocabulary: PairVocabulary, seed: int, *, finetune: bool
+    ) -> tuple[dict[str, nn.Embedding], TrainedNetwork]:
+        """See :meth:`NetworkTask.start`; the target table is random."""
+        tables, network = super().start(rows, vocabulary, seed, finetune=finetune)
+        target = _random(len(vocabulary.target), rows.shape[1], generator(seed, 2)).to(rows.device)
+        return {**tables, _TARGET: full_table(target, trained=True)}, network
 
-        Arrays: ``network.*``, the network; ``table`` (V, D) and ``table.target``, the tables it was trained with; by role,
-        ``felt.*`` and ``moment.*`` (see :func:`~trainables.networks.translation.scoring.sensitivity`); ``seconds`` and
-        ``epochs`` of the training.
-        """
-        watch = Stopwatch()
-        vocabulary = self.vocabulary(table)
-        source = _frozen(vocabulary.take(table.vectors).clone()).requires_grad_(finetune)
-        embeddings, network = self._start(source, vocabulary, seed)
-        trained = self.fit(embeddings, network, vocabulary, seed=seed, report=report, phase="baseline")
-        rows = {role: embedding.weight.detach() for role, embedding in embeddings.items()}
-        arrays = {f"network.{name}": tensor.numpy() for name, tensor in network.state_dict().items()}
-        arrays["table"], arrays["table.target"] = rows[_SOURCE].numpy(), rows[_TARGET].numpy()
-        for role, (felt, moment) in sensitivity(rows, network, vocabulary.pairs["train"]).items():
-            arrays[f"felt.{role}"], arrays[f"moment.{role}"] = felt.numpy(), moment.numpy()
-        arrays["seconds"], arrays["epochs"] = np.array(watch.seconds()), np.array(trained.epochs)
-        return Baseline(self.test(rows, network, vocabulary), arrays)
+    def felt(
+        self, rows: Mapping[str, Tensor], network: Transformer, vocabulary: PairVocabulary
+    ) -> Mapping[str, tuple[Tensor, Tensor]]:
+        """See :func:`~trainables.networks.translation.scoring.sensitivity`."""
+        return sensitivity(rows, network, vocabulary.pairs["train"])
 
-    def _start(
-        self, source: nn.Embedding, vocabulary: PairVocabulary, seed: int
-    ) -> tuple[dict[str, nn.Embedding], Transformer]:
-        """Both tables, the target's random, and a network, at their start."""
-        dim = source.embedding_dim
-        target = _frozen(_random(len(vocabulary.target), dim, generator(seed, 2))).requires_grad_()
-        return {_SOURCE: source, _TARGET: target}, self.network(dim, seed)
-
-    def score(
-        self, dense: Tensor, table: Table, baseline: Baseline, *, seed: int, report: Report = silent
-    ) -> dict[str, Score]:
-        """Train a network and a target table on the frozen reconstruction of the source table, and score the test set once.
-
-        A reconstruction that is exact is the baseline itself, which is not trained again.
-        """
-        vocabulary = self.vocabulary(table)
-        rows = vocabulary.take(dense)
-        if np.array_equal(rows.numpy(), baseline.arrays["table"]):
-            return dict(baseline.scores)
-        embeddings, network = self._start(_frozen(rows), vocabulary, seed)
-        self.fit(embeddings, network, vocabulary, seed=seed, report=report)
-        return self.test({role: embedding.weight.detach() for role, embedding in embeddings.items()}, network, vocabulary)
-
-    def evaluate(self, table: Table, baseline: Baseline) -> dict[str, Score]:
-        """The test set's BLEU with the vectors of ``table`` (V, D), and the baseline's network and target table."""
-        rows = {_SOURCE: table.vectors, _TARGET: torch.tensor(baseline.arrays["table.target"])}
-        return self.test(rows, self.trained_network(baseline), self.vocabulary(table))
-
-    # What the task feels -----------------------------------------------------------------------------------------------
-
-    def fisher_weights(self, table: Table, baseline: Baseline) -> dict[str, Tensor]:
-        """How much each row of both tables matters to the task: (V,), its Fisher information.
-
-        Every word counts as if it were read once more than it is, as an average occurrence: words that the training texts
-        hardly have are then not free to be anything.
-        """
-        vocabulary = self.vocabulary(table)
-        weights = {}
-        for role in self.roles:
-            felt = torch.tensor(baseline.arrays[f"felt.{role}"])
-            weights[role] = felt + felt.sum() / len(getattr(vocabulary.pairs["train"], role).ids)
-        source = torch.full((table.num_embeddings,), float(weights[_SOURCE].min()))
-        source[vocabulary.rows] = weights[_SOURCE][: len(vocabulary.rows)]
-        return {**weights, _SOURCE: source}
-
-    def fisher_metric(self, baseline: Baseline) -> dict[str, Tensor]:
-        """What an error in each direction matters to the task: (D, D); see :func:`quantizers.fitting.distortion.root`."""
-        return {role: root(torch.tensor(baseline.arrays[f"moment.{role}"]), _METRIC_FLOOR) for role in self.roles}
-
-
-def _frozen(rows: Tensor) -> nn.Embedding:
-    return nn.Embedding(rows.shape[0], rows.shape[1], _weight=rows, _freeze=True)
+    def occurrences(self, vocabulary: PairVocabulary, role: str) -> int:
+        """The tokens of one side of the training set."""
+        return len(getattr(vocabulary.pairs["train"], role).ids)
 
 
 def _random(rows: int, dim: int, random: torch.Generator) -> Tensor:

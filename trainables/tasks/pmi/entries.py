@@ -111,6 +111,10 @@ class Matrix:
     test: Entries
     oov_words: int
 
+    def take(self, dense: Tensor) -> Tensor:
+        """The task's rows (V, D) of a table (N, D)."""
+        return dense[self.rows.to(dense.device)]
+
 
 def corpus_files(dataset: str, data_dir: Path | None) -> list[Path]:
     """The files of a corpus: of a published one by its name, or a text file, as given or under the data folder.

@@ -19,12 +19,11 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from quantizers.base import Skip, generator
-from quantizers.fitting.checkpoint import Stopwatch
 from quantizers.table import Table
-from trainables.corpora import CORPORA, reader_module
-from trainables.leading import Report, silent
-from trainables.networks.course import NetworkTask
-from trainables.networks.training import Groups, Trained, train
+from trainables.corpora import CORPORA
+from trainables.leading import Report
+from trainables.networks.network_task import NetworkTask, full_table
+from trainables.networks.training import Groups, Trained, TrainedNetwork, train
 from trainables.task import Baseline, Metric, Score, TaskSettings
 from trainables.tasks.pmi.counting import Text
 from trainables.tasks.pmi.entries import Counted, Matrix, corpus_files, matrix_of, own_text
@@ -96,6 +95,12 @@ class Pmi(NetworkTask):
     name = "pmi"
     metrics = (Metric("loss", "min", description="mean loss of the PMI entries that were held out"),)
     Settings = PmiSettings
+    reads = WORD
+
+    @property
+    def label(self) -> str:
+        """The task's name, whatever the data set: that may be a path."""
+        return self.name
 
     @property
     def roles(self) -> tuple[str, ...]:
@@ -115,9 +120,8 @@ class Pmi(NetworkTask):
         return corpus_files(self.settings.dataset, self.data_dir)
 
     def code_modules(self) -> Sequence[str]:
-        """The task's own, and the reader of its corpus."""
-        own = super().code_modules()
-        return (*own, reader_module(self.settings.dataset)) if self.settings.dataset in CORPORA else own
+        """The task's own, and the reader of its corpus; a text file has none."""
+        return super().code_modules() if self.settings.dataset in CORPORA else (type(self).__module__,)
 
     def check(self, table: Table) -> Skip | None:
         """The table must have words, and some pairs of them must stand near each other more often than by chance."""
@@ -171,11 +175,14 @@ class Pmi(NetworkTask):
         rows = len(self._own_text().words)
         return Factorization(rows, loss=settings.loss, biases=settings.biases, dropout=settings.dropout)
 
-    def trained_network(self, baseline: Baseline) -> Factorization:
-        """The baseline's model: its biases."""
-        network = self.network(baseline.arrays["table"].shape[1], 0)
-        network.load_state_dict({"biases": torch.tensor(baseline.arrays["network.biases"])})
-        return network
+    def start(
+        self, rows: Tensor, vocabulary: Matrix, seed: int, *, finetune: bool
+    ) -> tuple[dict[str, nn.Embedding], TrainedNetwork]:
+        """See :meth:`NetworkTask.start`; the contexts' vectors are random."""
+        tables, network = super().start(rows, vocabulary, seed, finetune=finetune)
+        if not self.settings.shared:
+            tables[CONTEXT] = full_table(_start((len(rows), rows.shape[1]), CONTEXT).to(rows.device), trained=True)
+        return tables, network
 
     def fit(
         self,
@@ -205,44 +212,8 @@ class Pmi(NetworkTask):
 
     def test(self, rows: Mapping[str, Tensor], network: Factorization, vocabulary: Matrix) -> dict[str, Score]:
         """The loss of the entries to report on, with the vectors (V, D) of both roles."""
-        embeddings = {role: _whole(vectors.to(network.device), trained=False) for role, vectors in rows.items()}
+        embeddings = {role: full_table(vectors.to(network.device)) for role, vectors in rows.items()}
         return {"loss": Score(network.mean_loss(embeddings, vocabulary.test), len(vocabulary.test))}
-
-    def baseline(self, table: Table, *, seed: int, finetune: bool = False, report: Report = silent) -> Baseline:
-        """Train the contexts' vectors and the biases, with ``finetune`` the words' vectors too, and score once.
-
-        Arrays: ``network.biases``; ``table`` and ``table.context`` (V, D), the vectors; ``seconds`` and ``epochs`` of the
-        training.
-        """
-        watch = Stopwatch()
-        matrix = self.vocabulary(table)
-        words = table.vectors[matrix.rows]
-        rows, network, epochs = self._factored(words, matrix, seed=seed, finetune=finetune, report=report, phase="baseline")
-        arrays = {"table" if role == WORD else f"table.{role}": vectors.numpy() for role, vectors in rows.items()}
-        arrays["network.biases"] = network.biases.detach().numpy()
-        arrays["seconds"], arrays["epochs"] = np.array(watch.seconds()), np.array(epochs)
-        return Baseline(self.test(rows, network, matrix), arrays)
-
-    def score(
-        self, dense: Tensor, table: Table, baseline: Baseline, *, seed: int, report: Report = silent
-    ) -> dict[str, Score]:
-        """Train contexts and biases for the frozen reconstruction of the words' vectors, with the baseline's seed.
-
-        A reconstruction that is exact is the baseline itself, which is not trained again.
-        """
-        matrix = self.vocabulary(table)
-        words = dense[matrix.rows.to(dense.device)]
-        if np.array_equal(words.cpu().numpy(), baseline.arrays["table"]):
-            return dict(baseline.scores)
-        rows, network, _ = self._factored(words, matrix, seed=seed, finetune=False, report=report, phase="task")
-        return self.test(rows, network, matrix)
-
-    def evaluate(self, table: Table, baseline: Baseline) -> dict[str, Score]:
-        """The loss with the words' vectors of ``table`` (V, D), and contexts and biases of the baseline."""
-        rows = {WORD: table.vectors}
-        if not self.settings.shared:
-            rows[CONTEXT] = torch.tensor(baseline.arrays[f"table.{CONTEXT}"])
-        return self.test(rows, self.trained_network(baseline), self.vocabulary(table))
 
     def role_tables(self, table: Table, baseline: Baseline, *, finetuned: bool) -> dict[str, Table]:
         """The tables that a trial compresses: the trained ones, or those that training starts from."""
@@ -253,22 +224,7 @@ class Pmi(NetworkTask):
             tables[CONTEXT] = Table(_start(table.shape, CONTEXT), table.words, table.counts, f"{self.label}, {CONTEXT}")
         return tables
 
-    def _factored(
-        self, words: Tensor, matrix: Matrix, *, seed: int, finetune: bool, report: Report, phase: str
-    ) -> tuple[dict[str, Tensor], Factorization, int]:
-        """The trained vectors (V, D) by role, the model, and how many epochs were run."""
-        embeddings = {WORD: _whole(words.clone(), trained=finetune)}
-        if not self.settings.shared:
-            embeddings[CONTEXT] = _whole(_start((len(words), words.shape[1]), CONTEXT).to(words.device), trained=True)
-        network = self.network(words.shape[1], seed).to(words.device)
-        trained = self.fit(embeddings, network, matrix, seed=seed, report=report, phase=phase)
-        return {role: module.weight.detach() for role, module in embeddings.items()}, network, trained.epochs
-
 
 def _start(shape: tuple[int, int], role: str) -> Tensor:
     """Vectors (V, D) that training starts from, of N(0, 0.05), the same in every trial."""
     return torch.randn(shape, generator=generator(0, (WORD, CONTEXT).index(role))) * _START_STD
-
-
-def _whole(vectors: Tensor, *, trained: bool) -> nn.Embedding:
-    return nn.Embedding(vectors.shape[0], vectors.shape[1], _weight=vectors, _freeze=not trained)
