@@ -56,7 +56,7 @@ def send_records(run_dir: Path) -> Sent:
     for score in store.read_scores(run_dir).to_pylist():
         scores.setdefault(score["trial_key"], []).append(score)
     ledger = None if config.ledger_location is None else Ledger(open_storage(config.ledger_location))
-    runs = Runs(config.tracking_uri, config.name, run["objectives"])
+    runs = Runs(config.tracking_uri, config.name, run.get("objectives", []))
     sent = 0
     try:
         for row in rows:
@@ -74,7 +74,7 @@ def send_records(run_dir: Path) -> Sent:
         files = [run_dir / name for name in FILES if (run_dir / name).is_file()]
         counts = collections.Counter(str(row["status"]) for row in rows)
         metrics = {f"trials.{status}": float(count) for status, count in counts.items()}
-        sent += runs.summarize(files, metrics, finished_at=run["finished_at"], finished=not run["interrupted"])
+        sent += runs.summarize(files, metrics, finished_at=run.get("finished_at"), finished=not run.get("interrupted"))
         ended = runs.end_left()
     except UnreachableError as error:
         raise InputError(f"MLflow at {config.tracking_uri}: {error} ({sent} records sent before that).") from None
