@@ -23,6 +23,7 @@ from sweeps.record.intake import Intake
 from sweeps.record.ledger import Ledger
 from sweeps.record.run_folder import VANISHED
 from sweeps.record.status import Progress, read_status
+from sweeps.record.tracking.runs import UnreachableError
 from sweeps.spec.config import SweepConfig, build, load_run
 from sweeps.spec.prepare import Prepared
 from sweeps.storage import Folder
@@ -186,8 +187,19 @@ def commands(place: Path, key: str) -> list[tuple[str | Path, ...]]:
         ("status", run_dir),
         ("report", run_dir, "-o", place / "r.html"),
         ("export", run_dir, "--trial", key, "-o", place / "x.safetensors"),
+        ("sync", run_dir),
         ("ledger", "clean", run_dir / "ledger", "--unless-in", run_dir, "--dry-run"),
     ]
+
+
+class NoServer:
+    """MLflow that does not answer."""
+
+    def __init__(self, *about: object) -> None:
+        self.run_ids: dict[str, str] = {}
+
+    def send(self, result: TrialResult) -> bool:
+        raise UnreachableError("nobody answers")
 
 
 @pytest.mark.parametrize("share", [0.05, pytest.param(1.0, marks=pytest.mark.slow)])
@@ -196,6 +208,9 @@ def test_commands_end_in_one_line(
     place: Path, name: str, share: float, frontier: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("analysis.report.page.get_plotlyjs", lambda: "")
+    monkeypatch.setattr("sweeps.record.tracking.sync.Runs", NoServer)
+    sweep = place / "s" / "sweep.yaml"
+    sweep.write_text(sweep.read_text().replace("tracking: false", "tracking: http://127.0.0.1:9"))
     dice, path = random.Random(name), place / "s" / name
     key, content = store.read_trials(place / "s")["trial_key"][0].as_py(), path.read_bytes()
     damaged: list[bytes | None] = [*garbage(content, dice), None]
