@@ -9,18 +9,19 @@ stands. In a Parquet file it is the metadata entry ``embedding_frontier.digest``
 
 from __future__ import annotations
 
+import datetime
 import json
 import logging
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
 from analysis.layout import RUN_FILE, SWEEP_FILE
 from analysis.schema import DIGESTS_SINCE, SCHEMA_VERSION, SCHEMAS, FileName, check_content, to_table
@@ -183,6 +184,14 @@ def _first_line(error: Exception) -> str:
     return (str(error).splitlines() or [""])[0].rstrip(".")
 
 
+def _iso(value: str) -> str:
+    datetime.datetime.fromisoformat(value)
+    return value
+
+
+_Time = Annotated[str, AfterValidator(_iso)]
+
+
 class _Facts(BaseModel):
     """What readers of ``run.json`` rely on; there may be more."""
 
@@ -211,8 +220,8 @@ class _RunFile(_Facts):
     machine: _Machine | None = None
     versions: dict[str, Any] = {}
     command: str | None = None
-    started_at: str | None = None
-    finished_at: str | None = None
+    started_at: _Time | None = None
+    finished_at: _Time | None = None
     trial_seconds: float | None = None
     stop_reason: str | None = None
 

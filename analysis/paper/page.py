@@ -229,6 +229,11 @@ def _figure_block(figure: Drawn) -> Block:
     return Block(f"Figure {number}: {figure.title}", notes, figure.header, figure.rows, image)
 
 
+def _listed(value: Any) -> list[Any]:
+    """The items of a key of ``sweep.yaml``, which people may have edited since."""
+    return value if isinstance(value, list) else []
+
+
 def _what_was_run(run_dirs: Sequence[str | Path]) -> Block:
     header = ["run", "regime", "tasks", "seeds", "trials", "ended", "machine", "command"]
     rows = []
@@ -239,13 +244,13 @@ def _what_was_run(run_dirs: Sequence[str | Path]) -> Block:
             counts = collections.Counter(store.read_trials(run_dir)["status"].to_pylist())
             trials = ", ".join(f"{count} {status}" for status, count in sorted(counts.items()))
         sweep = store.sweep_keys(run_dir)
-        tasks = "; ".join(text.inline(task) for task in sweep.get("tasks", ()))
-        machine = run.get("machine", {})
+        tasks = "; ".join(text.inline(task) for task in _listed(sweep.get("tasks")))
+        machine = run.get("machine") or {}
         where = f"{machine['cpu']}, {machine['cores']} cores" if machine else ""
-        seeds = ", ".join(map(str, sweep.get("seeds", ())))
+        seeds = ", ".join(map(str, _listed(sweep.get("seeds"))))
         ended = str(run.get("finished_at", ""))[:16].replace("T", " ")
         name = str(run.get("name", run_dir.name))
-        rows.append([name, sweep.get("regime", ""), tasks, seeds, trials, ended, where, str(run.get("command", ""))])
+        rows.append([name, str(sweep.get("regime", "")), tasks, seeds, trials, ended, where, str(run.get("command", ""))])
     return Block("What was run", [], header, rows)
 
 

@@ -218,6 +218,6 @@ def _verify(artifact: Any, row: dict[str, Any], run_dir: Path, data: Path | None
     if table.digest != row["table_digest"]:
         return "digest as recorded (the table has changed since, so the error was not measured again)"
     mse = reconstruction.measure(table, artifact.quantizer.to_dense())["mse"]
-    if mse is None or not math.isclose(mse, row["mse"], rel_tol=1e-6, abs_tol=1e-30):
+    if mse is None or row["mse"] is None or not math.isclose(mse, row["mse"], rel_tol=1e-6, abs_tol=1e-30):
         raise InputError(f"{run_dir}: trial {row['trial_key']} rebuilds with mse {mse}, {row['mse']} was recorded.")
     return "digest and error as recorded"

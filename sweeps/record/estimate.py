@@ -21,14 +21,9 @@ class History:
         self._seconds: dict[str, dict[tuple[int, int], list[float]]] = {}
         for result in results:
             row = result.row
-            if (
-                row["status"] == "ok"
-                and result.seconds is not None
-                and row.get("num_embeddings")
-                and row.get("embedding_dim")
-            ):
-                sizes = self._seconds.setdefault(row["quantizer"], collections.defaultdict(list))
-                sizes[row["num_embeddings"], row["embedding_dim"]].append(result.seconds)
+            method, shape = row.get("quantizer"), (row.get("num_embeddings"), row.get("embedding_dim"))
+            if row["status"] == "ok" and result.seconds is not None and method and shape[0] and shape[1]:
+                self._seconds.setdefault(method, collections.defaultdict(list))[shape[0], shape[1]].append(result.seconds)
 
     def seconds(self, method: str, shape: tuple[int, int]) -> float | None:
         """Expected seconds of a trial: the mean for this size, else that of the nearest, in proportion; None: not known."""

@@ -188,7 +188,11 @@ def _check(key: str, data: Mapping[str, Any], *, complete: bool) -> None:
     if complete and row["status"] == "ok":
         needed = [row.get(name) for name in _NEEDED]
         needed += [score.get(name) for score in scores for name in ("trial_key", "task", "metric", "direction", "value")]
-        if None in needed or min(row["payload_bytes"], row["dense_bytes"]) < 1:
+        if (
+            None in needed
+            or not row.keys() >= {"budget_bytes", "seed", "reason"}
+            or min(row["payload_bytes"], row["dense_bytes"]) < 1
+        ):
             raise ValueError("it is not complete")
     plain = all(isinstance(curve, dict) for curve in curves) and all(
         value is None or isinstance(value, str | int | float) for curve in curves for value in curve.values()

@@ -15,7 +15,7 @@ from sweeps.record.status import is_alive, read_status
 from sweeps.record.tracking.runs import Runs, UnreachableError
 from sweeps.spec.config import load_run
 from sweeps.storage import mirror, open_storage
-from sweeps.storage.layout import FRONTIER_FILE, PLOT_FILE, REPORT_FILE, SCORES_FILE, SWEEP_FILE, TRIALS_FILE
+from sweeps.storage.layout import FRONTIER_FILE, PLOT_FILE, REPORT_FILE, RUN_FILE, SCORES_FILE, SWEEP_FILE, TRIALS_FILE
 from trainables.records import TrialResult
 
 # What the summary run holds.
@@ -52,11 +52,14 @@ def send_records(run_dir: Path) -> Sent:
     if state is not None and is_alive(state) and int(state["pid"]) != os.getpid():
         raise InputError(f"{run_dir}: the sweep is still at work, and sends its records itself.")
     rows, run = store.read_trials(run_dir).to_pylist(), store.read_run(run_dir)
+    finished_at = run.get("finished_at")
+    if finished_at is None:
+        raise InputError(f"{run_dir / RUN_FILE}: does not say when the run ended; write it anew: frontier resume {run_dir}")
     scores: dict[str, list[dict[str, Any]]] = {}
     for score in store.read_scores(run_dir).to_pylist():
         scores.setdefault(score["trial_key"], []).append(score)
     ledger = None if config.ledger_location is None else Ledger(open_storage(config.ledger_location))
-    runs = Runs(config.tracking_uri, config.name, run["objectives"])
+    runs = Runs(config.tracking_uri, config.name, run.get("objectives", []))
     sent = 0
     try:
         for row in rows:
@@ -74,7 +77,7 @@ def send_records(run_dir: Path) -> Sent:
         files = [run_dir / name for name in FILES if (run_dir / name).is_file()]
         counts = collections.Counter(str(row["status"]) for row in rows)
         metrics = {f"trials.{status}": float(count) for status, count in counts.items()}
-        sent += runs.summarize(files, metrics, finished_at=run["finished_at"], finished=not run["interrupted"])
+        sent += runs.summarize(files, metrics, finished_at=finished_at, finished=not run.get("interrupted"))
         ended = runs.end_left()
     except UnreachableError as error:
         raise InputError(f"MLflow at {config.tracking_uri}: {error} ({sent} records sent before that).") from None
