@@ -7,7 +7,19 @@ from collections.abc import Iterable
 
 
 class InputError(ValueError):
-    """The input is wrong; the message is one clear line. The command line exits with code 2 on it."""
+    """The input is wrong; the message is one clear line. The command line exits with code 2 on it.
+
+    Names from files may be in the message: what does not print (line breaks, a terminal's commands, bytes that are no text)
+    is shown by its code.
+    """
+
+    def __init__(self, message: str = "") -> None:
+        shown = message if message.isprintable() else "".join(one if one.isprintable() else _code(one) for one in message)
+        super().__init__(shown)
+
+
+def _code(character: str) -> str:
+    return character.encode("unicode_escape").decode()
 
 
 class ArtifactError(InputError):

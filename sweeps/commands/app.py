@@ -41,6 +41,10 @@ def run_folder(text: str) -> Path:
         raise typer.BadParameter(str(error)) from None
 
 
+TABLE_HELP = (
+    "A table: text, .bin (word2vec, fastText), .kv, .npy, .npz, .pt, .safetensors, .parquet, .arrow, .feather, .csv, .tsv, "
+    "a model's folder, or builtin:NAME; FILE#NAME for one tensor of several."
+)
 DataOption = Annotated[
     Path | None, typer.Option("--data", envvar="FRONTIER_DATA", help="Folder of tables and task data.", show_envvar=True)
 ]

@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.table import Table as Grid
 
 from quantizers.errors import InputError
-from sweeps.commands.app import DataOption, SetOption, UnpackedOption, app, check_data, checked, err, out, size
+from sweeps.commands.app import TABLE_HELP, DataOption, SetOption, UnpackedOption, app, check_data, checked, err, out, size
 
 _RATIOS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
@@ -72,7 +72,7 @@ def tasks(names: Annotated[bool, typer.Option("--names", help="Print only the na
 )
 @checked
 def compress(
-    table: Annotated[str, typer.Argument(help="A table: text, .npy, .bin, .safetensors#name, or builtin:NAME.")],
+    table: Annotated[str, typer.Argument(help=TABLE_HELP)],
     method: Annotated[str, typer.Option("--method", help="Quantizer (see: frontier methods).")],
     output: Annotated[Path, typer.Option("-o", "--output", help="Path of the compressed file.")],
     ratio: Annotated[float | None, typer.Option(help="Smallest compression ratio, such as 32.")] = None,
@@ -235,16 +235,18 @@ def _print_neighbours(quantizer: Any, words: list[str], rows: list[int], origina
             out.print(f"{word} {side}: {' '.join(quantizer.words[row] for row in found)}", soft_wrap=True)
 
 
-@app.command(epilog="Example:  frontier convert glove.6B.100d.txt -o glove.npy")
+@app.command(
+    epilog="Examples:  frontier convert glove.6B.100d.txt -o glove.npy   |   frontier convert model/ -o tokens.safetensors"
+)
 @checked
 def convert(
-    table: Annotated[str, typer.Argument(help="A table: text, .npy, .bin, .safetensors#name, or builtin:NAME.")],
+    table: Annotated[str, typer.Argument(help=TABLE_HELP)],
     output: Annotated[Path, typer.Option("-o", "--output", help="File to write; the extension selects the format.")],
     rows: Annotated[int | None, typer.Option(min=1, help="Read only the first rows.")] = None,
     max_unpacked: UnpackedOption = None,
     data: DataOption = None,
 ) -> None:
-    """Convert a table from one format to another (.npy with .words beside it, .txt, .bin, .safetensors)."""
+    """Convert a table of any format to .npy (with .words beside it), .safetensors, .txt, .vec (word2vec text) or .bin."""
     from trainables.tables.formats import read_table, write_table
 
     check_data(data)

@@ -7,6 +7,7 @@ from pathlib import Path
 from quantizers.errors import InputError
 from sweeps.storage import is_remote, open_storage, split
 from trainables.tables.arrays import COUNTS_SUFFIX, WORD_SUFFIXES
+from trainables.tables.readers.gensim import VECTORS_SUFFIX
 
 
 def brought(spec: str) -> str:
@@ -29,4 +30,7 @@ def brought(spec: str) -> str:
             beside = Path(name).with_suffix(suffix).name
             storage.local(beside).unlink(missing_ok=True)
             storage.fetch(beside)
+    if found.suffix == ".kv":
+        storage.local(name + VECTORS_SUFFIX).unlink(missing_ok=True)
+        storage.fetch(name + VECTORS_SUFFIX)
     return str(found) + hash_mark + part

@@ -236,6 +236,10 @@ def test_a_table_from_s3(bucket: str) -> None:
     with pytest.raises(InputError, match="no such file"):
         brought(bucket.format("tables/other.npy"))
     assert brought("builtin:glove-10k-50d") == "builtin:glove-10k-50d"
+    folder.write("t.kv", b"x")
+    folder.write("t.kv.vectors.npy", b"y")
+    beside = Path(brought(bucket.format("tables/t.kv")) + ".vectors.npy")
+    assert beside.read_bytes() == b"y"
 
 
 def test_a_run_that_is_kept_on_s3(

@@ -272,3 +272,17 @@ def test_folders(tmp_path, caplog):
     (tmp_path / "st").mkdir()
     (tmp_path / "st" / "modules.json").write_text('[{"path": "../bert"}]')
     refused(tmp_path / "st", "names a folder outside its own")
+
+
+def test_a_file_that_cannot_be_read_or_held(tmp_path, monkeypatch):
+    (tmp_path / "t.txt").write_text("a 1\n")
+    for error, message in [
+        (PermissionError(13, "Permission denied"), "cannot be read: Perm"),
+        (MemoryError(), "more memory"),
+    ]:
+
+        def fail(*_: Any, error: Exception = error) -> None:
+            raise error
+
+        monkeypatch.setattr("trainables.tables.formats.opened", fail)
+        refused(tmp_path / "t.txt", f"t.txt: .*{message}")

@@ -224,7 +224,7 @@ def a_table_or_a_refusal(path: Path, data: bytes, read: Path | None = None) -> N
         assert min(table.shape) >= 1 and bool(torch.isfinite(table.vectors).all())
 
 
-FUZZ = settings(deadline=10_000, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+FUZZ = settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 
 
 @pytest.mark.parametrize("ending", ENDINGS)
@@ -252,7 +252,7 @@ def test_any_damage_of_other_formats(make, part, data, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("make", "part"), OTHERS, ids=IDS)
-@settings(FUZZ, max_examples=2000)
+@settings(FUZZ, max_examples=1000)
 @given(data=st.data())
 def test_much_damage_of_other_formats(make, part, data, tmp_path):
     check_other(make, part, data, tmp_path / "made")
@@ -268,7 +268,7 @@ def test_any_bytes_are_a_table_or_a_refusal(ending, data, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("ending", ENDINGS)
-@settings(FUZZ, max_examples=3000)
+@settings(FUZZ, max_examples=1000)
 @given(data=st.data())
 def test_much_damage_is_a_table_or_a_refusal(ending, data, tmp_path):
     folder = tmp_path / "read"

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import gzip
+import io
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from quantizers.errors import InputError
+from trainables.tables.opening import limit_of
 
 _BOM = b"\xef\xbb\xbf"
 
@@ -125,12 +127,19 @@ def read_text(path: Path) -> str:
     Raises:
         InputError: it is empty, is not UTF-8 or is not what its name says.
     """
-    data = path.read_bytes()
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror or error}.") from None
     if path.suffix == ".gz":
+        limit = limit_of(len(data), None)
         try:
-            data = gzip.decompress(data)
+            with gzip.open(io.BytesIO(data)) as stream:
+                data = stream.read(limit + 1)
         except (OSError, EOFError, zlib.error) as error:
             raise InputError(f"{path}: not a whole gzip file ({error}).") from None
+        if len(data) > limit:
+            raise InputError(f"{path}: unpacks to more than {limit:,} bytes. If that is right, unpack it first.")
     data = data.removeprefix(_BOM)
     if not data.strip():
         raise InputError(f"{path}: the file is empty.")

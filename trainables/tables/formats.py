@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import functools
 import io
+import sys
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -92,10 +93,20 @@ def read_table(
     """
     if rows is not None and rows < 1:
         raise InputError(f"rows must be at least 1, not {rows}.")
+    rows = None if rows is None else min(rows, sys.maxsize)
     refuse_credentials("the table", spec)
     if spec.startswith("builtin:"):
         return builtin.read(spec.removeprefix("builtin:"), rows=rows)
     path, part = _find(spec, data_dir)
+    try:
+        return _read(path, part, rows, max_unpacked)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror or error}.") from None
+    except MemoryError:
+        raise InputError(f"{path}: needs more memory than there is; its first rows may fit (rows).") from None
+
+
+def _read(path: Path, part: str | None, rows: int | None, max_unpacked: int | None) -> Table:
     if path.is_dir():
         return read_folder(path, part, rows)
     read_whole = _READERS.get(tensors.INDEX_ENDING if path.name.endswith(tensors.INDEX_ENDING) else path.suffix)
@@ -179,9 +190,8 @@ def _find(spec: str, data_dir: Path | None) -> tuple[Path, str | None]:
             continue
         path = Path(text).expanduser()
         here = [path] if data_dir is None or path.is_absolute() else [path, data_dir / path]
-        for place in here:
-            if place.is_file() or place.is_dir():
-                return place, inner
+        for place in (*filter(Path.is_file, here), *filter(Path.is_dir, here)):
+            return place, inner
         places = here
     near = [difflib.get_close_matches(place.name, _listing(place.parent), n=1) for place in places]
     hint = next((f" Did you mean {names[0]!r}?" for names in near if names), "")

@@ -136,4 +136,4 @@ def too_much(path: Path, limit: int) -> InputError:
 
 def damaged(path: Path, error: Exception) -> InputError:
     """The error of a file whose decoder stumbled."""
-    return InputError(f"{path}: damaged, or cut off ({' '.join(str(error).split()) or type(error).__name__}).")
+    return InputError(f"{path}: damaged, or cut off ({' '.join(str(error).split())[:200] or type(error).__name__}).")

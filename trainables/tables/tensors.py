@@ -27,6 +27,7 @@ _NUMBERS = (*_FLOATS, "I8", "I16", "I32", "I64", "U8", "U16", "U32", "U64")
 # How models call the table of their tokens: Llama and most after it, BERT, GPT-2, T5, model2vec, Sentence Transformers.
 _GUESSES = ("embed_tokens", "word_embeddings", "wte", "shared", "embeddings", "embedding")
 _SHOWN = 10
+_SHOWN_LETTERS = 100
 _MAX_INDEX_BYTES = 1 << 26
 
 
@@ -51,7 +52,7 @@ def choose(shapes: Mapping[str, Sequence[int]], name: str | None, source: str) -
         found = [key for key in shapes if guess in key.split(".")]
         if len(found) == 1:
             return found[0]
-    listed = ", ".join(f"{key} {shapes[key][0]} x {shapes[key][1]}" for key in _largest(shapes))
+    listed = ", ".join(f"{key[:_SHOWN_LETTERS]} {shapes[key][0]} x {shapes[key][1]}" for key in _largest(shapes))
     more = f", and {len(shapes) - _SHOWN} more" if len(shapes) > _SHOWN else ""
     if not shapes:
         raise InputError(f"{source}: 0 two-dimensional float tensors in it: none of them can be a table.")

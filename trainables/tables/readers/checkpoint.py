@@ -46,7 +46,8 @@ def read_checkpoint(path: Path, name: str | None, rows: int | None) -> Table:
 
 
 def _load(path: Path) -> Any:
-    packed = zipfile.is_zipfile(path)
+    with path.open("rb") as stream:
+        packed = stream.read(4) == b"PK\x03\x04"  # as PyTorch tells its two formats apart
     if packed:
         with archive(path) as files:
             if any(info.compress_type != zipfile.ZIP_STORED for info in files.infolist()):
