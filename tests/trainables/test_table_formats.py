@@ -201,6 +201,8 @@ def test_columns_that_are_refused(tmp_path):
         ("the,0.5,1\r\nnan,2,3\r\n", ["the", "nan"]),
         ("\ufeffword,x,y\nNULL,0.5,1\nNA,2,3", ["NULL", "NA"]),
         ("word,x,y\n1,0.5,1\n2,2,3\n", ["1", "2"]),
+        (",word,0,1\n0,a,0.5,1\n1,b,2,3\n", ["a", "b"]),
+        ("id,x,y\n7,0.5,1\n8,2,3\n", None),
     ],
 )
 def test_separated_by_commas(tmp_path, text, words):
@@ -269,6 +271,8 @@ def test_folders(tmp_path, caplog):
     for text in ("[]", '{"model": {"vocab": {"a": -1}}}', '{"model": {"vocab": {"a": 9999999999}}}', "[" * 3000, "{"):
         (folder / "tokenizer.json").write_text(text)
         refused(folder, "tokenizer.json: not ")
+    (tmp_path / "empty" / "pytorch_model.bin.index.json").write_text("{}")
+    refused(tmp_path / "empty", r"in shards of torch.save. .*save_pretrained\('model'\)")
     (tmp_path / "st").mkdir()
     (tmp_path / "st" / "modules.json").write_text('[{"path": "../bert"}]')
     refused(tmp_path / "st", "names a folder outside its own")

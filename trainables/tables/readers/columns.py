@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import io
 import itertools
+import logging
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import IO, Any
@@ -27,7 +28,9 @@ from trainables.tables.arrays import checked_counts, checked_words
 from trainables.tables.opening import limit_of, too_much
 from trainables.tables.text import read_text
 
+_LOG = logging.getLogger(__name__)
 _WORD_NAMES = ("word", "words", "token", "tokens", "key", "term", "label", "__index_level_0__")
+_ROW_NAMES = ("", "id", "idx", "index", "row")  # pandas writes an index without a name
 _COUNT_NAMES = ("count", "counts", "freq", "frequency")
 _HEAD_BYTES = 1 << 20
 _HEAD_LINES = 50
@@ -96,8 +99,16 @@ def read_separated(stream: IO[bytes], source: str, rows: int | None, separator: 
         raise InputError(f"{source}:1: the column {next(one for one in names if names.count(one) > 1)!r} is there twice.")
     body = lines[1:] if has_header else lines
     numeric = [all(at < len(line) and _number(line[at]) for line in body) for at in range(width)]
-    kinds = {one: pa.float32() if number and one.lower() not in _WORD_NAMES else pa.string()
-             for one, number in zip(names, numeric, strict=True)}  # fmt: skip
+    kinds: dict[str, Any] = {}
+    for at, one in enumerate(names):
+        kinds[one] = pa.float32() if numeric[at] and one.lower() not in _WORD_NAMES else pa.string()
+        if numeric[at] and one.lower() in _ROW_NAMES and all(line[at].isdecimal() for line in body):
+            kinds[one] = pa.int64()  # numbers of rows are no dimension
+            _LOG.warning(
+                "%s: the column %r holds numbers of rows and is left out; name it otherwise if it is a dimension.",
+                source,
+                one,
+            )
 
     def batches() -> tuple[Any, Iterable[Any]]:
         found = pacsv.open_csv(

@@ -40,6 +40,11 @@ def read_folder(path: Path, name: str | None, rows: int | None) -> Table:
     place = _module(path)
     weights = next((place / file for file in _WEIGHTS if (place / file).is_file()), None)
     if weights is None:
+        if (place / "pytorch_model.bin.index.json").is_file():
+            raise InputError(
+                f"{path}: a model in shards of torch.save. In Python: AutoModel.from_pretrained({str(path)!r})"
+                ".save_pretrained('model') writes safetensors, which are read."
+            )
         others = sorted(file.name for file in place.glob("*.safetensors"))
         hint = f" To read one file in it: {place / others[0]}." if others else ""
         raise InputError(f"{path}: a folder without a model; expected {', '.join(_WEIGHTS)} in it.{hint}")
