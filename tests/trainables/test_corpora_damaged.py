@@ -67,7 +67,7 @@ def test_any_damage_is_a_corpus_or_a_refusal(name, data, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", CORPORA)
-@settings(FUZZ, max_examples=2000)
+@settings(FUZZ, max_examples=1000)
 @given(data=st.data())
 def test_much_damage_is_a_corpus_or_a_refusal(name, data, tmp_path):
     check(name, tmp_path, data)

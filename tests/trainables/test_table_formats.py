@@ -185,7 +185,7 @@ def test_columns_that_are_refused(tmp_path):
     refused(path, "2 columns of text: one, two; call the one with the words 'word'")
     write(v=[[1.0], [2.0]], word=["a", None])
     refused(path, "row 1: there is no word")
-    write(v=[[1.0] * 100] * 200_000)
+    write(v=pa.FixedSizeListArray.from_arrays(pa.array(np.ones(20_000_000, np.float32)), 100))
     refused(path, "unpacks to more than")
     assert read_table(str(path), max_unpacked=10**9).shape == (200_000, 100)
 
