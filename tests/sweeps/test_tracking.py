@@ -10,12 +10,14 @@ import random
 import shutil
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +36,7 @@ from analysis.schema import SCHEMA_VERSION
 from quantizers.errors import InputError
 from sweeps.commands import application
 from sweeps.record.ledger import Ledger
-from sweeps.record.tracking import Tracker, mlflow_internals, runs
+from sweeps.record.tracking import Tracker, database, mlflow_internals, runs
 from sweeps.record.tracking.sync import send_records
 from sweeps.spec.config import SweepConfig, build
 from trainables.records import TrialResult
@@ -162,6 +164,68 @@ def uri(empty: Path, tmp_path: Path) -> str:
     """A database of the test's own, where a sweep in ``tmp_path`` has it."""
     shutil.copyfile(empty, tmp_path / "mlflow.db")
     return f"sqlite:///{tmp_path / 'mlflow.db'}"
+
+
+def break_off(path: Path) -> None:
+    """As a driver leaves it that was killed while MLflow migrated."""
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        connection.execute("UPDATE alembic_version SET version_num = '90e64c465722'")
+        connection.commit()
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+@pytest.mark.parametrize(
+    "damage", [break_off, cut, lambda path: path.write_text("no database")], ids=["migration", "cut", "text"]
+)
+def test_a_broken_database_is_set_aside_and_made_anew(
+    uri: str, empty: Path, damage: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = Path(uri.removeprefix("sqlite:///"))
+    damage(path)
+    broken = path.read_bytes()
+    monkeypatch.setattr(database, "_make", lambda part: shutil.copyfile(empty, part))
+    database.provide(path)
+    assert path.read_bytes() == empty.read_bytes()
+    (kept,) = path.parent.glob("mlflow.db.broken-*")
+    assert kept.read_bytes() == broken and "frontier sync RUN_DIR" in caplog.text
+
+
+def test_a_database_that_is_whole_is_left_alone(uri: str) -> None:
+    path = Path(uri.removeprefix("sqlite:///"))
+    with contextlib.closing(sqlite3.connect(path)) as user:
+        user.execute("BEGIN EXCLUSIVE")
+        database.provide(path)  # somebody writes to it
+    made = MlflowClient(uri).create_experiment("mine")
+    MlflowClient(uri).create_run(made)
+    break_off(path)  # an older MLflow's, with a run in it: its user upgrades it
+    before = path.read_bytes()
+    database.provide(path)
+    assert path.read_bytes() == before
+
+
+def test_a_database_is_made_once_and_a_killed_driver_leaves_none(
+    tmp_path: Path, empty: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, makers = tmp_path / "new" / "mlflow.db", []
+
+    def make(part: Path) -> None:
+        makers.append(part)
+        part.write_bytes(b"half")
+        if len(makers) == 1:
+            raise KeyboardInterrupt
+        time.sleep(0.2)
+        shutil.copyfile(empty, part)
+
+    monkeypatch.setattr(database, "_make", make)
+    with pytest.raises(KeyboardInterrupt):
+        database.provide(path)
+    assert not path.exists()
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(database.provide, [path] * 4))
+    assert len(makers) == 2 and path.read_bytes() == empty.read_bytes()
 
 
 @pytest.fixture

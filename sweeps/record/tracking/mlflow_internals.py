@@ -1,4 +1,4 @@
-"""What is used of MLflow beyond its documented interface: the saved view of a sweep's runs page.
+"""What is used of MLflow beyond its documented interface: a saved view of the runs page, and what its databases end with.
 
 MLflow's own "share view" writes the state of the runs page as JSON into a tag of the experiment, and the page reads it
 back where its address names it. Neither is documented. As of MLflow 3.17 this needs:
@@ -21,6 +21,13 @@ VERSIONS = ">=3.17,<3.18"  # looked at in these
 TAG_PREFIX = "mlflow.sharedViewState."
 PARAMETER = "viewStateShareKey"
 _NAME = "frontier"  # of the saved view, as it stands in the page's address
+
+
+def last_migration() -> str:
+    """Name of the migration with which a new database is complete (the row of ``alembic_version``)."""
+    from mlflow.store.db.utils import _get_latest_schema_revision
+
+    return str(_get_latest_schema_revision())
 
 
 def view_tag(objectives: Sequence[str]) -> tuple[str, str]:

@@ -29,6 +29,7 @@ from mlflow.entities import Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 
 from quantizers.errors import InputError
+from sweeps.record.tracking.database import provide
 from sweeps.record.tracking.mlflow_internals import has_view, page_address, view_tag
 from sweeps.record.tracking.records import record_of
 from trainables.records import TrialResult
@@ -100,7 +101,7 @@ class Runs:
         location = None
         if self.uri.startswith("sqlite:///"):
             database = Path(self.uri.removeprefix("sqlite:///"))
-            database.parent.mkdir(parents=True, exist_ok=True)
+            provide(database)
             location = (database.parent / "mlartifacts" / self._sweep).absolute().as_uri()
         self._client = MlflowClient(self.uri)
         experiment = self._client.get_experiment_by_name(self._sweep)
