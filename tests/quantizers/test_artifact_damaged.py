@@ -14,6 +14,8 @@ from hypothesis import HealthCheck, given, settings
 
 from quantizers import ArtifactError, Table, artifact, create, read
 
+pytestmark = pytest.mark.thorough  # searches long
+
 FUZZ = settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 METHODS = {
     "cast": {"dtype": "float16"},

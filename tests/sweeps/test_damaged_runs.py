@@ -33,6 +33,8 @@ from trainables.baselines import load_baseline, save_baseline
 from trainables.records import TrialResult, TrialSpec
 from trainables.task import Baseline, Score
 
+pytestmark = pytest.mark.thorough  # searches long
+
 PARQUET = ("trials.parquet", "scores.parquet", "frontier.parquet")
 FILES = (*PARQUET, "run.json", "status.json", "sweep.yaml")
 

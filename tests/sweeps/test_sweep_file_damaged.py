@@ -18,6 +18,8 @@ from sweeps.spec.limits import check_size
 from sweeps.spec.prepare import prepare, read_weights
 from sweeps.spec.sweep_file import preset_names, preset_text
 
+pytestmark = pytest.mark.thorough  # searches long
+
 MINIMAL = {"name": "s", "table": "builtin:synthetic-50x8", "quantizers": ["pq"], "budgets": {"compression_ratio": [8]}}
 TEXT = """name: s
 table: builtin:synthetic-50x8

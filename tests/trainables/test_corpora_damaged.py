@@ -13,6 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from quantizers import InputError
 from trainables.corpora import CORPORA
 
+pytestmark = pytest.mark.thorough  # searches long
+
 TREE = "(3 (2 It) (4 (2 's) (4 Good)))\n(2 plain)\n\n(0 (0 Bad) (2 .))\n"
 CHUNKS = "He PRP B-NP\nreckons VBZ B-VP\nthe DT B-NP\ndeficit NN I-NP\n. . O\n\n" * 9
 PAIR = {"gold_label": "entailment", "sentence1": "A man's dog runs.", "sentence2": "It isn't still."}

@@ -29,6 +29,8 @@ from trainables.networks.language.scoring import log_loss, perplexity, sensitivi
 from trainables.networks.language.texts import Streams
 from trainables.registry import make_task
 
+pytestmark = pytest.mark.thorough  # trains
+
 WORDS, COLUMNS, UNITS = 9, 6, 5
 QUICK = {"task": "language_model", "hidden_size": 8, "embedding_dim": 6, "num_layers": 1, "batch_size": 4, "bptt": 10}
 QUICK |= {"epochs": 3, "learning_rate": 0.02, "optimizer": "adam", "clip_norm": 1.0, "average": 0.9, "dropout": 0.1}

@@ -25,6 +25,8 @@ from hypothesis import HealthCheck, example, given, settings
 from quantizers import InputError, Table
 from trainables.tables.formats import read_table, write_table
 
+pytestmark = pytest.mark.thorough  # searches long
+
 TABLE = Table(torch.tensor([[0.5, -1.25], [3.0, 0.1], [1e-9, 7.0]]), ["the", "cat", "dog"], torch.tensor([3.0, 2.0, 1.0]))
 
 

@@ -23,6 +23,8 @@ from trainables.provenance import covered
 from trainables.registry import make_task
 from trainables.task import Metric
 
+pytestmark = pytest.mark.thorough  # trains
+
 SMALL = {"hidden_size": 16, "embedding_dim": 12, "inner_size": 16, "heads": 2, "num_layers": 1, "dropout": 0.0, "beam": 2}
 QUICK = {**SMALL, "epochs": 1, "batch_size": 16, "learning_rate": 0.01, "warm_up": 5, "average": 0.9, "longest_text": 8}
 SOURCE = ["the", "was", ".", "man", "woman", "dog", "good", "bad", "zzqx"]
