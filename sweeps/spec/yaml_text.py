@@ -16,7 +16,23 @@ _MAX_BYTES = 1 << 21
 _MAX_DEPTH = 50
 _MAX_VALUES = 500_000
 # libyaml where PyYAML was built with it: ten times as fast, and the same values.
-_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_FAST: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+class _Loader(_FAST):  # type: ignore[misc]  # PyYAML has no types
+    """Refuses a mapping that has a key twice: PyYAML would take the last."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+        """See PyYAML."""
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
+                if key.value in seen:
+                    raise yaml.constructor.ConstructorError(
+                        problem=f"the key {key.value!r} twice", problem_mark=key.start_mark
+                    )
+                seen.add(key.value)
+        return super().construct_mapping(node, deep=deep)
 
 
 def load_documents(text: str | bytes, where: str) -> list[Any]:
@@ -27,13 +43,13 @@ def load_documents(text: str | bytes, where: str) -> list[Any]:
         where: what to call it in messages.
 
     Raises:
-        InputError: it is not valid, nests more than 50 deep, or has more than 500,000 values.
+        InputError: it is not valid, has a key twice, nests more than 50 deep, or has more than 500,000 values.
     """
     if len(text) > _MAX_BYTES:
         raise InputError(f"{where}: {len(text):,} bytes; expected at most {_MAX_BYTES:,}: is it the right file?")
     try:
         _check_events(text, where)
-        return list(yaml.load_all(text, Loader=_LOADER))  # noqa: S506  a safe loader
+        return list(yaml.load_all(text, Loader=_Loader))  # noqa: S506  a safe loader
     except InputError:
         raise
     except yaml.YAMLError as error:
@@ -47,7 +63,7 @@ def _check_events(text: str | bytes, where: str) -> None:
     values = 0
     open_parts: list[tuple[str | None, int]] = []  # anchor, and the values before it
     sizes: dict[str, int] = {}  # by anchor, the values that it stands for
-    for event in yaml.parse(text, Loader=_LOADER):
+    for event in yaml.parse(text, Loader=_Loader):
         if isinstance(event, yaml.AliasEvent):
             if any(anchor == event.anchor for anchor, _ in open_parts):
                 raise InputError(f"{where}: not valid YAML: *{event.anchor} stands inside what it names.")

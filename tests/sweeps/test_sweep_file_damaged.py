@@ -57,6 +57,10 @@ def sweeps_or_refusal(path: Path, data: bytes) -> None:
         (TEXT + "Rows: 1", "unknown key 'Rows'. Did you mean 'rows'"),
         ("x: " + "a" * 3_000_000, "3,000,003 bytes; expected at most"),
         (
+            "name: a\ntable: t\nname: b\n",
+            "not valid YAML: the key 'name' twice .*line 3",
+        ),
+        (
             "a0: &a0 [x]\n" + "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 12)),
             "more than 500,000 values",
         ),
@@ -78,6 +82,7 @@ def sweeps_or_refusal(path: Path, data: bytes) -> None:
         "bracket",
         "capital",
         "size",
+        "key twice",
     ]
     + ["bombs of lists", "bombs of merges"],
 )
