@@ -14,8 +14,7 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from analysis import text
-from analysis.recommend import chosen_metrics
-from analysis.report.panel import NOT_OK, Report, all_panels, configuration_key
+from analysis.report.panel import NOT_OK, Report, all_panels
 from analysis.runs import Runs, load
 from quantizers.files import write_bytes
 
@@ -51,51 +50,6 @@ def write_report(run_dirs: Sequence[str | Path], out: str | Path) -> Path:
     path = Path(out)
     write_bytes(path, page.encode("utf-8", "surrogateescape"))
     return path
-
-
-def summary_rows(frontier: pa.Table, run: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The configurations that are on the frontier of any objective, by size; the uncompressed table is always there.
-
-    Args:
-        frontier: the content of ``frontier.parquet``.
-        run: ``run.json``.
-
-    Returns:
-        Dicts with quantizer, config (short text), payload_bytes, ratio, num_seeds, and metrics: for every objective
-        (``task.metric``, with the role where there are several) the mean value (or None) and whether it is on that frontier.
-    """
-    rows = frontier.to_pylist()
-    wanted = chosen_metrics(run, list(dict.fromkeys(f"{row['task']}.{row['metric']}" for row in rows)))
-    labels = text.short_configs((row["quantizer"], row["config_json"]) for row in rows)
-    roles: dict[str, set[str | None]] = collections.defaultdict(set)
-    for row in rows:
-        roles[f"{row['task']}.{row['metric']}"].add(row["role"])
-    names = [
-        f"{name} [{role}]" if len(roles[name]) > 1 else name for name in wanted for role in sorted(roles[name], key=str)
-    ]
-    found: dict[tuple[Any, ...], dict[str, Any]] = {}
-    chosen: set[tuple[Any, ...]] = set()
-    for row in rows:
-        name = f"{row['task']}.{row['metric']}"
-        if name not in wanted:
-            continue
-        key = configuration_key(row)
-        entry = found.setdefault(
-            key,
-            {
-                "quantizer": row["quantizer"],
-                "config": labels[(row["quantizer"], row["config_json"])],
-                "payload_bytes": row["payload_bytes_mean"],
-                "ratio": row["compression_ratio"],
-                "num_seeds": row["num_seeds"],
-                "metrics": dict.fromkeys(names, (None, False)),
-            },
-        )
-        label = f"{name} [{row['role']}]" if len(roles[name]) > 1 else name
-        entry["metrics"][label] = (row["value_mean"], row["on_frontier"])
-        if row["on_frontier"] or row["quantizer"] == "identity":
-            chosen.add(key)
-    return sorted((found[key] for key in chosen), key=lambda entry: (entry["payload_bytes"], entry["quantizer"]))
 
 
 def _tables(runs: Runs) -> list[dict[str, Any]]:

@@ -14,7 +14,7 @@ from rich.markup import escape
 
 from quantizers.errors import InputError
 from quantizers.files import writing
-from sweeps.commands.app import DataOption, RunDir, app, check_data, checked, out, remembered_data, run_folder
+from sweeps.commands.app import DataOption, RunDir, app, check_data, checked, out, remembered_data, run_folder, size
 from sweeps.storage import mirror
 from sweeps.storage.layout import other_roles
 
@@ -24,15 +24,6 @@ MaxDrop = Annotated[
     typer.Option(help="Largest drop from uncompressed: 1%, or 0.01 in the metric's unit."),
 ]
 Task = Annotated[str | None, typer.Option(help="A task or task.metric. Default: the sweep's objectives.")]
-
-
-def _limit(max_bytes: str | None) -> int | None:
-    from sweeps.spec.units import parse_bytes
-
-    try:
-        return None if max_bytes is None else int(parse_bytes(max_bytes))
-    except ValueError as error:
-        raise InputError(f"--max-bytes: {error}.") from None
 
 
 @app.command(
@@ -52,7 +43,7 @@ def recommend(
     from analysis.answer import answers, lines
     from analysis.recommend import recommend as advise
 
-    advice = advise(run_dir, max_bytes=_limit(max_bytes), max_drop=max_drop, task=task)
+    advice = advise(run_dir, max_bytes=size("--max-bytes", max_bytes), max_drop=max_drop, task=task)
     limits = [f"at most {max_bytes}"] if max_bytes else []
     limits += [f"within {max_drop} of uncompressed"] if max_drop else []
     found = answers(advice, " and ".join(limits))
@@ -121,7 +112,7 @@ def export(
             raise InputError(f"--role chooses a table of a trial; {run_dir} is one file.")
         _write(run_dir, quantizers.read(run_dir), output, kind, "digest as in its header")
         return
-    row = _chosen(run_dir, trial, _limit(max_bytes), max_drop, task)
+    row = _chosen(run_dir, trial, size("--max-bytes", max_bytes), max_drop, task)
     others = other_roles(row)
     names = [next(iter(json.loads(row["roles"]))), *others] if others else []
     if role is not None and role not in names:

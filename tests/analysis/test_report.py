@@ -15,7 +15,7 @@ from matplotlib import colors, image
 from analysis import store
 from analysis.pareto import build_frontier
 from analysis.recommend import recommend
-from analysis.report.page import summary_rows, write_report
+from analysis.report.page import write_report
 from analysis.report.plot_data import gaussian_rate, styles
 from analysis.report.plots import REFERENCE, frontier_png
 from quantizers.errors import InputError
@@ -267,18 +267,6 @@ def test_missing_run_is_named(tmp_path: Path) -> None:
         write_report([tmp_path], tmp_path / "report.html")
     with pytest.raises(InputError, match="No run was given"):
         write_report([], tmp_path / "report.html")
-
-
-def test_summary_is_by_size_with_every_objective(run_dir: Path) -> None:
-    rows = summary_rows(store.read_frontier(run_dir), store.read_run(run_dir))
-    sizes = [row["payload_bytes"] for row in rows]
-    assert sizes == sorted(sizes)
-    assert rows[-1]["quantizer"] == "identity"
-    assert rows[-1]["ratio"] == 1
-    assert rows[-1]["metrics"]["reconstruction.nmse"] == (0, True)
-    assert all(list(row["metrics"]) == list(METRICS) for row in rows)
-    assert all(any(on_front for _, on_front in row["metrics"].values()) for row in rows)
-    assert rows[0]["config"] == "num_codebooks=3"
 
 
 def test_recommended_under_a_size_limit(run_dir: Path) -> None:
