@@ -54,7 +54,8 @@ RunDir = Annotated[
 UnpackedOption = Annotated[
     str | None,
     typer.Option(
-        "--max-unpacked", help="Most bytes that a compressed table may unpack to, such as 10GB. Default: 30 times it."
+        "--max-unpacked",
+        help="Largest unpacked size of a compressed table, such as 10GB. Default: 30 times its file, at least 64 MiB.",
     ),
 ]
 SetOption = Annotated[list[str] | None, typer.Option("--set", help="Override a key: KEY=VALUE. Repeatable.")]

@@ -20,7 +20,7 @@ def parse_bytes(value: Any) -> Any:
             raise ValueError(f"{value!r} is not a size such as 250000, 100KB or 1.5MB")
         size = float(match[1]) * _UNITS[match[2].upper()]
         if size >= _MOST:
-            raise ValueError(f"{value[:40]!r} is more bytes than there are anywhere")
+            raise ValueError(f"{value[:40]!r} is too large a size")
         return int(size)
     return value
 
