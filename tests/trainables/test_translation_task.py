@@ -63,7 +63,7 @@ def test_a_table_that_is_given_is_the_source_languages(corpora: Path) -> None:
     assert float(own.counts[-1]) == 240 * 5 - sum(float(own.counts[row]) for row in range(3))
     assert made.vocabulary(own).rows.tolist() == [0, 1, 2, 3]
     assert "no words" in made.check(Table(torch.ones(3, 2))).reason
-    assert "no word of its source texts" in made.check(Table(torch.ones(1, 2), ["berlin"])).reason
+    assert "no word of its texts" in made.check(Table(torch.ones(1, 2), ["berlin"])).reason
 
 
 def test_settings_signature_and_code(corpora: Path) -> None:

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from quantizers.base import Skip
 from quantizers.fitting.checkpoint import Stopwatch
 from quantizers.fitting.distortion import root
 from quantizers.table import Table
@@ -67,7 +68,7 @@ class NetworkTask(LeadingTask):
 
     @property
     def roles(self) -> tuple[str, ...]:
-        """See :attr:`DownstreamTask.roles`."""
+        """See :attr:`LeadingTask.roles`."""
         return (self.reads,)
 
     def data_files(self) -> Sequence[Path]:
@@ -77,6 +78,13 @@ class NetworkTask(LeadingTask):
     def code_modules(self) -> Sequence[str]:
         """The task's own, and the reader of its corpus: a change to another corpus's reader changes nothing here."""
         return (*super().code_modules(), reader_module(self.settings.dataset))
+
+    def check(self, table: Table) -> Skip | None:
+        """The table must have words, and some of the task's."""
+        self.data_files()
+        if table.words is None:
+            return Skip("the table has no words")
+        return None if len(self.vocabulary(table).rows) else Skip("the table has no word of its texts")
 
     # What a task says of itself --------------------------------------------------------------------------------------
 

@@ -16,7 +16,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from quantizers.base import Skip, generator
+from quantizers.base import generator
 from quantizers.table import Table
 from trainables.corpora import Splits
 from trainables.leading import Report
@@ -83,15 +83,8 @@ class TrainedTask(NetworkTask):
     def measure(self, truth: Sequence[Any], predicted: Sequence[Any], classes: Sequence[str]) -> float:
         """The main metric: of classes (int), or of sequences of classes, one a text."""
 
-    def check(self, table: Table) -> Skip | None:
-        """The table must have words, and some of the task's."""
-        self.data_files()
-        if table.words is None:
-            return Skip("the table has no words")
-        return Skip("the table has no word of its texts") if not len(self.vocabulary(table).rows) else None
-
     def resolved(self, table: Table) -> dict[str, Any]:
-        """See :meth:`DownstreamTask.resolved`; ``train_texts`` is how many there are."""
+        """See :meth:`NetworkTask.resolved`; ``train_texts`` is how many there are."""
         return {**super().resolved(table), "train_texts": len(self.splits().train)}
 
     def splits(self) -> Splits:

@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -26,25 +27,51 @@ UNKNOWN = "<unk>"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Vocabulary:
-    """The task's rows in a table.
+class KnownRows:
+    """The task's rows in a table, and one for all words without a vector.
 
     Attributes:
         rows: (V or V - 1,) int64 rows of the table, rising.
         unknown: place of the row for words without a vector; V - 1 and not in ``rows`` where the mean stands in.
-        texts: the splits as places in the vocabulary.
-        oov_words: distinct words without a vector.
     """
 
     rows: Tensor
     unknown: int
-    texts: Mapping[str, Encoded]
-    oov_words: int
 
     def take(self, dense: Tensor) -> Tensor:
         """The task's rows (V, D) of a table (N, D)."""
         rows = dense[self.rows.to(dense.device)]
         return torch.cat([rows, rows.mean(dim=0, keepdim=True)]) if self.unknown == len(rows) else rows
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Vocabulary(KnownRows):
+    """The task's rows in a table, and its texts.
+
+    Attributes:
+        texts: the splits as places in the vocabulary.
+        oov_words: distinct words without a vector.
+    """
+
+    texts: Mapping[str, Encoded]
+    oov_words: int
+
+
+def known_rows(tokens: Iterable[str], words: Sequence[str]) -> tuple[KnownRows, dict[str, int]]:
+    """The rows of a table with these ``words`` that ``tokens`` have, and the place of each token that has one."""
+    find = word_rows(words)
+    row_of = {token: row for token in tokens if (row := find(token)) is not None}
+    stand_in = find(UNKNOWN)
+    rows = sorted({*row_of.values(), *([] if stand_in is None else [stand_in])})
+    place = {row: index for index, row in enumerate(rows)}
+    unknown = len(rows) if stand_in is None else place[stand_in]
+    return KnownRows(torch.tensor(rows, dtype=torch.int64), unknown), {token: place[row] for token, row in row_of.items()}
+
+
+def frequent(sentences: Iterable[Sequence[str]], min_count: int = 1) -> list[str]:
+    """The words that some sentences have at least ``min_count`` times, the most frequent first, then by their letters."""
+    counts = Counter(word for sentence in sentences for word in sentence)
+    return sorted((word for word, count in counts.items() if count >= min_count), key=lambda word: (-counts[word], word))
 
 
 @functools.lru_cache(maxsize=2)
@@ -67,20 +94,14 @@ def vocabulary_of(
     """The task's rows among ``words``, and its texts as places among them; made once for tables of the same words."""
     splits = read_corpus(dataset, data_dir, train_texts)
     examples = {"train": splits.train, "dev": splits.dev, "test": splits.test}
-    find = word_rows(words)
     sentences = (text for one in examples.values() for text in (*one.tokens, *(one.hypotheses or ())))
     tokens = dict.fromkeys(token for text in sentences for token in text)
-    row_of = {token: row for token in tokens if (row := find(token)) is not None}
-    stand_in = find(UNKNOWN)
-    rows = sorted({*row_of.values(), *([] if stand_in is None else [stand_in])})
-    place = {row: index for index, row in enumerate(rows)}
-    unknown = len(rows) if stand_in is None else place[stand_in]
-    place_of = {token: place[row] for token, row in row_of.items()}
+    known, place_of = known_rows(tokens, words)
     texts = {
-        split: _encode(one, splits.classes, lambda token: place_of.get(token, unknown), longest_text)
+        split: _encode(one, splits.classes, lambda token: place_of.get(token, known.unknown), longest_text)
         for split, one in examples.items()
     }
-    return Vocabulary(torch.tensor(rows, dtype=torch.int64), unknown, texts, len(tokens) - len(row_of))
+    return Vocabulary(known.rows, known.unknown, texts, len(tokens) - len(place_of))
 
 
 def _encode(examples: Examples, classes: Sequence[str], row_of: Callable[[str], int], longest: int) -> Encoded:

@@ -51,7 +51,7 @@ class LanguageModel(NetworkTask):
         return (INPUT, OUTPUT) if self.settings.compress == "both" else (self.settings.compress,)
 
     def resolved(self, table: Table) -> dict[str, Any]:
-        """See :meth:`DownstreamTask.resolved`; ``train_texts`` is how many lines there are."""
+        """See :meth:`NetworkTask.resolved`; ``train_texts`` is how many lines there are."""
         lines = len(read_corpus(self.settings.dataset, self.data_dir, self.settings.train_texts).train)
         open_ones = {"vocabulary": "the training text's words", "output_table": "random", "train_texts": lines}
         return open_ones | {name: value for name, value in super().resolved(table).items() if value is not None}
@@ -65,10 +65,9 @@ class LanguageModel(NetworkTask):
         return files
 
     def check(self, table: Table) -> Skip | None:
-        """The table must have words, and some of the task's."""
-        self.data_files()
-        if table.words is None:
-            return Skip("the table has no words")
+        """The table must have words, and some of the task's; the output table has the width of the network."""
+        if (skip := super().check(table)) is not None:
+            return skip
         if self.roles == (OUTPUT,) and table.embedding_dim != self.settings.hidden_size:
             return Skip(f"compress: output needs a table of {self.settings.hidden_size} columns, as hidden_size says")
         found = self.vocabulary(table)

@@ -18,7 +18,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from quantizers.base import Skip, generator
+from quantizers.base import generator
 from quantizers.table import Table
 from trainables.corpora import CORPORA, Splits
 from trainables.corpora.parallel import ParallelCorpus
@@ -32,7 +32,6 @@ from trainables.networks.translation.vocabulary import PairVocabulary, own_words
 from trainables.networks.vocabulary import read_corpus
 from trainables.task import Baseline, Metric, Score, TaskSettings
 
-_METRIC_FLOOR = 1e-4
 _SOURCE, _TARGET = "source", "target"
 
 
@@ -126,19 +125,12 @@ class Translation(NetworkTask):
         return signature(make_bleu(self.corpus.bleu_tokenizer))
 
     def identity(self) -> dict[str, Any]:
-        """See :meth:`DownstreamTask.identity`; with sacrebleu's signature, which has its version."""
+        """See :meth:`NetworkTask.identity`; with sacrebleu's signature, which has its version."""
         return {**super().identity(), "signature": self.signature}
 
     def resolved(self, table: Table) -> dict[str, Any]:
-        """See :meth:`DownstreamTask.resolved`; ``train_texts`` is how many pairs there are."""
+        """See :meth:`NetworkTask.resolved`; ``train_texts`` is how many pairs there are."""
         return {**super().resolved(table), "train_texts": len(self._splits().train)}
-
-    def check(self, table: Table) -> Skip | None:
-        """The table must have words, and some of the source texts'."""
-        self.data_files()
-        if table.words is None:
-            return Skip("the table has no words")
-        return Skip("the table has no word of its source texts") if not len(self.vocabulary(table).rows) else None
 
     # The tables ------------------------------------------------------------------------------------------------------
 

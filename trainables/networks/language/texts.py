@@ -24,7 +24,7 @@ from quantizers.errors import InputError
 from trainables.corpora import Examples
 from trainables.corpora.base import read_lines
 from trainables.corpora.running_text import EOS, UNKNOWN
-from trainables.networks.vocabulary import read_corpus
+from trainables.networks.vocabulary import frequent, read_corpus
 from trainables.task import word_rows
 
 
@@ -137,8 +137,7 @@ def own_words(dataset: str, data_dir: Path | None, file: Path | None) -> tuple[s
             raise InputError(f"{file}: holds the word {twice!r} twice.")
     else:
         train = read_corpus(dataset, data_dir, None).train
-        counts = collections.Counter(token for line in train.tokens for token in line)
-        words = dict.fromkeys(sorted(counts, key=lambda word: (-counts[word], word)))
+        words = dict.fromkeys(frequent(train.tokens))
     return tuple(words | dict.fromkeys((EOS, UNKNOWN)))
 
 

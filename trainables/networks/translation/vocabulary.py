@@ -12,46 +12,26 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
-import torch
-from torch import Tensor
-
 from trainables.networks.translation.texts import MARKS, UNKNOWN, PairTexts, texts
-from trainables.networks.vocabulary import read_corpus
-from trainables.task import word_rows
+from trainables.networks.vocabulary import KnownRows, frequent, known_rows, read_corpus
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class PairVocabulary:
+class PairVocabulary(KnownRows):
     """The task's rows in a source table, its target words, and its texts as places among both.
 
     Attributes:
-        rows: (V or V - 1,) int64 rows of the given table, rising.
-        unknown: place of the row for all other words; V - 1 and not in ``rows`` where the mean stands in.
         target: what the rows of the target table stand for.
         pairs: the splits.
         oov_words: distinct source words of all splits that share the row ``unknown``.
     """
 
-    rows: Tensor
-    unknown: int
     target: tuple[str, ...]
     pairs: Mapping[str, PairTexts]
     oov_words: int
-
-    def take(self, dense: Tensor) -> Tensor:
-        """The task's rows (V, D) of a source table (N, D)."""
-        rows = dense[self.rows.to(dense.device)]
-        return torch.cat([rows, rows.mean(dim=0, keepdim=True)]) if self.unknown == len(rows) else rows
-
-
-def frequent(sentences: Iterable[Sequence[str]], min_count: int) -> list[str]:
-    """The words that some sentences have at least ``min_count`` times, the most frequent first, then by their letters."""
-    counts = Counter(word for sentence in sentences for word in sentence)
-    return sorted((word for word, count in counts.items() if count >= min_count), key=lambda word: (-counts[word], word))
 
 
 @functools.lru_cache(maxsize=4)
@@ -73,23 +53,17 @@ def pair_vocabulary(
 ) -> PairVocabulary:
     """The task's rows among ``words``, and its pairs as places among them; made once for tables of the same words."""
     source, target = own_words(dataset, data_dir, train_texts, min_count)
-    find = word_rows(words)
-    row_of = {word: row for word in source if (row := find(word)) is not None}
-    stand_in = find(UNKNOWN)
-    rows = sorted({*row_of.values(), *([] if stand_in is None else [stand_in])})
-    place = {row: index for index, row in enumerate(rows)}
-    unknown = len(rows) if stand_in is None else place[stand_in]
-    source_place = {word: place[row] for word, row in row_of.items()}
+    known, source_place = known_rows(source, words)
     target_words = (*MARKS, *target)
     target_place = {word: index for index, word in enumerate(target_words)}
     splits = read_corpus(dataset, data_dir, train_texts)
     examples = {"train": splits.train, "dev": splits.dev, "test": splits.test}
     pairs = {
         split: PairTexts(
-            texts(one.tokens, lambda word: source_place.get(word, unknown), longest_text),
+            texts(one.tokens, lambda word: source_place.get(word, known.unknown), longest_text),
             texts(one.translations or (), lambda word: target_place.get(word, MARKS.index(UNKNOWN)), longest_text),
         )
         for split, one in examples.items()
     }
     seen = {word for one in examples.values() for sentence in one.tokens for word in sentence}
-    return PairVocabulary(torch.tensor(rows, dtype=torch.int64), unknown, target_words, pairs, len(seen - row_of.keys()))
+    return PairVocabulary(known.rows, known.unknown, target_words, pairs, len(seen - source_place.keys()))

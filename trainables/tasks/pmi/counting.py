@@ -9,12 +9,13 @@ Shapes: T tokens of a text, V words that are counted.
 from __future__ import annotations
 
 import dataclasses
-from collections import Counter
 from collections.abc import Collection, Sequence
 from itertools import chain, repeat
 
 import numpy as np
 from scipy import sparse
+
+from trainables.networks.vocabulary import frequent
 
 _CHUNK_TOKENS = 1 << 22
 
@@ -58,9 +59,7 @@ def numbered(
         max_words: only so many words, the most frequent; None for all.
         without: tokens that are no words.
     """
-    found = Counter(chain.from_iterable(lines))
-    kept = (word for word, count in found.items() if count >= min_count and word not in without)
-    words = sorted(kept, key=lambda word: (-found[word], word))[:max_words]
+    words = [word for word in frequent(lines, min_count) if word not in without][:max_words]
     place = {word: number for number, word in enumerate(words)}
     ids = np.fromiter(map(place.get, chain.from_iterable(lines), repeat(-1)), dtype=np.int32)
     line = np.repeat(np.arange(len(lines), dtype=np.int32), np.fromiter(map(len, lines), dtype=np.int64))

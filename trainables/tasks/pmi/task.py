@@ -112,7 +112,7 @@ class Pmi(NetworkTask):
         return dict.fromkeys(self.roles, table.shape)
 
     def resolved(self, table: Table) -> dict[str, Any]:
-        """See :meth:`DownstreamTask.resolved`; ``max_words`` is how many words there are."""
+        """See :meth:`NetworkTask.resolved`; ``max_words`` is how many words there are."""
         return {**super().resolved(table), "max_words": self.settings.max_words or len(self._own_text().words)}
 
     def data_files(self) -> Sequence[Path]:
@@ -125,9 +125,8 @@ class Pmi(NetworkTask):
 
     def check(self, table: Table) -> Skip | None:
         """The table must have words, and some pairs of them must stand near each other more often than by chance."""
-        self.data_files()
-        if table.words is None:
-            return Skip("the table has no words")
+        if (skip := super().check(table)) is not None:
+            return skip
         found = self.vocabulary(table)
         for entries, purpose in ((found.train, "to train on"), (found.dev, "to choose by"), (found.test, "to report on")):
             if not len(entries):
