@@ -183,6 +183,7 @@ def test_rows_of_another_table(topics: Path) -> None:
     assert task.check(Table(torch.randn(4, 3))) == Skip("the table has no words")
 
 
+@pytest.mark.thorough
 def test_training_finds_the_topics(topics: Path) -> None:
     """From scratch, through whole tables and through pools; similarity reads the words' file."""
     pool = {"method": "hashed", "pool_size": 144, "block_size": 4, "signs": True}
