@@ -30,14 +30,14 @@ _METRIC_FLOOR = 1e-4
 
 
 class Texts(Protocol):
-    """What a network is trained and scored on, as rows of its tables.
+    """What a network is trained and scored on, as rows of its tables."""
 
-    Attributes:
-        rows: (V,) int64 rows of the given table, -1 where it has none for a word of the task; rows that only the task has
-            may stand behind them.
-    """
+    @property
+    def rows(self) -> Tensor:
+        """(V,) int64 rows of the given table, -1 where it has none for a word of the task.
 
-    rows: Tensor
+        Rows that only the task has may stand behind them.
+        """
 
     @property
     def oov_words(self) -> int:
@@ -89,12 +89,12 @@ class NetworkTask(LeadingTask):
     # What a task says of itself --------------------------------------------------------------------------------------
 
     @abstractmethod
-    def vocabulary(self, table: Table) -> Any:
-        """The task's rows in ``table`` and its texts as places among them: :class:`Texts`, made once for equal words."""
+    def vocabulary(self, table: Table) -> Texts:
+        """The task's rows in ``table`` and its texts as places among them, made once for equal words."""
 
     @abstractmethod
-    def network(self, embedding_dim: int, seed: int) -> Any:
-        """A network at its start, for a first table of ``embedding_dim`` columns: a :class:`TrainedNetwork`."""
+    def network(self, embedding_dim: int, seed: int) -> TrainedNetwork:
+        """A network at its start, for a first table of ``embedding_dim`` columns."""
 
     def start(
         self, rows: Tensor, vocabulary: Any, seed: int, *, finetune: bool
@@ -149,7 +149,7 @@ class NetworkTask(LeadingTask):
 
     # What follows ----------------------------------------------------------------------------------------------------
 
-    def trained_network(self, baseline: Baseline) -> Any:
+    def trained_network(self, baseline: Baseline) -> TrainedNetwork:
         """The baseline's network."""
         network = self.network(baseline.arrays["table"].shape[1], 0)
         prefix = "network."

@@ -26,10 +26,9 @@ from trainables.leading import Report
 from trainables.networks.network_task import NetworkTask, full_table
 from trainables.networks.training import Epoch, Trained, TrainedNetwork, train
 from trainables.networks.translation.scoring import make_bleu, sensitivity, signature, translate
-from trainables.networks.translation.texts import UNKNOWN
 from trainables.networks.translation.transformer import Transformer
 from trainables.networks.translation.vocabulary import PairVocabulary, own_words, pair_vocabulary
-from trainables.networks.vocabulary import read_corpus
+from trainables.networks.vocabulary import UNKNOWN, read_corpus
 from trainables.task import Baseline, Metric, Score, TaskSettings
 
 _SOURCE, _TARGET = "source", "target"

@@ -16,8 +16,9 @@ from torch.nn import functional
 
 from trainables.networks.batches import NO_TARGET
 from trainables.networks.translation.search import beam_search
-from trainables.networks.translation.texts import END, MARKS, START, UNKNOWN, PairTexts
+from trainables.networks.translation.texts import END, MARKS, START, PairTexts
 from trainables.networks.translation.transformer import Sources, Transformer
+from trainables.networks.vocabulary import UNKNOWN
 
 _TRANSLATING_BATCH = 128
 _NEVER = [MARKS.index(UNKNOWN), MARKS.index(START)]  # no translation has these

@@ -13,10 +13,11 @@ import torch
 from torch import Tensor
 
 from trainables.networks.batches import NO_TARGET
+from trainables.networks.vocabulary import UNKNOWN
 
-UNKNOWN, START, END = "<unk>", "<s>", "</s>"
+START, END = "<s>", "</s>"
 MARKS = (UNKNOWN, START, END)  # the first rows of a target table
-_UNKNOWN, _START, _END = range(3)
+_START, _END = MARKS.index(START), MARKS.index(END)
 _POOL_BATCHES = 16
 
 

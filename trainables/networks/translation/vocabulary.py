@@ -15,8 +15,8 @@ import functools
 from collections.abc import Mapping
 from pathlib import Path
 
-from trainables.networks.translation.texts import MARKS, UNKNOWN, PairTexts, texts
-from trainables.networks.vocabulary import KnownRows, frequent, known_rows, read_corpus
+from trainables.networks.translation.texts import MARKS, PairTexts, texts
+from trainables.networks.vocabulary import UNKNOWN, KnownRows, frequent, known_rows, read_corpus
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
