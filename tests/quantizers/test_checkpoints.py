@@ -73,7 +73,10 @@ def run_training(embedding: nn.Module, saver: Any, **options: Any) -> tuple[Any,
 
 
 @pytest.mark.thorough
-@pytest.mark.parametrize("method", ["trained", "held", *METHODS])
+@pytest.mark.parametrize(
+    "method",
+    ["trained", "held", *(pytest.param(name, marks=pytest.mark.slow) if name == "adacomp" else name for name in METHODS)],
+)
 def test_a_lost_training_goes_on_where_it_was(method: str, saver: Any) -> None:
     watched = saver()
     expected, reports, weights = run_training(embedding_of(method), watched)

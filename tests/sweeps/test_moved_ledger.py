@@ -29,12 +29,13 @@ SWEEP: dict[str, Any] = {
 
 @pytest.mark.ray
 @pytest.mark.thorough
+@pytest.mark.slow
 @pytest.mark.xdist_group("warm ray")
 @pytest.mark.parametrize(
     "keys",
     [
         {"regime": "finetuned", "weights": "fisher", "metric": "fisher"},
-        pytest.param({"regime": "end_to_end"}, marks=pytest.mark.slow),
+        {"regime": "end_to_end"},
     ],
 )
 def test_results_alone_are_enough(

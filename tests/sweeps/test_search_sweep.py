@@ -38,6 +38,7 @@ def by_status(rows: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
     return found
 
 
+@pytest.mark.slow
 def test_optuna_within_constraints_and_some_more(tmp_path: Path) -> None:
     sweep = {
         "quantizers": [
@@ -66,6 +67,7 @@ def test_optuna_within_constraints_and_some_more(tmp_path: Path) -> None:
     assert all(after[row["trial_key"]]["status"] == row["status"] for row in ran)
 
 
+@pytest.mark.slow
 def test_moasha_stops_what_is_behind_and_leaves_the_rest_alone(tmp_path: Path) -> None:
     rates = [0.05, 5e-6, 4e-6, 3e-6, 2e-6, 1e-6]  # each behind those before it
     sweep = {
