@@ -116,9 +116,9 @@ def _id(cls: type[Quantizer], device: str) -> str:
     return cls.name if device == "cpu" else f"{cls.name}-{device}"
 
 
-def _parameter(value: Case | Method, name: str, *, first: bool = True) -> Any:
+def _parameter(value: Case | Method, name: str, *more: pytest.MarkDecorator) -> Any:
     marks = [pytest.mark.xdist_group(value.cls.name)] + ([pytest.mark.cuda] if value.device == "cuda" else [])
-    return pytest.param(value, id=name, marks=marks if first else [*marks, pytest.mark.thorough])
+    return pytest.param(value, id=name, marks=[*marks, *more])
 
 
 # What a test asks for by the name of its argument: cases or methods, all or some.
@@ -135,6 +135,8 @@ APPLIES: dict[str, Callable[[type[Quantizer]], bool]] = {
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    # What is left out of faster runs beside the first example of each method.
+    later = pytest.mark.slow if metafunc.definition.get_closest_marker("one_example") else pytest.mark.thorough
     for argument in APPLIES.keys() & set(metafunc.fixturenames):
         parameters = []
         devices = [device for device in DEVICES if argument != "device_case" or device != "cpu"]
@@ -145,7 +147,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
                     continue
                 for number, config in enumerate(cls.examples()):
                     name = f"{_id(cls, device)}-{number}"
-                    parameters.append(_parameter(Case(cls, config, device), name, first=number == 0))
+                    parameters.append(_parameter(Case(cls, config, device), name, *([later] if number else [])))
         metafunc.parametrize(argument, parameters)
     if "edge" in metafunc.fixturenames:
         few = [pytest.param(name, marks=[] if name in FEW_EDGES else pytest.mark.thorough) for name in EDGES]

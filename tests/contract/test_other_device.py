@@ -156,6 +156,7 @@ def far_table(case, device):
 
 
 @pytest.mark.thorough
+@pytest.mark.one_example
 def test_fit(case, fitted, elsewhere, tmp_path):
     reference = fitted(case, name_of_table(case)).to_dense().cpu()
     table = far_table(case, elsewhere)
