@@ -15,6 +15,8 @@ from quantizers.base import CodeQuantizer
 from quantizers.embedding import CompressedEmbedding
 from quantizers.output import rebuilt, summed
 
+pytestmark = pytest.mark.thorough  # fits many methods
+
 ROWS, COLUMNS, POSITIONS = 90, 12, 25
 SUMMED = {
     "pq": {"num_codebooks": 2, "codebook_size": 16},

@@ -44,6 +44,7 @@ def test_it_is_registered(run_with_signs):
     assert "identity" in output.split()
 
 
+@pytest.mark.slow
 def test_it_passes_the_contract_suite(run_with_signs):
     status, output = run_with_signs("-m", "pytest", "tests/contract", "-k", "signs", "-q", "-p", "no:cacheprovider")
     assert status == 0, output

@@ -24,6 +24,8 @@ from trainables.tasks.pmi import counting
 from trainables.tasks.pmi.counting import cooccurrences, numbered, positive_pmi
 from trainables.tasks.pmi.factorization import LOSSES
 
+pytestmark = pytest.mark.thorough  # trains
+
 
 def by_hand(lines, window, weighting):
     """Counts by pairs of words, in plain Python."""

@@ -21,6 +21,8 @@ from safetensors.torch import save_file
 from quantizers import InputError, Table
 from trainables.tables.formats import read_table
 
+pytestmark = pytest.mark.thorough  # writes a table in 25 formats
+
 _spec = importlib.util.spec_from_file_location("table_files", Path(__file__).with_name("table_files.py"))
 assert _spec is not None and _spec.loader is not None
 files: Any = importlib.util.module_from_spec(_spec)

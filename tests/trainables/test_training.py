@@ -311,7 +311,9 @@ def test_vocabulary_and_words_without_a_vector(corpora: Any) -> None:
 
 
 @pytest.mark.thorough
-@pytest.mark.parametrize("name", ["sentiment", pytest.param("chunking", marks=pytest.mark.slow), "entailment"])
+@pytest.mark.parametrize(
+    "name", ["sentiment", *(pytest.param(name, marks=pytest.mark.slow) for name in ("chunking", "entailment"))]
+)
 def test_a_finetuned_baseline_learns_its_task(name: str, corpora: Any) -> None:
     task = small(name, corpora, epochs=25, patience=25, train_texts=240)
     table = task.task_table(read_table("builtin:glove-10k-50d"))
