@@ -111,6 +111,7 @@ def test_no_configuration_comes_with_a_reason(method, payload_bytes, table):
             assert method.cls.storage(config, stats.shape).payload_bytes <= payload_bytes
 
 
+@pytest.mark.thorough
 def test_more_bytes_never_rebuild_worse(method, fitted):
     table = method.table("realistic")
     zeros = float(table.vectors.square().mean())

@@ -193,6 +193,7 @@ def test_a_broken_database_is_set_aside_and_made_anew(
     assert kept.read_bytes() == broken and "frontier sync RUN_DIR" in caplog.text
 
 
+@pytest.mark.thorough
 def test_a_database_that_is_whole_is_left_alone(uri: str) -> None:
     path = Path(uri.removeprefix("sqlite:///"))
     with contextlib.closing(sqlite3.connect(path)) as user:
