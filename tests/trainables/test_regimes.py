@@ -19,6 +19,8 @@ from trainables import trial
 from trainables.registry import make_task
 from trainables.trial import TrialResult, TrialSpec
 
+pytestmark = pytest.mark.thorough  # trains
+
 TASK = {"task": "sentiment", "hidden_size": 16, "epochs": 6, "patience": 6, "batch_size": 8, "learning_rate": 0.01}
 
 
