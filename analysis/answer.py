@@ -109,8 +109,8 @@ def lines(found: Sequence[Answer], unmet: Sequence[str], run_dir: Path) -> list[
         said.append("Close: " + "; ".join(f"{_named(one)}, {text.number(one.value)}" for one in first.close))
     said.append(_evidence(first))
     if others:
-        named = "; ".join(f"{one.pick.metric}: {one.pick.quantizer} {text.size(one.pick.payload_bytes)}" for one in others)
-        said.append(f"By other objectives: {named}")
+        picks = [f"{one.pick.metric}: {one.pick.quantizer}, {text.size(one.pick.payload_bytes)}" for one in others]
+        said.append(_listed("Other objectives: ", picks))
     said = [_cut(line) for line in [*said, *unmet]][:7]
     key = pick.trial_keys[0] if pick.trial_keys else ""
     return [*said, f"Next: frontier export {shlex.quote(str(run_dir))} --trial {key} -o small.safetensors"]
@@ -146,9 +146,19 @@ def _evidence(answer: Answer) -> str:
         seeds = answer.pick.num_seeds
         return f"{seeds} {'seed' if seeds == 1 else 'seeds'}: small differences cannot be told from chance."
     if not answer.alike:
-        return "Smaller points are worse by more than the seeds' scatter."
+        return "Smaller points are worse, at the 95 % level."
     smallest = min(answer.alike, key=lambda point: point.payload_bytes)
     return f"The seeds cannot tell it from {_named(smallest)}."
+
+
+def _listed(start: str, items: Sequence[str]) -> str:
+    """``start`` and as many of the items as a line takes, and how many more there are."""
+    for count in range(len(items), 0, -1):
+        more = f"; and {len(items) - count} more" if count < len(items) else ""
+        line = start + "; ".join(items[:count]) + more
+        if len(line) <= WIDTH:
+            return line
+    return f"{start}{len(items)}, see --all"
 
 
 def _cut(line: str) -> str:

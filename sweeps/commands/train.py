@@ -43,6 +43,7 @@ def train(
 
     from quantizers import Table
     from quantizers.files import replacing, write_bytes
+    from sweeps.record.display import duration
     from trainables.baselines import load_baseline, save_baseline
     from trainables.leading import LeadingTask
     from trainables.registry import make_task, tasks
@@ -79,6 +80,9 @@ def train(
             save_baseline(trained, part)
         write_bytes(output / _TASK, json.dumps({"task": task, "settings": settings}, indent=1).encode())
         scores = trained.scores
+        epochs, seconds = (trained.arrays.get(name) for name in ("epochs", "seconds"))
+        if epochs is not None and seconds is not None:
+            out.print(f"{int(epochs)} epochs in {duration(float(seconds))}")
     else:
         kept = load_baseline(evaluate / _NETWORK)
         if embedding is None:  # the vectors that the network was trained with

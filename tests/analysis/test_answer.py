@@ -54,7 +54,7 @@ def test_smaller_points_that_may_be_as_good_are_named() -> None:
     pick = point(1e4, 0.8, seeds={0: 0.79, 1: 0.81, 2: 0.8})
     clear = point(2e3, 0.5, seeds={0: 0.51, 1: 0.5, 2: 0.49})
     assert "The seeds cannot tell it from q9000, 9.00 KB (×111)." in told([clear, scatter, pick], "a limit", [pick])
-    assert "Smaller points are worse by more than the seeds' scatter." in told([clear, pick], "a limit", [pick])
+    assert "Smaller points are worse, at the 95 % level." in told([clear, pick], "a limit", [pick])
     assert "No point of the frontier is smaller." in told([pick, point(2e4, 0.9)], "a limit", [pick])
     (found,) = answers(Advice((pick,), (), ((clear, scatter, pick),)), "a limit")
     assert [one.quantizer for one in found.close] == ["q9000"] and found.tested
@@ -74,6 +74,17 @@ def test_it_fits_8_lines_of_80_columns(others: int) -> None:
     text = lines(answers(advice, ""), ("an objective that " + "has no point " * 20,) * 5, RUN)
     assert len(text) <= 8 and all(len(line) <= 80 for line in text[:-1])
     assert text[-1].startswith("Next: frontier export")
+
+
+@pytest.mark.parametrize(
+    ("metrics", "line"), [(["a"], "Other objectives: a: q1000, 1.00 KB"), (["b" * 90], "Other objectives: 1, see --all")]
+)
+def test_other_objectives_are_named_whole_or_counted(metrics: list[str], line: str) -> None:
+    frontiers = [(point(1e4, 0.8),), *((point(1e3, 0.5, metric=name),) for name in metrics)]
+    assert line in lines(answers(Advice((), (), tuple(frontiers)), ""), (), RUN)
+    many = [(point(1e4, 0.8),), *((point(1e3, 0.5, metric=f"task{number}.recall_at_10"),) for number in range(5))]
+    (told,) = [one for one in lines(answers(Advice((), (), tuple(many)), ""), (), RUN) if one.startswith("Other")]
+    assert told.endswith("; and 4 more") and "task0.recall_at_10: q1000, 1.00 KB" in told
 
 
 def test_without_a_pick_it_says_why() -> None:
