@@ -5,7 +5,6 @@ Nothing is measured on the quantizer that was fitted: every number comes from th
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import datetime
 import json
@@ -185,8 +184,7 @@ def _fit(
     options: dict[str, Any] = {"seed": spec.seed, "weights": weights, "budget": budget}
     if spec.fit_with is None:
         quantizer = quantizers.get(spec.method)(config)
-        first = role == next(iter(course.tables))
-        with contextlib.nullcontext() if first else within(role):
+        with within(role):
             for step in quantizer.fit_steps(table, **options):
                 report(step)
         return quantizer, False
