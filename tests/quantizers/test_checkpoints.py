@@ -146,13 +146,13 @@ def test_a_trial_that_is_lost_again_and_again(saver: Any, corpora: Path, tmp_pat
         with pytest.raises(saver.Lost):
             attempt(saver(saves), "other")
         assert there() == names
-    before = {name: saver().load(name)["seconds"] for name in ("dpq", "task")}
+    before = {name: saver().load(name)["seconds"] for name in ("input.dpq", "task")}
     result = attempt(saver(), "other")
     assert result.scores == expected.scores
     assert result.row["artifact_digest"] == expected.row["artifact_digest"]
     shown = [[(point["phase"], point["fraction"], point["value"]) for point in one.curves] for one in (expected, result)]
     assert shown[0] == shown[1]
-    assert result.row["fit_seconds"] > before["dpq"] > 0
+    assert result.row["fit_seconds"] > before["input.dpq"] > 0
     assert result.row["train_seconds"] > before["task"] > 0
     assert result.seconds > result.row["fit_seconds"] + result.row["train_seconds"]
 
