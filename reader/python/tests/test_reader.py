@@ -1,0 +1,106 @@
+"""The committed files read back: every method, row by row, whole, by word; and what is refused."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from embedding_frontier_reader import CompressedTable, ReadError, load
+
+DATA = Path(__file__).with_name("data")
+FILES = sorted(DATA.glob("*.safetensors"))
+ROWS = np.load(DATA / "rows.npz")
+GATHERS = ("cast", "dpq", "hashed", "identity", "pq", "pruned", "scalar")  # no sum and no product: equal bit for bit
+
+
+def assert_rows(found: np.ndarray, expected: np.ndarray, method: str) -> None:
+    assert found.dtype == np.float32 and found.shape == expected.shape
+    if method in GATHERS:
+        assert found.tobytes() == expected.tobytes()
+    else:
+        off = np.linalg.norm(found.astype(np.float64) - expected, axis=-1)
+        assert (off <= 1e-6 * np.linalg.norm(expected, axis=-1)).all()
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_rows_are_those_of_the_program_that_wrote_them(file: Path) -> None:
+    table, expected = load(file), ROWS[file.stem]
+    assert (table.shape, len(table)) == (expected.shape, len(expected))
+    assert_rows(table.to_dense(), expected, table.method)
+    assert_rows(np.stack([table[row] for row in range(len(table))]), expected, table.method)
+    ids = np.array([[39, 0, 7], [7, 7, 1]])
+    assert_rows(table[ids], expected[ids], table.method)
+    assert table[np.zeros((0, 2), dtype=np.int64)].shape == (0, 2, expected.shape[1])
+
+
+def test_words() -> None:
+    table, expected = load(DATA / "pq-5.safetensors"), ROWS["pq-5"]
+    assert table.words is not None and table.words[:4] == ["dog", "cat", "dog", "naïve"]
+    assert_rows(table["naïve"], expected[3], "pq")
+    assert_rows(table[["New York", "dog", "don't"]], expected[[5, 0, 4]], "pq")  # of two rows the first
+    assert_rows(table[38:50], expected[38:50], "pq")
+    assert_rows(np.array(list(table)), expected, "pq")
+    assert "cat" in table and "cats" not in table and 3 not in table
+    with pytest.raises(KeyError, match="cats"):
+        table["cats"]
+    with pytest.raises(KeyError, match="no words"):
+        load(DATA / "identity-without-words.safetensors")["dog"]
+
+
+@pytest.mark.parametrize("name", ["pq-5", "hashed-1", "tt-3", "transform_entropy-24"])
+def test_rows_that_are_not_there(name: str) -> None:
+    table = load(DATA / f"{name}.safetensors")
+    for wrong in (-1, 40, [0, 40]):
+        with pytest.raises(IndexError, match="40"):
+            table[wrong]
+    for odd in (1.0, [True, False], [1.5]):
+        with pytest.raises(TypeError, match="whole numbers"):
+            table[odd]
+
+
+def refused(path: Path, message: str) -> None:
+    with pytest.raises(ReadError, match=message) as caught:
+        load(path)
+    assert str(path) in str(caught.value)
+
+
+def test_other_files_are_refused(tmp_path: Path) -> None:
+    refused(tmp_path / "nowhere", "cannot be read")
+    good = (DATA / "rq-16.safetensors").read_bytes()
+    file = tmp_path / "f.safetensors"
+    for content, message in [
+        (b"", "not a complete safetensors"),
+        (good[:-1], "not a complete safetensors"),
+        (good[:-1] + bytes([good[-1] ^ 1]), "digest"),
+        (good.replace(b'\\"beam_size\\": 5', b'\\"beam_size\\": 6'), "digest"),
+        (good.replace(b'format_version\\": 1', b'format_version\\": 2'), "newer"),
+    ]:
+        assert content != good
+        file.write_bytes(content)
+        refused(file, message)
+    header = json.dumps({"x": {"dtype": "U8", "shape": [1], "data_offsets": [0, 1]}}).encode()
+    file.write_bytes(len(header).to_bytes(8, "little") + header + b"\0")
+    refused(file, "not a compressed table")
+
+
+def test_the_import_needs_neither_torch_nor_much_time() -> None:
+    program = "import sys, time; t = time.process_time(); import embedding_frontier_reader; print(time.process_time() - t);"
+    program += "print('torch' in sys.modules, len([m for m in sys.modules if m.startswith('scipy')]))"
+    runs = [
+        subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.splitlines()
+        for _ in range(3)
+    ]
+    assert all(modules == "False 0" for _, modules in runs)
+    assert min(float(seconds) for seconds, _ in runs) < 0.2  # of the processor; the first run may read from the disk
+
+
+def test_a_table_says_what_it_is() -> None:
+    table = load(DATA / "rq-16.safetensors")
+    assert isinstance(table, CompressedTable)
+    assert repr(table) == f"CompressedTable(rq, 40 x 10, payload_bytes={table.payload_bytes})"
+    assert table.config["num_codebooks"] == 4 and len(table.digest) == 32
+    assert table.payload_bytes == 40 * 2 + 4 * 16 * 10 * 4
