@@ -15,8 +15,6 @@ from rich.markup import escape
 from quantizers.errors import InputError
 from quantizers.files import writing
 from sweeps.commands.app import DataOption, RunDir, app, check_data, checked, out, remembered_data, run_folder, size
-from sweeps.storage import mirror
-from sweeps.storage.layout import other_roles
 
 MaxBytes = Annotated[str | None, typer.Option(help="Largest payload, such as 2MB.")]
 MaxDrop = Annotated[
@@ -24,6 +22,12 @@ MaxDrop = Annotated[
     typer.Option(help="Largest drop from uncompressed: 1%, or 0.01 in the metric's unit."),
 ]
 Task = Annotated[str | None, typer.Option(help="A task or task.metric. Default: the sweep's objectives.")]
+Format = Literal["safetensors", "onnx", "codes", "dense", "gensim", "model2vec", "sentence-transformers", "staticvectors"]
+FORMAT_HELP = (
+    "safetensors: the compressed file. onnx: a model, compressed too. codes: text, with the codebook as .npy. dense: the "
+    "rebuilt table: .npy, .safetensors, .txt, .vec, .bin. gensim (X.kv), model2vec, sentence-transformers, staticvectors "
+    "(folders): for these programs."
+)
 
 
 @app.command(
@@ -71,7 +75,8 @@ def _numbers(one: Any) -> str:
 
 @app.command(
     epilog="Examples:  frontier export runs/quick --max-bytes 200KB -o small.safetensors   |   "
-    "frontier export runs/quick --trial KEY --format codes -o small.codes"
+    "frontier export runs/quick --trial KEY --format onnx -o small.onnx   |   "
+    "frontier export small.safetensors --format model2vec -o small-model"
 )
 @checked
 def export(
@@ -81,21 +86,16 @@ def export(
             parser=run_folder, metavar="RUN_DIR|FILE", help="Folder or s3:// address of the run, or one compressed file."
         ),
     ],
-    output: Annotated[Path, typer.Option("-o", "--output", help="Path of the file to write.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="File to write, or folder where the format is one.")],
     trial: Annotated[str | None, typer.Option(help="Key of the trial, or an unambiguous prefix.")] = None,
     max_bytes: MaxBytes = None,
     max_drop: MaxDrop = None,
     task: Task = None,
-    kind: Annotated[
-        Literal["safetensors", "codes", "dense"],
-        typer.Option(
-            "--format",
-            help="Compressed file; codes as text and codebooks as .npy; rebuilt table.",
-        ),
-    ] = "safetensors",
+    kind: Annotated[Format, typer.Option("--format", help=FORMAT_HELP)] = "safetensors",
     role: Annotated[
         str | None, typer.Option(help="Of a trial with several tables, export this one only (input, output, ...).")
     ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace what is at the output path.")] = False,
     data: DataOption = None,
 ) -> None:
     """Export the compressed file of a trial, after checking it against the sweep's records.
@@ -103,23 +103,31 @@ def export(
     A trial with several tables gives one file for each, named after its role: small.input.safetensors and so on.
     """
     import quantizers
+    from trainables.tables.outputs import refuse_overwriting
 
     check_data(data)
-    if output.is_dir() or not output.absolute().parent.is_dir():
-        raise InputError(f"{output}: expected the path of a file in an existing folder.")
     if run_dir.is_file():
         if role is not None:
             raise InputError(f"--role chooses a table of a trial; {run_dir} is one file.")
-        _write(run_dir, quantizers.read(run_dir), output, kind, "digest as in its header")
+        refuse_overwriting(output, kind, force=force)
+        _write(run_dir, quantizers.read(run_dir), output, kind, "digest as in its header", force)
         return
+    from sweeps.storage import mirror
+    from sweeps.storage.layout import other_roles
+
     row = _chosen(run_dir, trial, size("--max-bytes", max_bytes), max_drop, task)
     others = other_roles(row)
     names = [next(iter(json.loads(row["roles"]))), *others] if others else []
     if role is not None and role not in names:
         raise InputError(f"--role {role}: trial {row['trial_key']} has {', '.join(names) or 'one table and no roles'}.")
-    for index, name in enumerate(names or [None]):
-        if role not in (None, name):
-            continue
+    chosen = [(index, name) for index, name in enumerate(names or [None]) if role in (None, name)]
+    targets = [
+        output if name is None or role is not None else output.with_name(f"{output.stem}.{name}{output.suffix}")
+        for _, name in chosen
+    ]
+    for target in targets:
+        refuse_overwriting(target, kind, force=force)
+    for (index, name), target in zip(chosen, targets, strict=True):
         path = mirror.artifact(run_dir, row["trial_key"], name if index else None)
         if not path.is_file():
             raise InputError(f"{path}: the sweep did not keep this file; run it with keep_artifacts: all.")
@@ -127,34 +135,21 @@ def export(
         recorded = row if name is None else {**row, **json.loads(row["roles"])[name]}
         whose = f"trial {row['trial_key']}" if name is None else f"trial {row['trial_key']}, {name}"
         verified = f"{whose}: {_verify(artifact, recorded, run_dir, data or remembered_data(run_dir), again=not index)}"
-        several = name is not None and role is None
-        target = output.with_name(f"{output.stem}.{name}{output.suffix}") if several else output
-        _write(path, artifact, target, kind, verified)
+        _write(path, artifact, target, kind, verified, force)
 
 
-def _write(path: Path, artifact: Any, output: Path, kind: str, verified: str) -> None:
+def _write(path: Path, artifact: Any, output: Path, kind: str, verified: str, force: bool) -> None:
     """Write one compressed file in the format that was asked for."""
-    import quantizers
+    from trainables.tables.outputs import OUTPUTS, export
 
     method, payload = artifact.quantizer.name, artifact.storage.payload_bytes
     if kind == "safetensors":
         with path.open("rb") as source, writing(output) as target:
             shutil.copyfileobj(source, target)
-    elif kind == "dense":
-        from trainables.tables.formats import write_table
-
-        dense = quantizers.Table(artifact.quantizer.to_dense(), artifact.quantizer.words, name=output.stem)
-        write_table(dense, output)
     else:
-        from quantizers.export import write_codebook, write_codes
-
-        if not isinstance(artifact.quantizer, quantizers.CodeQuantizer):
-            raise InputError(f"--format codes: {method} has no codes.")
-        write_codes(artifact.quantizer, output)
-        if hasattr(artifact.quantizer, "codebooks"):
-            write_codebook(artifact.quantizer, output.with_suffix(output.suffix + ".codebook.npy"))
+        export(artifact.quantizer, output, kind, force=force)
     out.print(f"{method}, {payload:,} bytes, {verified}", soft_wrap=True)
-    out.print(f"File: {output}", soft_wrap=True)
+    out.print(f"{'Folder' if OUTPUTS[kind].is_folder else 'File'}: {output}", soft_wrap=True)
 
 
 def _chosen(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.markup import escape
@@ -242,14 +242,18 @@ def _print_neighbours(quantizer: Any, words: list[str], rows: list[int], origina
 def convert(
     table: Annotated[str, typer.Argument(help=TABLE_HELP)],
     output: Annotated[Path, typer.Option("-o", "--output", help="File to write; the extension selects the format.")],
+    kind: Annotated[
+        Literal["model2vec", "sentence-transformers", "staticvectors"] | None,
+        typer.Option("--format", help="Write a folder for this program instead."),
+    ] = None,
     rows: Annotated[int | None, typer.Option(min=1, help="Read only the first rows.")] = None,
     max_unpacked: UnpackedOption = None,
     data: DataOption = None,
 ) -> None:
-    """Convert a table of any format to .npy (with .words beside it), .safetensors, .txt, .vec (word2vec text) or .bin."""
+    """Convert a table to .npy (with .words beside it), .safetensors, .txt (GloVe), .vec, .bin (word2vec) or .kv (gensim)."""
     from trainables.tables.formats import read_table, write_table
 
     check_data(data)
     source = read_table(table, data_dir=data, rows=rows, max_unpacked=size("--max-unpacked", max_unpacked))
-    write_table(source, output)
+    write_table(source, output, kind)
     out.print(f"{output}: {source.num_embeddings:,} x {source.embedding_dim}", soft_wrap=True)

@@ -31,6 +31,8 @@ from trainables.tables.readers.fasttext import MAGIC, read_fasttext
 from trainables.tables.readers.folder import read_folder
 from trainables.tables.readers.gensim import read_kv
 from trainables.tables.readers.npz import read_npz
+from trainables.tables.writers import folders
+from trainables.tables.writers.gensim import write_kv
 
 _WRITERS: Mapping[str, Callable[[IO[bytes], Table], None]] = {
     ".npy": array_tables.write_npy,
@@ -38,6 +40,12 @@ _WRITERS: Mapping[str, Callable[[IO[bytes], Table], None]] = {
     ".txt": functools.partial(text_tables.write_text, header=False),
     ".vec": functools.partial(text_tables.write_text, header=True),
     ".bin": array_tables.write_word2vec_bin,
+    ".kv": write_kv,
+}
+_FOLDER_WRITERS: Mapping[str, Callable[[Table, Path], None]] = {
+    "model2vec": folders.write_model2vec,
+    "sentence-transformers": folders.write_sentence_transformers,
+    "staticvectors": folders.write_staticvectors,
 }
 # By ending; each takes a path, the part behind "#", the rows that are wanted, and the most bytes to unpack.
 _READERS: Mapping[str, Callable[[Path, str | None, int | None, int | None], Table]] = {
@@ -61,7 +69,7 @@ _REFUSED = {
     ".onnx": "not read. Take the model's safetensors or its state_dict.",
     ".h5": "not read. Save its array with numpy.save.",
 }
-_WITH_WORDS = (".txt", ".vec", ".bin")
+_WITH_WORDS = (".txt", ".vec", ".bin", ".kv")
 
 
 def read_table(
@@ -132,17 +140,27 @@ def _read(path: Path, part: str | None, rows: int | None, max_unpacked: int | No
     return Table(torch.from_numpy(vectors), words, name=title)
 
 
-def write_table(table: Table, path: str | Path) -> None:
+def write_table(table: Table, path: str | Path, kind: str | None = None) -> None:
     """Write a table, atomically, in the format of the name's ending.
 
-    ``.npy`` (words beside it in ``X.words``, counts in ``X.counts.npy``), ``.safetensors`` (``vectors``, ``words``,
-    ``counts``), ``.txt`` (GloVe), ``.vec`` (word2vec text), ``.bin`` (word2vec).
+    Args:
+        table: what to write.
+        path: ``X.npy`` (words beside it in ``X.words``, counts in ``X.counts.npy``), ``X.safetensors`` (``vectors``,
+            ``words``, ``counts``), ``X.txt`` (GloVe), ``X.vec`` (word2vec text), ``X.bin`` (word2vec), ``X.kv`` (gensim).
+        kind: a folder instead: ``model2vec``, ``sentence-transformers`` or ``staticvectors``.
 
     Raises:
         InputError: another ending, a format that needs words for a table that has none, a word that the format cannot hold,
             or a file that cannot be written.
     """
     path = Path(path)
+    if kind is not None:
+        if kind not in _FOLDER_WRITERS:
+            raise unknown_name("format of a folder", kind, _FOLDER_WRITERS)
+        if table.words is None:
+            raise InputError(f"{path}: a {kind} model needs words, and {table.name} has none: use .npy or .safetensors.")
+        _FOLDER_WRITERS[kind](table, path)
+        return
     if path.suffix not in _WRITERS:
         raise unknown_name("ending of a table's file", path.suffix, _WRITERS)
     if table.words is None and path.suffix in _WITH_WORDS:

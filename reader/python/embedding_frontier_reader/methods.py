@@ -235,7 +235,8 @@ def transform_entropy(state: State, config: Config, shape: Shape) -> Rows:
     before = np.cumsum(frequency) - frequency
     before -= before[starts][of_entry]
     symbol = (np.arange(len(frequency)) - (starts + sizes // 2)[of_entry]).astype(np.float32)
-    values = state["step"] * (symbol - np.sign(symbol) * _float(state["shrink"])[of_entry])
+    shrunk = symbol - np.sign(symbol) * _float(state["shrink"])[of_entry]
+    values = (state["step"] * shrunk).astype(np.float32)
     tables, lookup = np.repeat(np.arange(len(axes)), axes), range_coder.symbol_lookup(frequency)
     lengths = _lengths(state, shape[0])
     begins = np.cumsum(lengths) - lengths

@@ -18,9 +18,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from quantizers.base import CHUNK_ROWS, CodeQuantizer
+from quantizers.base import CHUNK_ROWS, CodeQuantizer, Quantizer
 from quantizers.errors import InputError
 from quantizers.files import writing
+
+CODEBOOK_SUFFIX = ".codebook.npy"
 
 
 def write_codes(quantizer: CodeQuantizer, path: str | Path) -> None:
@@ -51,16 +53,19 @@ def write_codes(quantizer: CodeQuantizer, path: str | Path) -> None:
 def write_codebook(quantizer: CodeQuantizer, path: str | Path) -> None:
     """Write the codebooks as a ``.npy`` file of (M*K, D) float32, atomically.
 
-    The codewords of product quantization stand in their columns, with zeros in all others. Of a binary code it is the
-    decoder, a row a bit.
+    The codewords of product quantization stand in their columns, with zeros in all others; those of a rotated table are
+    rotated back.
 
     Args:
         quantizer: a fitted quantizer whose ``codebooks`` are (M, K, D), or (K, D) with M blocks of columns side by side.
         path: the file to write, under the name given.
 
     Raises:
-        InputError: the method has no codewords that add up to a row, or the file cannot be written.
+        InputError: the method has no codewords that add up to a row (:func:`refusal`), or the file cannot be written.
     """
+    reason = refusal(quantizer)
+    if reason is not None:
+        raise InputError(f"{path}: {quantizer.name} has no codebook to write: {reason}.")
     rows = _codewords(quantizer).detach().cpu().numpy()
     _write(path, lambda out: np.save(out, rows))
 
@@ -81,18 +86,25 @@ def shared_codes(quantizer: CodeQuantizer, row: int, rows: Sequence[int] | Tenso
     return (quantizer.codes(ids) == own).sum(dim=1)
 
 
+def refusal(quantizer: Quantizer | type[Quantizer]) -> str | None:
+    """Why codes and a codebook would not rebuild a row by adding codewords up, or None where they do."""
+    if "codes" not in quantizer.state_roles or "codebooks" not in quantizer.state_roles:
+        return "its rows are no sums of codewords"
+    return None
+
+
 def _codewords(quantizer: CodeQuantizer) -> Tensor:
-    books = getattr(quantizer, "codebooks", None)
-    if isinstance(books, Tensor) and books.ndim == 3:
+    state = quantizer.state()
+    books = state["codebooks"].to(torch.float32)
+    if books.ndim == 3:
         return books.reshape(-1, books.shape[2])
-    if isinstance(books, Tensor) and books.ndim == 2:
-        size, dim = books.shape
-        num_codes = quantizer.num_codes(quantizer.config, dim)
-        wide = torch.zeros((num_codes, size, dim), device=books.device)
-        for book, columns in zip(wide, torch.arange(dim, device=books.device).tensor_split(num_codes), strict=True):
-            book[:, columns] = books[:, columns]
-        return wide.reshape(-1, dim)
-    raise InputError(f"{quantizer.name} has no codewords that add up to a row, so that there is no codebook to write.")
+    size, dim = books.shape
+    num_codes = quantizer.num_codes(quantizer.config, dim)
+    wide = torch.zeros((num_codes, size, dim), device=books.device)
+    for book, columns in zip(wide, torch.arange(dim, device=books.device).tensor_split(num_codes), strict=True):
+        book[:, columns] = books[:, columns]
+    rows = wide.reshape(-1, dim)
+    return rows @ state["rotation"].to(torch.float32).T if "rotation" in state else rows
 
 
 def _write(path: str | Path, fill: Callable[[BinaryIO], object]) -> None:
