@@ -7,8 +7,17 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from typer import Typer
+    from typer.models import CommandInfo, TyperInfo
 
-_GROUPS = ("sweeps", "choose", "ui", "tables", "train", "data", "submit", "ledger")  # in the order of ``frontier --help``
+_GROUPS = ("sweeps", "choose", "ui", "tables", "train", "data", "submit", "ledger")
+# The commands as ``frontier --help`` has them, every one: in the order in which a person comes to need them.
+_PANELS = {
+    "A sweep": ("run", "status", "resume"),
+    "Its answer": ("recommend", "report", "ui", "export"),
+    "One table": ("compress", "inspect", "convert"),
+    "What there is": ("methods", "tasks", "presets", "data"),
+    "More": ("train", "submit", "sync", "ledger"),
+}
 
 
 def application() -> Typer:
@@ -17,7 +26,18 @@ def application() -> Typer:
         importlib.import_module(f"sweeps.commands.{group}")  # adds its commands
     from sweeps.commands.app import app
 
+    order = [(panel, name) for panel, names in _PANELS.items() for name in names]
+    names = [name for _, name in order]
+    for found in (app.registered_commands, app.registered_groups):
+        found.sort(key=lambda one: names.index(_name(one)))
+        for one in found:
+            one.rich_help_panel = order[names.index(_name(one))][0]
     return app
+
+
+def _name(command: CommandInfo | TyperInfo) -> str:
+    """What people type."""
+    return str(command.name or command.callback.__name__)
 
 
 def main() -> None:

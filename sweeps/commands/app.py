@@ -7,6 +7,7 @@ imported where needed, so that ``--help`` answers at once.
 from __future__ import annotations
 
 import functools
+import importlib.metadata
 import os
 import sys
 from collections.abc import Callable
@@ -20,7 +21,6 @@ from rich.markup import escape
 from quantizers.errors import InputError
 
 app = typer.Typer(
-    help="Measure how small an embedding table can be made.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
@@ -29,6 +29,28 @@ app = typer.Typer(
 _WIDTH = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 140  # a log file has no width: keep rows on a line
 out = Console(highlight=False, width=_WIDTH)
 err = Console(stderr=True, highlight=False, width=_WIDTH)
+
+
+# Modules of the packages that `pip install` brings with [sweep] only.
+SWEEP_MODULES = frozenset(
+    "filelock jinja2 markupsafe matplotlib mlflow moocore optuna pandas plotly pooch ray requests sacrebleu seqeval sklearn "
+    "threadpoolctl urllib3".split()
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        out.print(f"frontier {importlib.metadata.version('embedding-frontier')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Measure how small an embedding table can be made."""
 
 
 def run_folder(text: str) -> Path:
@@ -62,15 +84,21 @@ SetOption = Annotated[list[str] | None, typer.Option("--set", help="Override a k
 
 
 def checked(command: Callable[..., Any]) -> Callable[..., Any]:
-    """A command whose wrong input ends in one line and exit code 2."""
+    """A command whose wrong input, or missing package for sweeps, ends in one line and exit code 2."""
 
     @functools.wraps(command)
     def inner(*args: Any, **kwargs: Any) -> Any:
         try:
             return command(*args, **kwargs)
         except InputError as error:
-            err.print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True)
-            raise typer.Exit(2) from None
+            message = str(error)
+        except ModuleNotFoundError as error:
+            missing = (error.name or "").partition(".")[0]
+            if missing not in SWEEP_MODULES:
+                raise
+            message = f"this needs {missing}, one of the packages for sweeps: pip install 'embedding-frontier[sweep]'."
+        err.print(f"[bold red]error:[/] {escape(message)}", soft_wrap=True)
+        raise typer.Exit(2)
 
     return inner
 
