@@ -37,7 +37,7 @@ def application() -> Typer:
 
 def _name(command: CommandInfo | TyperInfo) -> str:
     """What people type."""
-    return str(command.name or command.callback.__name__)
+    return str(command.name or getattr(command.callback, "__name__", ""))
 
 
 def main() -> None:
