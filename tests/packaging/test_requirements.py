@@ -39,6 +39,7 @@ def test_the_extra_for_sweeps_is_what_the_message_knows() -> None:
     assert modules(project(ROOT)["optional-dependencies"]["sweep"]) == SWEEP_MODULES
 
 
+@pytest.mark.thorough
 def test_everything_that_is_imported_is_asked_for() -> None:
     asked = project(ROOT)
     known = modules(asked["dependencies"]) | SWEEP_MODULES | {"onnx"}

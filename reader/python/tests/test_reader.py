@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 
+import embedding_frontier_reader
 import numpy as np
 import pytest
 from embedding_frontier_reader import CompressedTable, ReadError, load
@@ -90,8 +92,11 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
 def test_the_import_needs_neither_torch_nor_much_time() -> None:
     program = "import sys, time; t = time.process_time(); import embedding_frontier_reader; print(time.process_time() - t);"
     program += "print('torch' in sys.modules, len([m for m in sys.modules if m.startswith('scipy')]))"
+    environment = {**os.environ, "PYTHONPATH": str(Path(embedding_frontier_reader.__file__).parents[1])}
     runs = [
-        subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.splitlines()
+        subprocess.run(
+            [sys.executable, "-c", program], capture_output=True, text=True, check=True, env=environment
+        ).stdout.splitlines()
         for _ in range(3)
     ]
     assert all(modules == "False 0" for _, modules in runs)
