@@ -48,7 +48,7 @@ def test_a_run_of_every_version_is_read(
     assert len(kept) == 4
     for path in kept:
         row = rows[path.stem]
-        exported = frontier("export", run_dir, "--trial", path.stem, "-o", tmp_path / "small.safetensors")
+        exported = frontier("export", run_dir, "--trial", path.stem, "--force", "-o", tmp_path / "small.safetensors")
         assert exported.exit_code == 0 and "digest and error as recorded" in exported.stdout, exported.output
         table = quantizers.load(tmp_path / "small.safetensors")
         assert (table.words[0], table.payload_bytes) == ("w0", row["payload_bytes"])
