@@ -1,6 +1,7 @@
 """Writes ``data/``: a compressed file for each way in which a method stores a table, and the rows that PyTorch rebuilds.
 
-Run with embedding-frontier itself installed, after a method or the format has changed: ``python make_data.py``.
+Run with embedding-frontier itself installed: ``python make_data.py``. Files that are there stay: a reader of today must read
+what was written yesterday.
 """
 
 from __future__ import annotations
@@ -78,10 +79,11 @@ def main() -> None:
     rows = {}
     for name, parameters in EXAMPLES.items():
         file = DATA / f"{name}.safetensors"
-        quantizers.create(name.rpartition("-")[0], **parameters).fit(table()).save(file)
+        if not file.is_file():
+            quantizers.create(name.rpartition("-")[0], **parameters).fit(table()).save(file)
         rows[name] = quantizers.read(file).quantizer.to_dense().numpy()
     without = quantizers.create("identity").fit(Table(table().vectors))
-    without.save(DATA / "identity-without-words.safetensors")
+    without.save(DATA / "identity-without-words.safetensors")  # the same bytes every time
     rows["identity-without-words"] = without.to_dense().numpy()
     np.savez_compressed(DATA / "rows.npz", **rows)
 
