@@ -125,10 +125,13 @@ def test_hashed_addresses_beyond_32_bits(overlapping, signs, tmp_path, javascrip
 
 @pytest.mark.parametrize("dtype", ["float8_e4m3", "float8_e5m2", "bfloat16", "float16"])
 def test_every_small_float(dtype, tmp_path, javascript):
-    width = quantizers.coding.dtypes.DTYPES[dtype]
-    bits = torch.arange(256, dtype=torch.uint8) if width.itemsize == 1 else torch.arange(1 << 16).to(torch.int32).to(torch.int16)
-    values = bits.view(width).to(torch.float32)
-    stored = bits if width.itemsize == 1 else bits.view(width)
+    small = quantizers.coding.dtypes.DTYPES[dtype]
+    if small.itemsize == 1:
+        stored = torch.arange(256, dtype=torch.uint8)
+        values = stored.view(small).to(torch.float32)
+    else:
+        stored = torch.arange(1 << 16).to(torch.int16).view(small)
+        values = stored.to(torch.float32)
     table = create("cast", dtype=dtype)
     table = type(table).from_state(table.config, {"vectors": stored[:, None]}, shape=(len(stored), 1))
     table.save(tmp_path / "table.safetensors")
