@@ -51,7 +51,8 @@
     const id = rows.get(typed) ?? rows.get(typed.toLowerCase());
     if (id !== undefined) return show(id);
     byId("word-lists").hidden = true;
-    const near = typed === "" ? [] : Array.from(rows.keys()).filter((one) => one.startsWith(typed.toLowerCase())).slice(0, 5);
+    const start = typed.toLowerCase();
+    const near = typed === "" ? [] : Array.from(rows.keys()).filter((one) => one.startsWith(start)).sort((a, b) => rows.get(a) - rows.get(b)).slice(0, 5);
     byId("word-told").textContent = typed === "" ? "" : "“" + typed + "” is not among the " + count.toLocaleString("en-US") + " rows." + (near.length ? " There is: " + near.join(", ") + "." : "");
   }
   byId("word").addEventListener("input", asked);
