@@ -70,7 +70,7 @@ def _groups(values: Sequence[Any]) -> list[int] | None:
     """The group of each value: equal ones, or quarters of the order where numbers hardly repeat; None if neither."""
     numbers = all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
     found: Iterable[Hashable] = [_text(value) for value in values]
-    if numbers and len(set(found)) > len(values) / 3:
+    if numbers and len(set(found)) > len(values) / 2:
         order = np.argsort(np.argsort(np.array(values, dtype=np.float64), kind="stable"), kind="stable")
         found = (order * _BINS // len(values)).tolist()
     names = list(dict.fromkeys(found))
