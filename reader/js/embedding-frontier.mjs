@@ -612,17 +612,18 @@ export class CompressedTable {
   }
 
   /**
-   * The rows of the largest cosine with a word or a row, itself left out, the nearest first.
+   * The rows of the largest cosine with a word, a row or a vector, the nearest first; the word's own row is left out.
    *
-   * word: a word, or a row's number. count: how many. among: only the first so many rows are searched (default: all).
+   * of: a word, a row's number, or D values. count: how many. among: only the first so many rows are searched (default: all).
    * Returns [{ id, word, cosine }], or null where the word has no row. The first call rebuilds all rows that are searched.
    */
-  neighbours(word, count = 10, among = this.numEmbeddings) {
-    const query = typeof word === "number" ? word : this.id(word);
+  neighbours(of, count = 10, among = this.numEmbeddings) {
+    const given = typeof of === "object";
+    const query = given || typeof of === "number" ? of : this.id(of);
     if (query < 0) return null;
     const dim = this.embeddingDim;
     if (this.#unit === null || this.#unit.length !== among * dim) this.#unit = normalized(this.dense(among), dim);
-    const own = query < among ? this.#unit.subarray(query * dim, (query + 1) * dim) : normalized(this.row(query), dim);
+    const own = normalized(given ? Float32Array.from(of) : this.row(query), dim);
     const best = [];
     for (let id = 0; id < among; id++) {
       if (id === query) continue;

@@ -113,9 +113,10 @@ def test_methods_of_others_are_refused(tmp_path, javascript):
 @pytest.mark.parametrize("signs", [False, True])
 @pytest.mark.parametrize("overlapping", [False, True])
 def test_hashed_addresses_beyond_32_bits(overlapping, signs, tmp_path, javascript):
-    """More blocks than a 32-bit key tells apart, and a pool in which an address has 63 bits before its shift."""
-    config = HashedConfig(pool_size=(1 << 20) - 3, block_size=3, overlapping=overlapping, signs=signs, hash_seed=0xFFFFFFFF)
-    pool = torch.arange(float(config.stored_values))
+    """More blocks than a 32-bit key tells apart, and a pool for which a hash is multiplied beyond 53 bits."""
+    kind = {"overlapping": overlapping, "signs": signs, "hash_seed": 0xFFFFFFFF, "pool_dtype": "float16"}
+    config = HashedConfig(pool_size=(1 << 22) + 5, block_size=1 + overlapping, **kind)
+    pool = (torch.arange(config.stored_values) % 2047).to(torch.float16)
     table = Hashed.from_state(config, {"pool": pool}, shape=(1 << 31, 8))
     table.save(tmp_path / "table.safetensors")
     ids = [0, 1, (1 << 30) - 1, 1 << 30, (1 << 31) - 1]
