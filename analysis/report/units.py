@@ -29,7 +29,8 @@ class Unit:
         """A size with three significant digits: ``1,234 KB``; ``short`` leaves out zeros at the end. Nothing for None."""
         if num_bytes is None or not math.isfinite(num_bytes):
             return ""
-        return f"{text._plain(num_bytes / self.num_bytes, short=short)} {self.name}"
+        number = text.ratio(num_bytes / self.num_bytes, short=short).removeprefix("×")
+        return f"{number} {self.name}"
 
 
 def unit_of(trials: pa.Table) -> Unit:
