@@ -76,7 +76,7 @@ def test_every_size_has_the_same_unit():
 
 def test_neighbours_leave_the_row_itself_out():
     rows = torch.tensor([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0], [-1.0, -0.1]])
-    assert nearest(rows, 2).tolist() == [[1, 2], [0, 2], [1, 0], [2, 1]]
+    assert nearest(rows, 2).tolist() == [[1, 2], [0, 2], [1, 0], [2, 0]]
     assert nearest(rows[:1]).shape == (1, 0)
 
 

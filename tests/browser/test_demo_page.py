@@ -12,6 +12,8 @@ from playwright.sync_api import Page
 import quantizers
 from quantizers.embedding import CompressedEmbedding
 
+pytestmark = pytest.mark.process
+
 ROOT = Path(__file__).parents[2]
 DEMO = ROOT / "docs/demo.html"
 

@@ -20,7 +20,9 @@ from analysis.report.word_view import nearest
 from quantizers import Quantizer, Table
 from trainables.tables import builtin
 
-ROWS = 1200
+pytestmark = pytest.mark.process
+
+ROWS = 600
 CONFIGS = [
     ("identity", {}),
     *(
@@ -109,6 +111,11 @@ def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_run(tmp_path_factory.mktemp("runs") / "words")
 
 
+@pytest.fixture(scope="module")
+def report_file(run_dir: Path) -> Path:
+    return write_report([run_dir], run_dir / "report.html")
+
+
 def words_of(page: Page, place: str) -> list[str]:
     return page.locator(f"#{place} li button").all_inner_texts()
 
@@ -121,10 +128,9 @@ def look_at_all(page: Page) -> None:
     page.evaluate("scrollTo(0, 0)")
 
 
-def test_what_the_page_does(run_dir: Path, tmp_path: Path, page: Page, seen: Any) -> None:
+def test_what_the_page_does(run_dir: Path, report_file: Path, page: Page, seen: Any) -> None:
     """Hover, legend, words, the axes of costs, parameters: without an error and without a request."""
-    path = write_report([run_dir], tmp_path / "report.html")
-    page.goto(path.as_uri())
+    page.goto(report_file.as_uri())
     look_at_all(page)
     # The pick, first of all, with its command.
     pick = answers(recommend(run_dir), "")[0].pick
@@ -153,7 +159,7 @@ def test_what_the_page_does(run_dir: Path, tmp_path: Path, page: Page, seen: Any
     table = builtin.read("glove-10k-50d", rows=ROWS)
     assert table.words is not None
     rebuilt = quantizers.load(run_dir / f"artifacts/{pick.trial_keys[0]}.safetensors").to_dense()
-    for word in ("minister", "7", "France"):
+    for word in ("minister", "10", "China"):
         page.fill("#word", word)
         row = list(table.words).index(word.lower())
         for place, rows in (("word-before", table.vectors), ("word-after", rebuilt)):
@@ -161,7 +167,7 @@ def test_what_the_page_does(run_dir: Path, tmp_path: Path, page: Page, seen: Any
     cosine = torch.cosine_similarity(table.vectors, rebuilt, dim=1)
     assert words_of(page, "word-worst")[0] == table.words[int(cosine.argmin())]
     page.fill("#word", "minis")
-    assert "“minis” is not among the 1,200 rows. There is: minister" in page.locator("#word-told").inner_text()
+    assert "“minis” is not among the 600 rows. There is: minister" in page.locator("#word-told").inner_text()
     page.locator("#word-worst button").first.click()
     assert page.input_value("#word") == table.words[int(cosine.argmin())]
     # Costs as axes.
@@ -173,7 +179,7 @@ def test_what_the_page_does(run_dir: Path, tmp_path: Path, page: Page, seen: Any
     assert sorted(page.locator("#parameters-rows td:first-child").all_inner_texts()) == ["codebook_size", "num_codebooks"]
     assert page.locator("#trials-body tr").count() == len(store.read_trials(run_dir))
     assert seen.errors == []
-    assert seen.requests == [path.as_uri()]
+    assert seen.requests == [report_file.as_uri()]
 
 
 CUT = """() => {
@@ -190,9 +196,9 @@ CUT = """() => {
 }"""
 
 
-def test_dark_and_narrow(run_dir: Path, tmp_path: Path, page: Page, seen: Any) -> None:
+def test_dark_and_narrow(report_file: Path, page: Page, seen: Any) -> None:
     page.set_viewport_size({"width": 390, "height": 844})
-    page.goto(write_report([run_dir], tmp_path / "report.html").as_uri())
+    page.goto(report_file.as_uri())
     look_at_all(page)
     assert page.evaluate(CUT) == []
     colours = """() => [document.body, document.querySelector("#plot-0 .xtick text"), document.querySelector(".card"),
@@ -211,7 +217,7 @@ def test_dark_and_narrow(run_dir: Path, tmp_path: Path, page: Page, seen: Any) -
     assert seen.errors == []
 
 
-@pytest.mark.thorough
+@pytest.mark.slow
 def test_a_file_that_is_too_large_to_carry(
     run_dir: Path, tmp_path: Path, page: Page, seen: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

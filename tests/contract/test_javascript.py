@@ -1,7 +1,10 @@
 """The JavaScript reader, run by Node, over a file of every method: the rows are those that torch gives."""
 
 import numpy as np
+import pytest
 import torch
+
+pytestmark = pytest.mark.process
 
 
 def agree(found, expected, cls, *, of_largest=False):

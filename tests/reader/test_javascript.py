@@ -15,6 +15,8 @@ from quantizers import Table, artifact, create, read
 from quantizers.methods.hashed import Hashed, HashedConfig
 from quantizers.methods.transform import gaussian_levels
 
+pytestmark = pytest.mark.process
+
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs/format.md").read_text()
 WORDS = ["the", "naïve", "日本", "", "a\u2028b", "c\rd", "\ufeffmark", "\U0001f600", "white space"]
