@@ -90,7 +90,7 @@ const report = (function () {
 
   /** On a narrow page a table's rows are cards: each cell is told the heading of its column. */
   function stack(table) {
-    const headings = Array.from(table.querySelectorAll("thead th"), (cell) => cell.textContent.replace(/\.\s+/g, ".").replace(/ [↓↑]$/, ""));
+    const headings = Array.from(table.querySelectorAll("thead th"), (cell) => cell.textContent.replace(/\.\s+/g, ".").replace(/ [↓↑]$/, "").replace(/[._]/g, "$&\u200b"));
     table.querySelectorAll("tbody tr").forEach((line) => {
       Array.from(line.children).forEach((cell, index) => { cell.dataset.label = headings[index] || ""; });
     });
