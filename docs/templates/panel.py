@@ -18,7 +18,7 @@ class MyPanel(Panel):
 
     name = "my-panel"  # the anchor in the page
     title = "Time of fits"  # the heading, and the link at the top of the page
-    order = 45  # after "All trials" (40), before "Not measured" (50)
+    order = 95  # after "All trials" (90), before "How to reproduce" (100)
 
     def html(self, report: Report) -> Markup | None:
         """What stands below the heading; None leaves the panel out."""

@@ -19,7 +19,7 @@ class Best(Panel):
 
     name = "best"
     title = "Best per budget"
-    order = 10
+    order = 30
 
     def html(self, report: Report) -> Markup:
         """A table: budgets by metrics."""

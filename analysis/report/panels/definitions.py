@@ -12,7 +12,7 @@ class Definitions(Panel):
 
     name = "definitions"
     title = "Definitions"
-    order = 70
+    order = 110
 
     def html(self, report: Report) -> Markup:
         """A list."""

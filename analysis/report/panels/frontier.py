@@ -14,7 +14,7 @@ class Frontier(Panel):
 
     name = "frontier"
     title = "Frontier"
-    order = 30
+    order = 40
 
     def html(self, report: Report) -> Markup:
         """The tables and their tabs."""

@@ -18,8 +18,8 @@ class NotMeasured(Panel):
     """Failed, stopped, infeasible and skipped trials with their reasons."""
 
     name = "reasons"
-    title = "Not measured"
-    order = 50
+    title = "Not measured, by reason"
+    order = 80
 
     def html(self, report: Report) -> Markup | None:
         """A table; nothing where every trial was measured."""

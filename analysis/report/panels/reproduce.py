@@ -12,7 +12,7 @@ class Reproduce(Panel):
 
     name = "reproduce"
     title = "How to reproduce"
-    order = 60
+    order = 100
 
     def html(self, report: Report) -> Markup:
         """A list for each run."""

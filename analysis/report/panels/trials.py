@@ -23,7 +23,7 @@ class Trials(Panel):
 
     name = "trials-section"
     title = "All trials"
-    order = 40
+    order = 90
 
     def html(self, report: Report) -> Markup:
         """The table's place and data; ``report.js`` fills it."""

@@ -1,52 +1,16 @@
 "use strict";
 (function () {
-  const read = (id) => JSON.parse(document.getElementById(id).textContent);
-  const byId = (id) => document.getElementById(id);
-
-  // Plots, and one legend for all of them: a click hides a method, a double click shows it alone.
-  const figures = read("figures");
-  figures.forEach((figure, index) => {
-    Plotly.newPlot("plot-" + index, figure.data, figure.layout, { responsive: true, displayModeBar: false });
-  });
-  const buttons = Array.from(document.querySelectorAll(".legend button"));
-  function show(method, on) {
-    buttons.filter((b) => b.dataset.method === method).forEach((b) => b.setAttribute("aria-pressed", String(on)));
-    figures.forEach((figure, index) => {
-      const traces = figure.data.flatMap((trace, position) => (trace.meta === method ? [position] : []));
-      if (traces.length) Plotly.restyle("plot-" + index, { visible: on }, traces);
-    });
-  }
-  buttons.forEach((button) => {
-    button.addEventListener("click", () => show(button.dataset.method, button.getAttribute("aria-pressed") !== "true"));
-    button.addEventListener("dblclick", () => {
-      const alone = buttons.every((b) => b === button || b.getAttribute("aria-pressed") === "false");
-      buttons.forEach((b) => show(b.dataset.method, alone || b === button));
-    });
-  });
-
-  // One frontier table at a time.
-  const tabs = Array.from(document.querySelectorAll(".tabs button"));
-  tabs.forEach((tab) => tab.addEventListener("click", () => tabs.forEach((other) => {
-    other.setAttribute("aria-selected", String(other === tab));
-    byId(other.getAttribute("aria-controls")).hidden = other !== tab;
-  })));
+  const { byId, digits } = report;
 
   // All trials: sorted, filtered, a page at a time.
-  const PAGE = 50;
-  const { columns, rows } = read("trials");
+  const PAGE = document.documentElement.clientWidth < 640 ? 12 : 50;
+  const { columns, rows } = report.read("trials");
   const at = (name) => columns.findIndex((column) => column.name === name);
   const searched = rows.map((row) => row.filter((value) => typeof value === "string").join(" ").toLowerCase());
   let order = rows.map((_, index) => index);
   let sorted = { column: -1, down: false };
   let page = 0;
 
-  function digits(value, count) {
-    if (value === 0) return "0";
-    const magnitude = Math.floor(Math.log10(Math.abs(Number(value.toPrecision(count)))));
-    if (magnitude < -4) return value.toExponential(count - 1);
-    const decimals = Math.max(0, count - 1 - magnitude);
-    return value.toLocaleString("en-US", { minimumFractionDigits: decimals, maximumFractionDigits: decimals });
-  }
   function shown(value, kind, name) {
     if (value === null || value === undefined) return "";
     if (value === "Infinity") return "∞";
@@ -54,12 +18,7 @@
     if (kind === "text" || name === "seed") return String(value);
     if (kind === "ratio") return "×" + digits(value, 3);
     if (kind === "seconds") return digits(value, 3) + " s";
-    if (kind === "size") {
-      for (const [unit, label] of [[1e9, "GB"], [1e6, "MB"], [1e3, "KB"]]) {
-        if (value >= 0.9995 * unit) return digits(value / unit, 3) + " " + label;
-      }
-      return value + " B";
-    }
+    if (kind === "size") return report.size(value);
     return name === "rows/s" ? Math.round(value).toLocaleString("en-US") : digits(value, 4);
   }
   function comparable(value, kind) {
@@ -153,6 +112,7 @@
     });
     body.replaceChildren(fresh);
     byId("page").textContent = "page " + (page + 1) + " of " + pages + ", " + order.length.toLocaleString("en-US") + " trials";
+    report.stack(byId("trials-table"));
     byId("previous").disabled = page === 0;
     byId("next").disabled = page === pages - 1;
     Array.from(head.children).forEach((cell, index) => {

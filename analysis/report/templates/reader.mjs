@@ -1,0 +1,1 @@
+../../../reader/js/embedding-frontier.mjs
