@@ -116,7 +116,8 @@ def _run(
     if config.tracking_uri is not None:
         from sweeps.record.tracking import Tracker  # MLflow is slow to import
 
-        tracker = Tracker(config.tracking_uri, config.name, prepared.objectives)
+        methods = {spec.method for spec in prepared.plan.trials} | {row["quantizer"] for row in prepared.plan.skipped}
+        tracker = Tracker(config.tracking_uri, config.name, prepared.objectives, methods)
     metric = next((name for name in prepared.objectives if name != "payload_bytes"), "reconstruction.nmse")
     with (
         Places(config.run_location, location, elsewhere=engine.elsewhere(address)) as places,
@@ -162,8 +163,6 @@ def _run(
             prepared = dataclasses.replace(prepared, plan=search.plan())
             progress.state["total"] = len(prepared.plan.trials)
         progress.phase("reporting")
-        if tracker is not None:
-            tracker.close()
         reason = intake.stop_reason
         if not (run_dir / SWEEP_FILE).is_file():
             reason = VANISHED

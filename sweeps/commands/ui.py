@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
+import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -13,6 +16,9 @@ import typer
 from quantizers.errors import InputError
 from sweeps.commands.app import app, checked, out, run_folder
 from trainables.tables.credentials import refuse_credentials
+
+_GRACE_SECONDS = 5.0
+_LOOK_SECONDS = 0.1
 
 
 @app.command(
@@ -42,7 +48,7 @@ def ui(
     database = Path(uri.removeprefix("sqlite:///"))
     if uri.startswith("sqlite:///") and not database.is_file():
         raise InputError(f"{database}: no such MLflow database. Run a sweep first, or name a run: frontier ui RUN_DIR.")
-    from sweeps.record.tracking import page_addresses
+    from sweeps.record.tracking import ARTIFACTS, page_addresses
 
     runs_already = uri.startswith(("http://", "https://"))
     server = uri.rstrip("/") if runs_already else f"http://127.0.0.1:{port}"
@@ -51,11 +57,44 @@ def ui(
             out.print(f"{name}: {address}", soft_wrap=True)
     if runs_already:
         return
-    environment = {**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri, "--host", "127.0.0.1"]
+    if uri.startswith("sqlite:///"):
+        command += ["--artifacts-destination", str(database.absolute().parent / ARTIFACTS)]
     out.print(f"MLflow UI: {server} (Ctrl-C ends it)")
-    try:
-        code = subprocess.run([*command, "--port", str(port), "--workers", "1"], env=environment, check=False).returncode
-    except KeyboardInterrupt:
-        code = 0
-    raise typer.Exit(code)
+    raise typer.Exit(_serve([*command, "--port", str(port), "--workers", "1"]))
+
+
+def _serve(command: Sequence[str]) -> int:
+    """Run a server until it ends or this process is told to end; its exit code, 0 where a person ended it.
+
+    The server is the first of several processes, which would outlive it.
+    """
+    environment = {**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    with subprocess.Popen(command, env=environment, start_new_session=True) as server:
+        ended: list[int] = []
+
+        def end(number: int, _: object) -> None:
+            ended.append(number)
+            os.killpg(server.pid, signal.SIGTERM)
+
+        before = {number: signal.signal(number, end) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+        try:
+            code = _wait(server, ended)
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+    if not ended:
+        return code
+    return 0 if ended[0] == signal.SIGINT else 128 + ended[0]
+
+
+def _wait(server: subprocess.Popen[bytes], ended: Sequence[int]) -> int:
+    """Exit code of ``server``, which gets some seconds once it has been told to end: it waits for pages that are open."""
+    since = None
+    while (code := server.poll()) is None:
+        if ended:
+            since = since or time.monotonic()
+            if time.monotonic() - since > _GRACE_SECONDS:
+                os.killpg(server.pid, signal.SIGKILL)
+        time.sleep(_LOOK_SECONDS)
+    return code

@@ -54,7 +54,6 @@ def finish(
     shape = (prepared.table.name, *prepared.table.shape)
     rows: list[dict[str, Any]] = []
     scores: list[dict[str, Any]] = []
-    run_ids = tracker.run_ids if tracker is not None else {}
     for spec in prepared.plan.trials:
         result = results.get(spec.key)
         if result is None:
@@ -64,7 +63,6 @@ def finish(
             scores.extend(result.scores)
         rows[-1]["predicted_payload_bytes"] = prepared.plan.predicted_bytes[spec.key]
         rows[-1].setdefault("dense_bytes", prepared.plan.space.dense_bytes)
-        rows[-1]["mlflow_run_id"] = run_ids.get(spec.key)
     for row in prepared.plan.skipped:
         table: dict[str, Any] = {
             "table": shape[0],
@@ -77,6 +75,15 @@ def finish(
         row["sweep"], row["schema_version"] = config.name, SCHEMA_VERSION
         if isinstance(row.get("started_at"), str):
             row["started_at"] = datetime.datetime.fromisoformat(row["started_at"])
+    if tracker is not None:
+        for row in rows:
+            # Where a person has stopped the sweep, what did not run is still to come; `frontier sync` sends it as it stands.
+            if row["trial_key"] not in results and not (interrupted and row["status"] == "stopped"):
+                tracker.log(TrialResult(row))
+        tracker.close()
+        run_ids = tracker.run_ids
+        for row in rows:
+            row["mlflow_run_id"] = run_ids.get(row["trial_key"])
     finished = datetime.datetime.now(datetime.UTC).isoformat()
     run = {
         "name": config.name,
@@ -114,7 +121,10 @@ def finish(
     if tracker is not None:
         files = [run_dir / SWEEP_FILE, trials_path, scores_path, frontier_path, plot, report]
         metrics = {f"trials.{status}": count for status, count in counts.items()}
-        tracker.summarize(files, metrics, finished_at=finished, finished=not interrupted)
+        from sweeps.record.tracking.files import attachments  # MLflow is slow to import
+
+        front = attachments(config, rows, frontier)
+        tracker.summarize(files, metrics, finished_at=finished, finished=not interrupted, frontier=front)
     return dict(counts), lost
 
 

@@ -18,6 +18,7 @@ from mlflow.tracking import MlflowClient
 
 from sweeps.record.tracking.mlflow_internals import last_migration
 
+ARTIFACTS = "mlartifacts"  # folder beside the database, with the files of its runs
 _LOG = logging.getLogger(__name__)
 _LOCK_SECONDS = 120.0
 _NEEDED = frozenset({"alembic_version", "experiments", "runs"})  # what every database of MLflow's has

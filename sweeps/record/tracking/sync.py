@@ -12,7 +12,9 @@ from analysis import store
 from quantizers.errors import InputError
 from sweeps.record.ledger import Ledger
 from sweeps.record.status import is_alive, read_status
-from sweeps.record.tracking.runs import Runs, UnreachableError
+from sweeps.record.tracking.answers import UnreachableError
+from sweeps.record.tracking.files import attachments
+from sweeps.record.tracking.runs import AT_ONCE, Runs
 from sweeps.spec.config import load_run
 from sweeps.storage import mirror, open_storage
 from sweeps.storage.layout import FRONTIER_FILE, PLOT_FILE, REPORT_FILE, RUN_FILE, SCORES_FILE, SWEEP_FILE, TRIALS_FILE
@@ -59,16 +61,12 @@ def send_records(run_dir: Path) -> Sent:
     for score in store.read_scores(run_dir).to_pylist():
         scores.setdefault(score["trial_key"], []).append(score)
     ledger = None if config.ledger_location is None else Ledger(open_storage(config.ledger_location))
-    runs = Runs(config.tracking_uri, config.name, run.get("objectives", []))
+    runs = Runs(config.tracking_uri, config.name, run.get("objectives", []), {row["quantizer"] for row in rows})
     sent = 0
     try:
-        for row in rows:
-            if ran(row):
-                known = None if ledger is None else ledger.get(row["trial_key"])
-                result = TrialResult(row, scores.get(row["trial_key"], []))
-                if known is not None:
-                    result.curves, result.seconds = known.curves, known.seconds
-                sent += runs.send(result)
+        for first in range(0, len(rows), AT_ONCE):
+            results = [_result(row, scores.get(row["trial_key"], []), ledger) for row in rows[first : first + AT_ONCE]]
+            sent += runs.send_all(results)
         if any(row["mlflow_run_id"] != runs.run_ids.get(row["trial_key"]) for row in rows):
             for row in rows:
                 row["mlflow_run_id"] = runs.run_ids.get(row["trial_key"])
@@ -77,13 +75,17 @@ def send_records(run_dir: Path) -> Sent:
         files = [run_dir / name for name in FILES if (run_dir / name).is_file()]
         counts = collections.Counter(str(row["status"]) for row in rows)
         metrics = {f"trials.{status}": float(count) for status, count in counts.items()}
-        sent += runs.summarize(files, metrics, finished_at=finished_at, finished=not run.get("interrupted"))
+        front = attachments(config, rows, store.read_frontier(run_dir))
+        sent += runs.summarize(files, metrics, finished_at=finished_at, finished=not run.get("interrupted"), frontier=front)
         ended = runs.end_left()
     except UnreachableError as error:
         raise InputError(f"MLflow at {config.tracking_uri}: {error} ({sent} records sent before that).") from None
     return Sent(sent, ended, runs.refused)
 
 
-def ran(row: dict[str, Any]) -> bool:
-    """Whether a row is of a trial that ran, to its end or until it was stopped: what never ran has no record."""
-    return row["status"] in ("ok", "failed", "infeasible") or (row["status"] == "stopped" and row["fit_seconds"] is not None)
+def _result(row: dict[str, Any], scores: list[dict[str, Any]], ledger: Ledger | None) -> TrialResult:
+    result = TrialResult(row, scores)
+    known = None if ledger is None or row["status"] == "skipped" else ledger.get(row["trial_key"])
+    if known is not None:
+        result.curves, result.seconds = known.curves, known.seconds
+    return result

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import threading
 import time
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from sweeps.record.intake import Observer
-from sweeps.record.tracking.runs import Runs, UnreachableError
+from sweeps.record.tracking.answers import UnreachableError
+from sweeps.record.tracking.files import Attachment
+from sweeps.record.tracking.runs import AT_ONCE, Runs
 from trainables.records import TrialResult
 
 _LONGEST_PAUSE = 60.0
@@ -38,15 +42,23 @@ class Tracker(Observer):
         uri: of the tracking server or database.
         sweep: name of the sweep, and of the MLflow experiment.
         objectives: what the runs page shows beside the sizes.
+        methods: of the whole sweep.
         pause: seconds until the first repeat; each is twice as long as the one before, a minute at the most.
         patience: seconds of failures after which the end of a sweep waits no longer; for a server that says nothing at all,
             twice as long.
     """
 
     def __init__(
-        self, uri: str, sweep: str, objectives: Sequence[str], *, pause: float = 1.0, patience: float = 10.0
+        self,
+        uri: str,
+        sweep: str,
+        objectives: Sequence[str],
+        methods: Iterable[str] = (),
+        *,
+        pause: float = 1.0,
+        patience: float = 10.0,
     ) -> None:
-        self._runs = Runs(uri, sweep, objectives)
+        self._runs = Runs(uri, sweep, objectives, methods)
         self._pause, self._patience = pause, patience
         # A database never hangs: where it fails it says so; where it is slow, this machine is.
         self._silence = 2 * patience if uri.startswith(("http://", "https://")) else 600.0
@@ -97,14 +109,23 @@ class Tracker(Observer):
             self._changed.notify_all()
         self._wait_for(self._thread)
 
-    def summarize(self, files: Sequence[Path], metrics: Mapping[str, float], *, finished_at: str, finished: bool) -> None:
+    def summarize(
+        self,
+        files: Sequence[Path],
+        metrics: Mapping[str, float],
+        *,
+        finished_at: str,
+        finished: bool,
+        frontier: Sequence[Attachment] = (),
+    ) -> None:
         """After :meth:`close`: one run that holds the sweep's tables, plot and report; see :meth:`Runs.summarize`."""
         self._summary_left = True
         if self._given_up:
             return  # trials first
 
         def send() -> None:
-            self._again(lambda: self._runs.summarize(files, metrics, finished_at=finished_at, finished=finished))
+            said: dict[str, Any] = {"finished_at": finished_at, "finished": finished, "frontier": frontier}
+            self._again(lambda: self._runs.summarize(files, metrics, **said))
             self._again(self._runs.end_left)
             self._summary_left = False
 
@@ -138,38 +159,37 @@ class Tracker(Observer):
                 return
 
     def _work(self) -> None:
-        pause = self._pause
+        pause, at_once = self._pause, AT_ONCE
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._waiting or self._closing or not self._connected)
                 if self._given_up or (self._closing and self._connected and not self._waiting):
                     return
-                result = next(iter(self._waiting.values()), None)
+                results = list(itertools.islice(self._waiting.values(), at_once))
             try:
                 self._runs.connect()
                 self._connected = True
-                if result is not None:
-                    self._runs.send(result.unpacked())
+                self._runs.send_all([result.unpacked() for result in results])
             except UnreachableError as error:
-                self._failed(result, str(error), pause)
-                pause = min(2 * pause, _LONGEST_PAUSE)
+                self._failed(results, str(error), pause)
+                pause, at_once = min(2 * pause, _LONGEST_PAUSE), 1  # it may be one record all the same
             else:
-                self._sent(result)
-                pause = self._pause
+                self._sent(results)
+                pause, at_once = self._pause, min(2 * at_once, AT_ONCE)
 
-    def _sent(self, result: _Waiting | None) -> None:
+    def _sent(self, results: Sequence[_Waiting]) -> None:
         with self._changed:
             self._failing = False
-            key = None if result is None else result.key
-            if key is not None and self._waiting.get(key) is result and not self._given_up:
-                del self._waiting[key]  # else there is a later result by now
+            for result in results:
+                if self._waiting.get(result.key) is result and not self._given_up:
+                    del self._waiting[result.key]  # else there is a later result by now
 
-    def _failed(self, result: _Waiting | None, why: str, pause: float) -> None:
+    def _failed(self, results: Sequence[_Waiting], why: str, pause: float) -> None:
         with self._changed:
             self._why, self._failing = why, True
-            key = None if result is None else result.key
-            if key is not None and self._waiting.get(key) is result:
-                self._waiting[key] = self._waiting.pop(key)  # the others first: it may be this record all the same
+            for result in results:
+                if self._waiting.get(result.key) is result:
+                    self._waiting[result.key] = self._waiting.pop(result.key)  # the others first
             if self._closing:
                 self._changed.wait_for(lambda: self._given_up, self._pause)
             else:
