@@ -28,6 +28,7 @@ from mlflow.entities import ViewType
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
 from packaging.specifiers import SpecifierSet
+from sqlalchemy import event
 from typer.testing import CliRunner
 
 import sweeps.commands.sweeps  # noqa: F401 - adds the command
@@ -37,13 +38,15 @@ from quantizers.errors import InputError
 from sweeps.commands import application
 from sweeps.record.ledger import Ledger
 from sweeps.record.tracking import Tracker, database, mlflow_internals, runs
+from sweeps.record.tracking.answers import UnreachableError
+from sweeps.record.tracking.runs import Runs
 from sweeps.record.tracking.sync import send_records
 from sweeps.spec.config import SweepConfig, build
 from trainables.records import TrialResult
 
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload``")  # inside MLflow
 OBJECTIVES = ("payload_bytes", "reconstruction.nmse")
-ENDS = {"ok": "FINISHED", "infeasible": "FINISHED", "stopped": "KILLED", "failed": "FAILED"}
+ENDS = {"ok": "FINISHED", "infeasible": "FAILED", "stopped": "KILLED", "failed": "FAILED", "skipped": "KILLED"}
 
 STARTED = datetime.datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=datetime.UTC)
 
@@ -70,6 +73,8 @@ def trial(key: str, status: str = "ok", *, curve: int = 3, **row: Any) -> TrialR
         scores = [{**score, "trial_key": key, "value": 0.25, "baseline": 0.0, "num_examples": 10}]
     if status == "stopped":
         values["fit_seconds"] = 1.5
+    if status == "skipped":
+        return TrialResult({**values, "seed": None, "config_json": None, **row})
     said = [
         {"phase": "fit", "fraction": step / curve, "value": 1.0 / (step + 1), "seconds": float(step)}
         for step in range(curve)
@@ -102,7 +107,7 @@ def check_records(uri: str, sweep: str, expected: dict[str, str], *, curve: int 
     assert all(run.info.status != "RUNNING" for run in runs_of(uri, sweep, deleted=True))
     for run in runs:
         counts = history(client, run.info.run_id)
-        assert counts.pop("fit.value") == counts.pop("fit.seconds") == curve
+        assert counts.pop("fit.value", 0) == (0 if run.data.tags["status"] == "skipped" else curve)
         assert set(counts.values()) <= {1}
 
 
@@ -116,6 +121,7 @@ def run_folder(folder: Path, results: list[TrialResult], **more: Any) -> SweepCo
         row["started_at"] = datetime.datetime.fromisoformat(row["started_at"]) if row.get("started_at") else None
     store.write(config.run_dir, "trials", rows)
     store.write(config.run_dir, "scores", [score for one in results for score in one.scores])
+    write_frontier(config, [])
     run = {"objectives": ["payload_bytes", "reconstruction.nmse"], "finished_at": STARTED.isoformat(), "interrupted": False}
     store.write_run(config.run_dir, run)
     ledger = Ledger(config.run_dir / "ledger")
@@ -135,6 +141,8 @@ class Faults:
 
     def __getattr__(self, name: str) -> Any:
         act = getattr(self._client, name)
+        if not callable(act):
+            return act
 
         def call(*given: Any, **options: Any) -> Any:
             Faults.calls[name] += 1
@@ -241,6 +249,11 @@ def tracker(uri: str, *, patience: float = 120.0) -> Tracker:
     return Tracker(uri, "s", OBJECTIVES, pause=0.01, patience=patience)
 
 
+def wait_for(reached: Callable[[], bool]) -> None:
+    while not reached():
+        time.sleep(0.01)
+
+
 def summarize(sender: Tracker, folder: Path) -> None:
     (folder / "report.html").write_text("report")
     sender.summarize([folder / "report.html"], {"trials.ok": 1.0}, finished_at=STARTED.isoformat(), finished=True)
@@ -255,7 +268,7 @@ def test_a_server_that_fails_now_and_then_loses_nothing_and_doubles_nothing(
     monkeypatch.setattr(
         faults, "fails", staticmethod(lambda *call: dice.choices([None, "before", "after"], [0.8, 0.1, 0.1])[0])
     )
-    statuses = {f"k{number}": list(ENDS)[number % 4] for number in range(12)}
+    statuses = {f"k{number}": list(ENDS)[number % 5] for number in range(15)}
     sender = tracker(uri)
     for key, status in statuses.items():
         sender.log(trial(key, status))
@@ -276,16 +289,13 @@ def test_a_server_that_comes_back_gets_what_waited(
     monkeypatch.setattr(faults, "fails", staticmethod(lambda *call: "before" if down.is_set() else None))
     sender = tracker(uri)
     sender.log(trial("a"))
-    while not faults.calls:
-        time.sleep(0.01)
+    wait_for(lambda: bool(faults.calls))
     down.clear()
-    while "a" not in sender.run_ids:
-        time.sleep(0.01)
+    wait_for(lambda: "a" in sender.run_ids)
     down.set()
     sender.log(trial("b"))
     failed = faults.calls.total()
-    while faults.calls.total() < failed + 2:
-        time.sleep(0.01)
+    wait_for(lambda: faults.calls.total() >= failed + 2)
     down.clear()
     sender.close()
     assert sender.problem is None
@@ -296,19 +306,23 @@ def test_what_is_left_is_said_and_sync_sends_it_once(
     tmp_path: Path, uri: str, faults: type[Faults], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     results = [trial("a"), trial("b", "stopped"), trial("c", "infeasible"), trial("d", "failed")]
-    never = trial("e", "stopped", fit_seconds=None)
-    config = run_folder(tmp_path, [*results, never])
+    never = [trial("e", "stopped", fit_seconds=None), trial("f", "skipped")]
+    config = run_folder(tmp_path, [*results, *never])
     # It breaks in the middle of the second record, and for good.
     down = [False]
 
     def fails(name: str, number: int, key: Any) -> str | None:
-        down[0] |= name == "log_batch" and number == 2
+        down[0] |= name == "log_batch" and number >= 2
         return "before" if down[0] else None
 
     monkeypatch.setattr(faults, "fails", staticmethod(fails))
     assert config.tracking_uri == uri
     sender = tracker(uri, patience=0.2)
-    for one in results:
+    sender.log(results[0])
+    wait_for(lambda: faults.calls["set_terminated"] == 1)
+    sender.log(results[1])
+    wait_for(lambda: down[0])
+    for one in results[2:]:
         sender.log(one)
     sender.close()
     summarize(sender, tmp_path)
@@ -317,14 +331,13 @@ def test_what_is_left_is_said_and_sync_sends_it_once(
 
     with pytest.raises(InputError, match="connection refused"):
         send_records(config.run_dir)
-    down[0] = False
-    faults.calls["log_batch"] = 10
+    monkeypatch.setattr(faults, "fails", staticmethod(lambda *call: None))
     # A run that a driver left when it was killed, of a trial that is no longer part of the sweep.
     experiment = runs_of(uri, "s")[0].info.experiment_id
     MlflowClient(uri).create_run(experiment, tags={"sweep": "s", "role": "trial", "trial_key": "old"})
     first = send_records(config.run_dir)
-    assert (first.records, first.ended, first.refused) == (4, 1, {})
-    expected = {"a": "FINISHED", "b": "KILLED", "c": "FINISHED", "d": "FAILED"}
+    assert (first.records, first.ended, first.refused) == (6, 1, {})
+    expected = {"a": "FINISHED", "b": "KILLED", "c": "FAILED", "d": "FAILED", "e": "KILLED", "f": "KILLED"}
     MlflowClient(uri).delete_run(
         next(run.info.run_id for run in runs_of(uri, "s") if run.data.tags.get("trial_key") == "old")
     )
@@ -368,7 +381,7 @@ def test_what_mlflow_refuses_is_a_matter_of_one_record(
     sender.log(trial("e"))
     sender.close()
     summarize(sender, tmp_path)
-    assert sender.problem is not None and sender.problem.startswith("2 refused (the first, b: ")
+    assert sender.problem is not None and sender.problem.startswith("2 refused (the first, ")
     ended = {run.data.tags.get("trial_key", "summary"): run.info.status for run in runs_of(uri, "s")}
     assert ended == {"a": "FINISHED", "b": "FAILED", "c": "FINISHED", "e": "FINISHED", "summary": "FINISHED"}
     assert all(run.info.status == "KILLED" for run in runs_of(uri, "s", deleted=True))
@@ -499,14 +512,13 @@ def server(tmp_path: Path, uri: str) -> Iterator[int]:
 def test_a_server_that_is_cut_off_three_times(tmp_path: Path, server: int) -> None:
     way = Proxy(server)
     near, there = f"http://127.0.0.1:{way.port}", f"http://127.0.0.1:{server}"
-    statuses = {f"k{number}": list(ENDS)[number % 4] for number in range(15)}
+    statuses = {f"k{number}": list(ENDS)[number % 5] for number in range(15)}
     config = run_folder(tmp_path, [trial(key, status) for key, status in statuses.items()], tracking=near)
     sender = Tracker(near, "s", OBJECTIVES, pause=0.05, patience=120.0)  # nothing is there yet
     for number, (key, status) in enumerate(statuses.items()):
         if number % 5 == 4:
             way.mend()
-            while len(sender.run_ids) < number - 3:  # while it sends
-                time.sleep(0.01)
+            wait_for(lambda: len(sender.run_ids) >= number - 3)  # noqa: B023 - while it sends
             way.cut()
         sender.log(trial(key, status))
     way.mend()
@@ -534,9 +546,109 @@ def test_the_saved_view_is_one_that_the_installed_mlflow_reads() -> None:
     )
     folder = Path(str(mlflow.__file__)).parent / "server" / "js" / "build"
     pages = "".join(path.read_text(encoding="utf-8", errors="replace") for path in folder.rglob("*.js"))
-    state = mlflow_internals.view(OBJECTIVES)
-    words = {mlflow_internals.TAG_PREFIX, mlflow_internals.PARAMETER, "SCATTER", "SHOWALL", "All Runs"}
-    words |= state.keys() | state["compareRunCharts"][0].keys() | state["compareRunSections"][0].keys()
+    (envelope, _) = map(json.loads, mlflow_internals.view_tags(OBJECTIVES).values())
+    state = json.loads(envelope["state"])
+    words = {mlflow_internals.TAG_PREFIX, mlflow_internals.PARAMETER, "SCATTER", "PARALLEL", "SHOWALL", "All Runs"}
+    words |= {*mlflow_internals.KIND, mlflow_internals.COLOUR, "workflowType", "machine_learning", "compareRunsMode"}
+    words |= envelope.keys() | state.keys() | state["compareRunSections"][0].keys() | state["groupBy"].keys()
+    words |= state["compareRunCharts"][0].keys() | state["compareRunCharts"][-1].keys()
     assert not {word for word in words if word not in pages}
-    name, value = mlflow_internals.view_tag(OBJECTIVES)
-    assert mlflow_internals.has_view({name: value}) and len(value) < 20_000  # what MLflow takes of an experiment's tag
+    tags = mlflow_internals.view_tags(OBJECTIVES)
+    assert mlflow_internals.has_view(tags)
+    assert all(len(value) < 5_000 for value in tags.values())  # what MLflow takes of an experiment's tag
+
+
+def test_what_a_run_says_of_its_trial(tmp_path: Path, uri: str) -> None:
+    sized = {"table_digest": "d" * 32, "num_embeddings": 100, "embedding_dim": 5}
+    some = [trial("a", peak_memory_bytes=7, **sized), trial("b", "skipped", **sized), trial("c", config_json="{}", seed=1)]
+    other = trial("d", quantizer="rq", **sized)
+    sender = Tracker(uri, "s", OBJECTIVES, ("pq", "rq"))
+    for one in (*some, other):
+        sender.log(one)
+    sender.close()
+    summarize(sender, tmp_path)
+    client = MlflowClient(uri)
+    found = {run.data.tags.get("trial_key", "summary"): run for run in runs_of(uri, "s")}
+    first = found["a"].data
+    assert (
+        first.metrics["log10_payload_bytes"] == pytest.approx(2.9542, abs=1e-4) and first.metrics["peak_memory_bytes"] == 7
+    )
+    assert {key for key, run in found.items() if "reason" in run.data.tags} == {"b"}
+    assert found["b"].data.tags["status"] == "skipped" and found["b"].info.run_name == "pq-skipped-1000"
+    assert "frontier export" in first.tags["mlflow.note.content"]
+    assert "because" in found["b"].data.tags["mlflow.note.content"]
+    colours = {key: run.data.tags.get("mlflow.runColor") for key, run in found.items()}
+    assert colours == {"a": "#0072B2", "b": "#0072B2", "c": "#0072B2", "d": "#D55E00", "summary": None}
+    data = {key: [one.dataset for one in run.inputs.dataset_inputs] for key, run in found.items()}
+    assert data["c"] == [] and {(one.name, one.digest) for key in ("a", "b", "summary") for one in data[key]} == {
+        ("t", "d" * 32)
+    }
+    tags = client.get_experiment_by_name("s").tags
+    assert tags["mlflow.experimentKind"] == "custom_model_development"
+    (state, _) = (json.loads(json.loads(tags[name])["state"]) for name in mlflow_internals.view_tags(OBJECTIVES))
+    assert state["compareRunCharts"][0]["xaxis"]["key"] == "log10_payload_bytes"
+    assert state["compareRunCharts"][-1]["selectedParams"] == ["quantizer", "seed"]  # all else is the same, or not in all
+
+
+def test_a_transaction_has_many_records_and_is_there_whole_or_not_at_all(
+    uri: str, faults: type[Faults], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commits = []
+    sender = Runs(uri, "s", OBJECTIVES)
+    sender.connect()
+    engine = sender._client._tracking_client.store.engine
+    event.listen(engine, "commit", commits.append)
+    results = [trial(f"k{number}", list(ENDS)[number % 5]) for number in range(10)]
+    assert sender.send_all(results) == 10 and len(commits) < 10
+    check_records(uri, "s", {f"k{number}": ENDS[list(ENDS)[number % 5]] for number in range(10)})
+    assert sender.send_all(results) == 0
+    monkeypatch.setattr(faults, "fails", staticmethod(lambda name, *call: "before" if name == "set_terminated" else None))
+    with pytest.raises(UnreachableError):
+        sender.send_all([trial("x"), trial("y")])
+    monkeypatch.setattr(faults, "fails", staticmethod(lambda *call: None))
+    left = {run.data.tags["trial_key"]: run.info.status for run in runs_of(uri, "s")}
+    assert left.pop("x") == "RUNNING" and len(left) == 10  # x was tried by itself after both were undone
+    assert sender.send_all([trial("x"), trial("y")]) == 2
+    assert not runs_of(uri, "s", deleted=True)
+
+
+def test_what_is_on_the_frontier_has_its_files_and_a_moved_folder_has_them_too(tmp_path: Path, uri: str) -> None:
+    results = [trial("a", artifact_digest="1"), trial("b", config_json="{}", artifact_digest="2")]
+    config = run_folder(tmp_path, results)
+    write_frontier(config, ["a"])
+    for key in "ab":
+        path = config.run_dir / "artifacts" / f"{key}.safetensors"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(f"table {key}")
+    assert send_records(config.run_dir).records == 3
+
+    def files(uri: str) -> dict[str, list[str]]:
+        folder = Path(uri.removeprefix("sqlite:///")).parent / "mlartifacts" / "s"
+        ids = {run.info.run_id: run.data.tags.get("trial_key", "summary") for run in runs_of(uri, "s")}
+        assert {run.info.artifact_uri for run in runs_of(uri, "s")} == {
+            f"mlflow-artifacts:/s/{one}/artifacts" for one in ids
+        }
+        return {key: sorted(path.name for path in (folder / one / "artifacts").glob("*")) for one, key in ids.items()}
+
+    assert files(uri) == {"a": ["a.safetensors", "curve.csv"], "b": [], "summary": sorted(store_files(config))}
+    write_frontier(config, ["b"])
+    before = {run.info.run_id for run in runs_of(uri, "s")}
+    assert send_records(config.run_dir).records == 0 and {run.info.run_id for run in runs_of(uri, "s")} == before
+    marks = {run.data.tags.get("trial_key"): run.data.tags.get("frontier") for run in runs_of(uri, "s")}
+    assert marks == {"a": "false", "b": "true", None: None}
+    moved = tmp_path.with_name("moved")
+    tmp_path.rename(moved)
+    assert files(f"sqlite:///{moved / 'mlflow.db'}")["b"] == ["b.safetensors", "curve.csv"]
+
+
+def write_frontier(config: SweepConfig, keys: list[str]) -> None:
+    rows = store.read_trials(config.run_dir).to_pylist()
+    points = [
+        {name: row[name] for name in ("quantizer", "config_json")} | {"on_frontier": row["trial_key"] in keys}
+        for row in rows
+    ]
+    store.write(config.run_dir, "frontier", points)
+
+
+def store_files(config: SweepConfig) -> list[str]:
+    return [path.name for path in config.run_dir.iterdir() if path.is_file() and path.suffix in (".yaml", ".parquet")]

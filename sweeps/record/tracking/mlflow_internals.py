@@ -33,7 +33,7 @@ _VIEWS = {  # what is in the page's address: (name in the list of views, filter 
     "on-frontier": ("Only the frontier", "tags.frontier = 'true'"),
 }
 _OPENS = "frontier"
-_SECTION = "frontier"
+_QUALITY, _PARAMETERS = "frontier", "frontier-parameters"  # sections of the page
 
 
 def last_migration() -> str:
@@ -104,11 +104,12 @@ def _state(objectives: Sequence[str], varying: Sequence[str], search: str) -> di
     """
     metrics = [name for name in objectives if name != "payload_bytes"]
     columns = ["params.`quantizer`", "params.`seed`", "metrics.`payload_bytes`", "metrics.`compression_ratio`"]
-    chart = {"metricSectionId": _SECTION, "deleted": False, "isGenerated": False, "runsCountToCompare": 1000}
+    chart = {"deleted": False, "isGenerated": False, "runsCountToCompare": 1000}
     charts: list[dict[str, Any]] = [
         {
             **chart,
             "uuid": f"frontier-{number}",
+            "metricSectionId": _QUALITY,
             "type": "SCATTER",
             "xaxis": {"key": SIZE, "type": "METRIC"},
             "yaxis": {"key": name, "type": "METRIC"},
@@ -119,13 +120,14 @@ def _state(objectives: Sequence[str], varying: Sequence[str], search: str) -> di
         {
             **chart,
             "uuid": "frontier-parallel",
+            "metricSectionId": _PARAMETERS,
             "type": "PARALLEL",
-            "displayName": "Parameters",
             "selectedParams": ["quantizer", *varying],
             "selectedMetrics": [SIZE, *metrics],
             "showAllRuns": False,
         }
     )
+    section = {"display": True, "isReordered": True}
     return {
         "searchFilter": search,
         "orderByKey": "metrics.`payload_bytes`",
@@ -149,7 +151,8 @@ def _state(objectives: Sequence[str], varying: Sequence[str], search: str) -> di
         "autoRefreshEnabled": True,
         "globalLineChartConfig": {},
         "compareRunSections": [
-            {"uuid": _SECTION, "name": "Size against quality", "display": True, "isReordered": True, "columns": 2}
+            {**section, "uuid": _QUALITY, "name": "Size against quality", "columns": 2},
+            {**section, "uuid": _PARAMETERS, "name": "Parameters", "columns": 1},
         ],
         "compareRunCharts": charts,
     }
