@@ -138,7 +138,8 @@ def _settle_artifacts(
     """
     keep = prepared.config.keep_artifacts
     storage = open_storage(prepared.config.run_location)
-    measured = [row for row in rows if row["status"] in ("ok", "infeasible")]
+    # What a limit on the size rules out is infeasible without having run.
+    measured = [row for row in rows if row["status"] in ("ok", "infeasible") and row.get("payload_bytes") is not None]
     if keep == "all":
         return _lost(storage, measured)
     on_front: set[tuple[str, str]] = set()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import dataclasses
 import json
 import os
@@ -150,6 +151,7 @@ def run_one(
 @contextlib.contextmanager
 def _within(share: Share, device: torch.device) -> Iterator[None]:
     """Threads and memory as ``share`` says, for real: in torch, in NumPy's BLAS, in OpenMP, in the allocators."""
+    _give_back()
     torch.set_num_threads(share.threads)
     os.environ.update(dict.fromkeys(_THREAD_VARIABLES, str(share.threads)))  # libraries that are loaded from now on
     if device.type == "cuda":
@@ -164,6 +166,13 @@ def _within(share: Share, device: torch.device) -> Iterator[None]:
             yield
         finally:
             resource.setrlimit(resource.RLIMIT_DATA, before)
+
+
+def _give_back() -> None:
+    """Return to the system what earlier trials freed: what this one takes of it would not count in its peak of memory."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's
+    if trim is not None:
+        trim(0)
 
 
 def _is_out_of_memory(error: Exception) -> bool:

@@ -4,15 +4,18 @@ import dataclasses
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from quantizers.errors import InputError
 from sweeps.record.intake import Intake, Listed
 from sweeps.spec.config import Resources, build
+from sweeps.tune import worker
 from sweeps.tune.queue import Queue
 from sweeps.tune.resources import CONTEXT_BYTES, MARGIN, Policy, Share, check_fits
 from sweeps.tune.worker import device_of
+from trainables.memory import PeakMemory
 from trainables.trial import TrialSpec
 
 GB = 10**9
@@ -124,3 +127,12 @@ def test_a_share_of_a_gpu_is_on_the_first_that_the_worker_sees(monkeypatch: pyte
     device = device_of(share)
     assert device == torch.device("cuda", 0)  # torch refuses to limit the memory of a device without a number
     assert device_of(dataclasses.replace(share, gpu=0)) == torch.device("cpu")
+
+
+def test_peak_memory_counts_what_earlier_trials_had_freed() -> None:
+    cpu, share = torch.device("cpu"), Share(cpu=1, gpu=0, memory_bytes=None, gpu_bytes=None)
+    for _ in range(3):
+        with worker._within(share, cpu), PeakMemory(cpu) as peak:
+            rows = [np.ones(10_000) for _ in range(200)]  # 16 MB, in pieces that the allocator keeps
+        del rows
+        assert peak.bytes is not None and 12e6 < peak.bytes < 24e6
