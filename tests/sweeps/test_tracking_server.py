@@ -31,22 +31,26 @@ def _port() -> int:
         return int(free.getsockname()[1])
 
 
+def _answers(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
 @contextlib.contextmanager
 def _running(words: Sequence[str], port: int, log: Path, **options: Any) -> Iterator[None]:
     """A server, from when it answers on ``port``."""
     with log.open("wb") as out:
         process = subprocess.Popen(words, stdout=out, stderr=out, start_new_session=True, **options)
         try:
-            while socket.socket().connect_ex(("127.0.0.1", port)):
+            while not _answers(port):
                 assert process.poll() is None, log.read_text()
                 time.sleep(0.2)
             yield
         finally:
-            os.killpg(process.pid, signal.SIGQUIT)  # PostgreSQL's word for: at once
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(10)
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
+            for number in (signal.SIGQUIT, signal.SIGKILL):  # the first is PostgreSQL's word for: at once
+                with contextlib.suppress(ProcessLookupError, subprocess.TimeoutExpired):
+                    os.killpg(process.pid, number)
+                    process.wait(10)
             process.wait()
 
 
@@ -68,7 +72,7 @@ def _postgres(folder: Path) -> Iterator[str]:
     subprocess.run(made, check=True, stdout=subprocess.DEVNULL, **options)
     words = [str(POSTGRES / "postgres"), "-D", str(data), "-p", str(port), "-h", "127.0.0.1", "-k", str(data), "-F"]
     with _running(words, port, folder / "postgres.log", **options):
-        yield f"postgresql://postgres@127.0.0.1:{port}/postgres"
+        yield f"postgresql+psycopg2://postgres@127.0.0.1:{port}/postgres"
 
 
 @contextlib.contextmanager
