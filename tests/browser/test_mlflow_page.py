@@ -92,6 +92,7 @@ def _answers(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
+@pytest.mark.timeout(600)
 def test_the_page_opens_on_charts_by_size_with_a_colour_for_each_quantizer(
     tmp_path: Path, ui: Callable[[Path], str], page: Page, seen: Any
 ) -> None:
@@ -113,6 +114,7 @@ def test_the_page_opens_on_charts_by_size_with_a_colour_for_each_quantizer(
     folder.rename(moved)
 
     page.set_default_timeout(120_000)
+    page.set_viewport_size({"width": 1700, "height": 1500})  # charts are drawn when they are in sight
     page.goto(ui(moved))
     charts = page.locator(".js-plotly-plot")
     charts.nth(1).wait_for(state="attached")

@@ -143,7 +143,7 @@ def _state(objectives: Sequence[str], varying: Sequence[str], search: str) -> di
         "runsExpanded": {},
         "viewMaximized": False,
         "runListHidden": False,
-        "isAccordionReordered": False,
+        "isAccordionReordered": True,  # else the sections come by name
         "useGroupedValuesInCharts": False,
         "hideEmptyCharts": True,
         "groupBy": {"aggregateFunction": "average", "groupByKeys": [{"mode": "param", "groupByData": "quantizer"}]},
