@@ -4,7 +4,8 @@ While trials run, Ctrl-C once lets them go on to their ends; twice raises Keyboa
 to be expected, leaves them some seconds, the grace, and then raises :class:`GraceOverError`. No trials begin after either.
 
 Python runs a signal's handler when the main thread comes to it, and once for two signals that arrive before. Here a thread
-counts them as they come, from the file descriptor that Python's C code writes them to.
+counts them as they come, from the file descriptor that Python's C code writes them to. What the main thread then raises is a
+KeyboardInterrupt, whatever the reason: out of Ray's calls nothing else comes whole.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from types import FrameType
+from types import FrameType, TracebackType
 from typing import Any
 
 from sweeps.record.intake import INTERRUPTED, TERMINATED
@@ -51,7 +52,8 @@ class Interrupts:
         self._hurry: Callable[[], None] = lambda: None
         self._finishing = False
         self._deadline: float | None = None
-        self._error: type[BaseException] | None = None  # what the main thread is to raise
+        self._breaks = False  # the main thread is to leave what it does
+        self._error: type[BaseException] = KeyboardInterrupt  # as which that comes out
         self._sent: list[int] = []  # signals of our own, to the main thread
         self._before: dict[int, Any] = {}
 
@@ -65,7 +67,12 @@ class Interrupts:
             self._thread.start()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._take_down()
+        if kind is KeyboardInterrupt and self._error is TerminatedError:
+            raise TerminatedError from None
+
+    def _take_down(self) -> None:
         if self._before:
             for number, handler in self._before.items():
                 signal.signal(number, handler)
@@ -90,6 +97,10 @@ class Interrupts:
         self._ask = ask
         try:
             yield
+        except KeyboardInterrupt:
+            if self._error is GraceOverError:
+                raise GraceOverError from None
+            raise
         finally:
             self._ask = None
             self.finish()
@@ -105,12 +116,10 @@ class Interrupts:
     # In the main thread ------------------------------------------------------------------------------------------------
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        error, self._error = self._error, None
-        if error is GraceOverError and self._ask is None:
-            return  # the last trial ended at this moment
-        if error is not None:
+        breaks, self._breaks = self._breaks, False
+        if breaks and not (self._error is GraceOverError and self._ask is None):  # else the last trial has just ended
             self._ask = None  # not twice
-            raise error
+            raise KeyboardInterrupt
 
     # In a thread of its own --------------------------------------------------------------------------------------------
 
@@ -156,6 +165,6 @@ class Interrupts:
 
     def _raise(self, error: type[BaseException], number: int) -> None:
         """Have the main thread raise ``error``: a real signal also wakes it where it sleeps."""
-        self._error = error
+        self._error, self._breaks = error, True
         self._sent.append(number)
         signal.pthread_kill(threading.main_thread().ident or 0, number)

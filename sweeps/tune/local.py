@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ import ray
 
 from sweeps.storage.temporary import ray_folder
 from sweeps.tune import watcher
-from sweeps.tune.ray_internals import no_signal_handlers, on_loopback
+from sweeps.tune.ray_internals import no_good_byes, no_signal_handlers, on_loopback
 
 _END_SECONDS = 15.0
 
@@ -28,7 +29,7 @@ def own_ray() -> Iterator[None]:
     paths = [path for path in sys.path if path and Path(path).is_dir() and "site-packages" not in path]
     with ray_folder() as folder, _watched(folder):
         try:
-            with on_loopback(), no_signal_handlers():
+            with on_loopback(), no_signal_handlers(), _sigterm_blocked():
                 ray.init(
                     address="local",  # not whatever cluster somebody left on this machine
                     include_dashboard=False,
@@ -39,7 +40,22 @@ def own_ray() -> Iterator[None]:
                 )
             yield
         finally:
-            ray.shutdown()
+            with no_good_byes():
+                ray.shutdown()
+
+
+@contextlib.contextmanager
+def _sigterm_blocked() -> Iterator[None]:
+    """Within this, new processes have SIGTERM blocked, as have theirs, until one unblocks it.
+
+    A service manager, or a shell's ``kill %1``, sends it to all processes: trials have their grace only while Ray is there.
+    This process takes it still, in a thread that is there already.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextlib.contextmanager
