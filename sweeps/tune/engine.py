@@ -96,6 +96,7 @@ def run_trials(
             weights=prepared.weights,
             settings=settings,
         )
+        callbacks = Callbacks(config, intake, queue)
         storage = config.run_dir / RAY
         shutil.rmtree(storage / TUNE, ignore_errors=True)
         os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(most_pending())
@@ -111,7 +112,7 @@ def run_trials(
             run_config=tune.RunConfig(
                 name=TUNE,
                 storage_path=str(storage.absolute()),
-                callbacks=[Callbacks(config, intake, queue), Silence()],
+                callbacks=[callbacks, Silence()],
                 verbose=0,
                 log_to_file=False,
             ),
@@ -128,6 +129,7 @@ def run_trials(
                 tuner.fit()
         except GraceOverError:
             intake.break_off(TERMINATED)
+            callbacks.kill_running()
     gc.collect()  # Tune's trials hold each other, and the report needs the room
 
 
