@@ -35,7 +35,7 @@ from sweeps.storage.layout import REPORT_FILE, STATUS_FILE
 
 GraceOption = Annotated[
     str | None,
-    typer.Option("--grace", help="Time for running trials after SIGTERM, such as 20s (default). Then comes the report."),
+    typer.Option("--grace", help="Time that running trials have after SIGTERM, before the report. Default: 20s."),
 ]
 
 

@@ -22,6 +22,8 @@ from typing import Any
 
 from sweeps.record.intake import INTERRUPTED, TERMINATED
 
+_AGAIN_SECONDS = 0.5
+
 
 class GraceOverError(BaseException):
     """Trials still run when the grace after SIGTERM is over."""
@@ -54,6 +56,7 @@ class Interrupts:
         self._deadline: float | None = None
         self._breaks = False  # the main thread is to leave what it does
         self._error: type[BaseException] = KeyboardInterrupt  # as which that comes out
+        self._waking = int(signal.SIGINT)
         self._sent: list[int] = []  # signals of our own, to the main thread
         self._before: dict[int, Any] = {}
 
@@ -125,18 +128,21 @@ class Interrupts:
 
     def _listen(self) -> None:
         while True:
-            wait = None if self._deadline is None else max(0.0, self._deadline - time.monotonic())
-            if select.select([self._read], [], [], wait)[0]:
+            now = time.monotonic()
+            if self._deadline is not None and now >= self._deadline:
+                self._deadline = None
+                if self._ask is not None:
+                    self._raise(GraceOverError, signal.SIGTERM)
+            waits = [self._deadline - now] if self._deadline is not None else []
+            waits += [_AGAIN_SECONDS] if self._breaks else []
+            if select.select([self._read], [], [], min(waits, default=None))[0]:
                 numbers = os.read(self._read, 64)
                 if not numbers:
                     return
                 for number in numbers:
                     self._came(number)
-            elif self._ask is not None:
-                self._deadline = None
-                self._raise(GraceOverError, signal.SIGTERM)
-            else:
-                self._deadline = None
+            elif self._breaks:
+                self._wake()
 
     def _came(self, number: int) -> None:
         if number in self._sent:
@@ -164,7 +170,14 @@ class Interrupts:
                 ask(reason)
 
     def _raise(self, error: type[BaseException], number: int) -> None:
-        """Have the main thread raise ``error``: a real signal also wakes it where it sleeps."""
-        self._error, self._breaks = error, True
-        self._sent.append(number)
-        signal.pthread_kill(threading.main_thread().ident or 0, number)
+        """Have the main thread leave what it does; as ``error``, that comes out."""
+        self._error, self._waking, self._breaks = error, number, True
+        self._wake()
+
+    def _wake(self) -> None:
+        """Send the main thread a signal.
+
+        It is sent again until the main thread has come to it, which may just have begun to wait for something.
+        """
+        self._sent.append(self._waking)
+        signal.pthread_kill(threading.main_thread().ident or 0, self._waking)

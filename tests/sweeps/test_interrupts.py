@@ -2,6 +2,7 @@
 
 import os
 import signal
+import subprocess
 import threading
 import time
 from collections.abc import Callable
@@ -42,14 +43,15 @@ def test_ctrl_c_once_lets_trials_end() -> None:
         assert asked == [INTERRUPTED] and not interrupts.terminated
 
 
-@pytest.mark.parametrize("also", [(), (signal.SIGINT,), (signal.SIGTERM,)])
-def test_two_signals_that_come_at_once_are_two(also: tuple[int, ...]) -> None:
+@pytest.mark.parametrize("first", ["INT", "TERM"])
+def test_two_signals_are_two_while_the_main_thread_is_in_a_library(first: str) -> None:
     asked: list[str] = []
+    sender = f"sleep 0.2; kill -{first} {os.getpid()}; sleep 0.3; kill -INT {os.getpid()}"
     with Interrupts(PATIENCE) as interrupts:
         began = time.monotonic()
-        with pytest.raises(KeyboardInterrupt), interrupts.trials(asked.append):
-            soon(*also, signal.SIGINT, *([signal.SIGINT] if not also else []))
-            time.sleep(PATIENCE)  # in one call, as where the main thread waits for a library
+        with pytest.raises(KeyboardInterrupt), interrupts.trials(asked.append), subprocess.Popen(["sh", "-c", sender]):
+            sum(range(50_000_000))  # a second in which no handler of Python's is called
+            time.sleep(PATIENCE)
         assert len(asked) == 1 and time.monotonic() - began < PATIENCE
 
 
@@ -60,6 +62,23 @@ def test_ctrl_c_while_no_trials_run_stops_at_once() -> None:
                 soon(signal.SIGINT)
                 time.sleep(PATIENCE)
             interrupts.finish()
+
+
+def test_a_main_thread_that_misses_its_signal_gets_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where it comes right before the call in which the main thread then waits."""
+    true, sent = signal.pthread_kill, []
+
+    def lose_the_first(thread: int, number: int) -> None:
+        sent.append(number)
+        if len(sent) > 1:
+            true(thread, number)
+
+    monkeypatch.setattr(signal, "pthread_kill", lose_the_first)
+    with Interrupts(0.1) as interrupts:
+        with pytest.raises(GraceOverError), interrupts.trials(lambda reason: None):
+            soon(signal.SIGTERM)
+            time.sleep(PATIENCE)
+        assert len(sent) == 2
 
 
 def test_sigterm_leaves_trials_their_grace() -> None:
