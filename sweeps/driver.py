@@ -5,6 +5,7 @@ Trials that are known come from the ledger, the others run on Ray (:mod:`sweeps.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import datetime
 import functools
@@ -16,9 +17,9 @@ from rich.console import Console
 from quantizers.errors import InputError
 from quantizers.files import sealed_text, write_bytes
 from sweeps.record.finish import finish
-from sweeps.record.intake import INTERRUPTED, Intake, Listed
+from sweeps.record.intake import UNFINISHED, Intake, Listed
 from sweeps.record.ledger import Ledger
-from sweeps.record.run_folder import VANISHED, FolderWatch, check_run_dir, check_table, owned
+from sweeps.record.run_folder import VANISHED, FolderWatch, check_run_dir, check_table, delete_working_files, owned
 from sweeps.record.status import Progress
 from sweeps.search.adaptive import make_judge, make_search
 from sweeps.search.plateau import Plateau
@@ -26,8 +27,12 @@ from sweeps.spec.config import SweepConfig
 from sweeps.spec.prepare import prepare
 from sweeps.storage import is_remote, join, mirror, open_storage
 from sweeps.storage.layout import RAY, SHARED, STATUS_FILE, SWEEP_FILE
+from sweeps.storage.temporary import leave
 from sweeps.storage.through_driver import Places
 from sweeps.tune import engine
+from sweeps.tune.interrupts import Interrupts
+
+GRACE_SECONDS = 20.0  # what sends SIGTERM kills after some 30 s, and the report takes some of them
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,6 +46,7 @@ class Run:
         stop_reason: why it ended before all trials ran, or None.
         tracking_problem: why MLflow records are missing, or None.
         lost: trials that were measured, and whose compressed files vanished while the sweep was at work.
+        terminated: whether SIGTERM came while it was at work.
     """
 
     run_dir: Path
@@ -49,15 +55,20 @@ class Run:
     stop_reason: str | None = None
     tracking_problem: str | None = None
     lost: tuple[str, ...] = ()
+    terminated: bool = False
 
     @property
     def interrupted(self) -> bool:
-        """Whether a person stopped it before all trials ran."""
-        return self.stop_reason == INTERRUPTED
+        """Whether a person or the machine stopped it before all trials ran."""
+        return self.stop_reason in UNFINISHED
 
     @property
     def exit_code(self) -> int:
-        """0 ok, 1 some trials failed, or files vanished."""
+        """0 ok, 1 some trials failed or files vanished; 130 after Ctrl-C, 143 after SIGTERM."""
+        if self.terminated:
+            return 143
+        if self.interrupted:
+            return 130
         return 1 if self.counts.get("failed") or self.lost or self.stop_reason == VANISHED else 0
 
 
@@ -69,6 +80,7 @@ def run(
     console: Console | None = None,
     command: str | None = None,
     accept_changed_table: bool = False,
+    grace_seconds: float = GRACE_SECONDS,
 ) -> Run:
     """Run a sweep, or what is left of it.
 
@@ -79,21 +91,28 @@ def run(
         console: where progress is shown; None shows nothing.
         command: how a person would repeat this run, for the report.
         accept_changed_table: go on with a run whose table has changed since it began; all its trials then run again.
+        grace_seconds: how long trials that run may go on after SIGTERM.
 
-    Ctrl-C once starts no more trials, lets those that run end, and reports; twice stops at once, without a report. Either
-    way the same call goes on from there.
+    Ctrl-C once starts no more trials, lets those that run end, and reports; twice stops at once, without a report. SIGTERM
+    starts no more trials, ends those that run after their grace, keeps their checkpoints, and reports. Either way the same
+    call goes on from there.
 
     Raises:
         InputError: something is wrong with the sweep, or another driver works on it; nothing was written.
-        KeyboardInterrupt: Ctrl-C was given twice.
+        KeyboardInterrupt: Ctrl-C was given twice, or while no trials ran.
+        TerminatedError: SIGTERM came before any trial ran.
     """
     if not is_remote(config.run_location):
         check_run_dir(config)
-    with owned(config, say=console.print if console is not None else logging.getLogger(__name__).warning):
+    say = console.print if console is not None else logging.getLogger(__name__).warning
+    with contextlib.ExitStack() as ends:
+        ends.callback(leave)
+        interrupts = ends.enter_context(Interrupts(grace_seconds))
+        ends.enter_context(owned(config, say=say))
         if is_remote(config.run_location):
             mirror.pull(config.run_location)
         check_run_dir(config)  # what is there now does not change any more
-        return _run(config, data_dir, address, console, command, accept_changed_table)
+        return _run(config, data_dir, address, console, command, accept_changed_table, interrupts)
 
 
 def _run(
@@ -103,6 +122,7 @@ def _run(
     console: Console | None,
     command: str | None,
     accept_changed_table: bool,
+    interrupts: Interrupts,
 ) -> Run:
     """Run a sweep whose run is this driver's."""
     started = datetime.datetime.now(datetime.UTC)
@@ -118,6 +138,7 @@ def _run(
 
         methods = {spec.method for spec in prepared.plan.trials} | {row["quantizer"] for row in prepared.plan.skipped}
         tracker = Tracker(config.tracking_uri, config.name, prepared.objectives, methods)
+        interrupts.on_termination(tracker.hurry)
     metric = next((name for name in prepared.objectives if name != "payload_bytes"), "reconstruction.nmse")
     with (
         Places(config.run_location, location, elsewhere=engine.elsewhere(address)) as places,
@@ -157,11 +178,12 @@ def _run(
             intake.draw_from(search)
             progress.state["total"] = search.total
         if intake.has_more():
-            engine.run_trials(prepared, intake, ledger, places, progress, address)
+            engine.run_trials(prepared, intake, ledger, places, progress, address, interrupts)
         if search is not None:
             search.close()
             prepared = dataclasses.replace(prepared, plan=search.plan())
             progress.state["total"] = len(prepared.plan.trials)
+        interrupts.finish()
         progress.phase("reporting")
         reason = intake.stop_reason
         if not (run_dir / SWEEP_FILE).is_file():
@@ -170,9 +192,12 @@ def _run(
         counts, lost = finish(prepared, intake.results, tracker, started=started, command=command, stop_reason=reason)
         for key in lost:
             ledger.forget(key)  # so that a resumed run measures it again, and makes its file
-        progress.phase(INTERRUPTED if reason == INTERRUPTED else "finished")
+        unfinished = reason in UNFINISHED
+        delete_working_files(config, keep_shared=unfinished)
+        progress.phase("interrupted" if unfinished else "finished")
     mirror.push(config)
-    return Run(run_dir, counts, intake.reused, reason, tracker.problem if tracker is not None else None, lost)
+    problem = tracker.problem if tracker is not None else None
+    return Run(run_dir, counts, intake.reused, reason, problem, lost, interrupts.terminated)
 
 
 def _write_sweep(config: SweepConfig) -> None:

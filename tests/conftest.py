@@ -69,14 +69,17 @@ def warm_ray(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
     site = tmp_path_factory.mktemp("site")
     paths = os.pathsep.join([str(site), str(Path(__file__).parents[1])])
-    ray.init(
-        address="local",
-        num_cpus=2,
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level="ERROR",
-        runtime_env={"env_vars": {"PYTHONPATH": paths}},
-    )
+    from sweeps.tune.ray_internals import on_loopback
+
+    with on_loopback():  # as a sweep's own
+        ray.init(
+            address="local",
+            num_cpus=2,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level="ERROR",
+            runtime_env={"env_vars": {"PYTHONPATH": paths}},
+        )
     yield site
     ray.shutdown()
 

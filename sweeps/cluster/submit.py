@@ -214,12 +214,18 @@ def find_job(connection: Connection, name: str) -> str | None:
 
 
 def send(
-    connection: Connection, config: SweepConfig, data: str | None, show: Callable[[str], None] = lambda line: None
+    connection: Connection,
+    config: SweepConfig,
+    data: str | None,
+    show: Callable[[str], None] = lambda line: None,
+    *,
+    accept_changed_table: bool = False,
 ) -> str:
     """Submit the sweep; returns the job's name. ``show`` is told what is sent along of other packages."""
     with _working_dir(config, show) as folder:
         command = ["python", "-m", "sweeps", "run", SWEEP_FILE, "--address", "auto"]
         command += [] if data is None else ["--data", data]
+        command += ["--accept-changed-table"] if accept_changed_table else []
         environment = {**_STOPPING, "COLUMNS": "140"}
         job = f"frontier-{uuid.uuid4().hex[:12]}"
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import os
+import sys
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -42,4 +44,11 @@ def _name(command: CommandInfo | TyperInfo) -> str:
 
 def main() -> None:
     """Entry point of ``frontier``."""
-    application()()
+    try:
+        application()()
+    except SystemExit as end:
+        if end.code == 143:  # after SIGTERM: all is written, a kill is near, and Python's own end takes seconds
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(143)
+        raise

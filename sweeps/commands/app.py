@@ -80,6 +80,10 @@ UnpackedOption = Annotated[
         help="Largest unpacked size of a compressed table, such as 10GB. Default: 30 times its file, at least 64 MiB.",
     ),
 ]
+AcceptOption = Annotated[
+    bool,
+    typer.Option("--accept-changed-table", help="Go on although the table has changed; all trials run again."),
+]
 SetOption = Annotated[list[str] | None, typer.Option("--set", help="Override a key: KEY=VALUE. Repeatable.")]
 
 
@@ -113,6 +117,20 @@ def size(option: str, text: str | None) -> int | None:
 
     try:
         return None if text is None else int(parse_bytes(text))
+    except ValueError as error:
+        raise InputError(f"{option}: {error}.") from None
+
+
+def seconds(option: str, text: str | None) -> float | None:
+    """The seconds that ``text`` says, such as 2m; None for None.
+
+    Raises:
+        InputError: it is not a time.
+    """
+    from sweeps.spec.units import parse_seconds
+
+    try:
+        return None if text is None else float(parse_seconds(text))
     except ValueError as error:
         raise InputError(f"{option}: {error}.") from None
 

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from quantizers.errors import InputError
-from sweeps.commands.app import SetOption, app, checked, out
+from sweeps.commands.app import AcceptOption, SetOption, app, checked, out
 from sweeps.storage.layout import REPORT_FILE
 
 
@@ -25,6 +25,7 @@ def submit(
     output: Annotated[str | None, typer.Option("--out", help="Folder of runs on the cluster, or s3://...")] = None,
     target: Annotated[Path, typer.Option("--fetch", help="Local folder for the results: FETCH/<name>/.")] = Path("runs"),
     changes: SetOption = None,
+    accept_changed_table: AcceptOption = False,
     end: Annotated[bool, typer.Option("--stop", help="End the running sweep and report its finished trials.")] = False,
 ) -> None:
     """Run a sweep on a cluster, follow it, and fetch its results. If it is already running, only follow it."""
@@ -46,7 +47,11 @@ def submit(
             return
         if job is None:
             job = jobs.send(
-                connection, config, data or where.settings.get("data"), lambda line: out.print(line, markup=False)
+                connection,
+                config,
+                data or where.settings.get("data"),
+                lambda line: out.print(line, markup=False),
+                accept_changed_table=accept_changed_table,
             )
             out.print(f"Job {job}: {config.name} on {cluster}; results in {config.output}/{config.name}", soft_wrap=True)
         else:

@@ -1,7 +1,7 @@
 """The command ``frontier``: sweeps. What works on one table or file is in :mod:`sweeps.commands.tables`.
 
-Exit codes: 0 ok, 1 some trials failed or files vanished, 2 the input is wrong. Libraries that are slow to import are
-imported where needed, so that ``--help`` answers at once.
+Exit codes: 0 ok, 1 some trials failed or files vanished, 2 the input is wrong, 130 after Ctrl-C, 143 after SIGTERM.
+Libraries that are slow to import are imported where needed, so that ``--help`` answers at once.
 """
 
 from __future__ import annotations
@@ -18,12 +18,24 @@ import typer
 from rich.markup import escape
 
 from quantizers.errors import InputError
-from sweeps.commands.app import DataOption, RunDir, SetOption, app, check_data, checked, out, remembered_data, run_folder
+from sweeps.commands.app import (
+    AcceptOption,
+    DataOption,
+    RunDir,
+    SetOption,
+    app,
+    check_data,
+    checked,
+    out,
+    remembered_data,
+    run_folder,
+    seconds,
+)
 from sweeps.storage.layout import REPORT_FILE, STATUS_FILE
 
-AcceptOption = Annotated[
-    bool,
-    typer.Option("--accept-changed-table", help="Go on although the table has changed; all trials run again."),
+GraceOption = Annotated[
+    str | None,
+    typer.Option("--grace", help="Time that running trials have after SIGTERM, before the report. Default: 20s."),
 ]
 
 
@@ -45,6 +57,7 @@ def run(
     changes: SetOption = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the trials and their sizes; run nothing.")] = False,
     accept_changed_table: AcceptOption = False,
+    grace: GraceOption = None,
 ) -> None:
     """Run the sweeps of a file or preset one after the other. An existing run is resumed."""
     from sweeps.spec.config import load_all
@@ -57,7 +70,7 @@ def run(
         for config in configs:
             show_plan(config, data, out, accept_changed_table=accept_changed_table)
         return
-    _run(configs, data, address, accept_changed_table, command=shlex.join(["frontier", *sys.argv[1:]]))
+    _run(configs, data, address, accept_changed_table, seconds("--grace", grace))
 
 
 @app.command(epilog="Example:  frontier resume runs/quick")
@@ -67,6 +80,7 @@ def resume(
     data: DataOption = None,
     address: Annotated[str | None, typer.Option(help="Ray cluster to use. Default: a new one.")] = None,
     accept_changed_table: AcceptOption = False,
+    grace: GraceOption = None,
 ) -> None:
     """Continue a sweep. Finished trials are not run again."""
     from sweeps.spec.config import load_run
@@ -74,15 +88,18 @@ def resume(
     check_data(data)
     run_dir = run_dir.absolute()
     config = load_run(run_dir)
-    command = shlex.join(["frontier", *sys.argv[1:]])
-    _run([config], data or remembered_data(run_dir), address, accept_changed_table, command=command)
+    _run([config], data or remembered_data(run_dir), address, accept_changed_table, seconds("--grace", grace))
 
 
-def _run(configs: Sequence[Any], data: Path | None, address: str | None, accept_changed_table: bool, command: str) -> None:
+def _run(
+    configs: Sequence[Any], data: Path | None, address: str | None, accept_changed_table: bool, grace_seconds: float | None
+) -> None:
     from sweeps.commands.show import show_run
+    from sweeps.driver import GRACE_SECONDS
     from sweeps.driver import run as run_sweep
     from sweeps.record.run_folder import check_run_dir, check_table
     from sweeps.spec.prepare import prepare
+    from sweeps.tune.interrupts import TerminatedError
 
     for config in configs if len(configs) > 1 else ():
         check_run_dir(config)
@@ -96,18 +113,19 @@ def _run(configs: Sequence[Any], data: Path | None, address: str | None, accept_
                 data_dir=data,
                 address=address,
                 console=out,
-                command=command,
+                command=shlex.join(["frontier", *sys.argv[1:]]),
                 accept_changed_table=accept_changed_table,
+                grace_seconds=GRACE_SECONDS if grace_seconds is None else grace_seconds,
             )
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, TerminatedError) as stop:
             out.print(f"Stopped. Finished trials are kept; continue with: frontier resume {config.run_dir}", soft_wrap=True)
-            raise typer.Exit(130) from None
+            raise typer.Exit(130 if isinstance(stop, KeyboardInterrupt) else 143) from None
         show_run(finished, config, out)
-        if finished.interrupted:
+        if finished.interrupted or finished.terminated:
             left = ", ".join(other.name for other in configs[number:])
             if left:
                 out.print(f"Not begun: {left}. The same command goes on with all of them.", soft_wrap=True)
-            raise typer.Exit(130)
+            raise typer.Exit(finished.exit_code)
         worst = max(worst, finished.exit_code)
     raise typer.Exit(worst)
 

@@ -21,7 +21,7 @@ from analysis.report.plots import frontier_png
 from analysis.schema import SCHEMA_VERSION
 from sweeps.record import checkpoints
 from sweeps.record.artifacts import fetch_copy
-from sweeps.record.intake import INTERRUPTED
+from sweeps.record.intake import UNFINISHED
 from sweeps.spec.prepare import Prepared
 from sweeps.storage import Storage, open_storage
 from sweeps.storage.layout import ARTIFACTS, PLOT_FILE, REPORT_FILE, SWEEP_FILE, artifact_names
@@ -50,7 +50,7 @@ def finish(
     """
     pa.set_memory_pool(pa.system_memory_pool())  # Arrow's own keeps what it has freed, some 8 kB a trial
     config, run_dir = prepared.config, prepared.config.run_dir
-    interrupted = stop_reason == INTERRUPTED
+    interrupted = stop_reason in UNFINISHED
     shape = (prepared.table.name, *prepared.table.shape)
     rows: list[dict[str, Any]] = []
     scores: list[dict[str, Any]] = []

@@ -29,6 +29,8 @@ from sweeps.spec.constraints import Constraint
 from trainables.records import TrialResult, TrialSpec, blank_row
 
 INTERRUPTED = "interrupted"  # the reason where a person has ended the sweep
+TERMINATED = "terminated"  # where the machine has, by SIGTERM
+UNFINISHED = (INTERRUPTED, TERMINATED)
 Judge = Callable[[str, FitStep, float], str | None]
 
 
@@ -173,6 +175,10 @@ class Intake:
         """Hand out no more trials; those that run go on to their end. The first reason stays."""
         self.stop_reason = self.stop_reason or reason
 
+    def break_off(self, reason: str) -> None:
+        """No trial runs any more, though some have not ended: those are as if they had never begun."""
+        self.stop_reason = reason
+
     # Results in ------------------------------------------------------------------------------------------------------
 
     def has_ended(self, spec: TrialSpec) -> bool:
@@ -245,6 +251,8 @@ class Intake:
         if (done := self._known(spec)) is not None:
             self._end(spec, done)  # lost between its result and its last report
             return False
+        if self.stop_reason == TERMINATED:
+            return False  # it went with its machine, and is as if it had never begun
         if again and self._may_run_again(spec):
             return True
         self._end(spec, TrialResult(blank_row(spec, self._table, status="failed", reason=why)))

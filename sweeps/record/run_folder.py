@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import shlex
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,7 +24,7 @@ from sweeps.spec.config import SweepConfig
 from sweeps.spec.sweep_file import as_run
 from sweeps.storage import claims, is_remote, mirror, open_storage
 from sweeps.storage.claims import Claim, Holder
-from sweeps.storage.layout import DRIVER_CLAIM, STATUS_FILE, SWEEP_FILE
+from sweeps.storage.layout import BASELINES, DRIVER_CLAIM, FITS, RAY, SHARED, STATUS_FILE, SWEEP_FILE, TUNE
 from trainables.records import TrialResult
 
 VANISHED = "the run's folder vanished while the sweep was at work"
@@ -108,6 +109,26 @@ class FolderWatch(Observer):
         """A trial has ended."""
         if not self._file.is_file():
             self._stop(VANISHED)
+
+
+def delete_working_files(config: SweepConfig, *, keep_shared: bool) -> None:
+    """Delete what is only for a sweep that runs: Tune's folder, and the shared fits of one without a ledger.
+
+    Args:
+        config: the sweep.
+        keep_shared: keep the fits, for a resumed run.
+    """
+    storage = open_storage(config.run_location)
+    shared = f"{RAY}/{SHARED}"
+    if not keep_shared:
+        for kind in (FITS, BASELINES):
+            for name in storage.names(f"{shared}/{kind}"):
+                storage.delete(f"{shared}/{kind}/{name}")
+    folder = config.run_dir / RAY
+    shutil.rmtree(folder / TUNE, ignore_errors=True)
+    for left in (*(folder / SHARED / kind for kind in (FITS, BASELINES)), folder / SHARED, folder):
+        with contextlib.suppress(OSError):  # not empty, or not there
+            left.rmdir()
 
 
 @contextlib.contextmanager

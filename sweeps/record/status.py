@@ -144,6 +144,8 @@ class Progress(Observer):
         """What the sweep is doing now, in one word."""
         with self._lock:
             self.state["phase"] = phase
+            if phase == "reporting":  # then no trial runs; some may have been broken off
+                self.state["running"] = {}
             self._write()
 
     def set_slots(self, slots: int) -> None:
@@ -165,14 +167,15 @@ class Progress(Observer):
             self.state["running"].pop(spec.key, None)
         self._changed()
 
-    def ending(self) -> None:
-        """A person wants the sweep to end: what runs goes on to its end."""
+    def ending(self, grace_seconds: float | None = None) -> None:
+        """The sweep is to end: what runs goes on to its end, or for so many seconds."""
         self.phase("ending")
         if self._console is not None:
             count = len(self.state["running"])
-            self._console.print(
-                f"Ending: {count} trials run to their end, then comes the report. Ctrl-C again stops at once."
-            )
+            trials = f"{count} {'trial' if count == 1 else 'trials'}"
+            goes = "goes on to its end" if grace_seconds is None else f"has {grace_seconds:g} s more"
+            again = " Ctrl-C again stops at once." if grace_seconds is None else ""
+            self._console.print(f"Ending: what runs ({trials}) {goes}, then comes the report.{again}")
 
     def stepped(self, spec: TrialSpec, step: FitStep) -> None:
         """A trial is this far."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from sweeps.storage.base import Storage, is_remote, join, scratch, split
+from sweeps.storage.base import Storage, is_remote, join, split
 from sweeps.storage.folder import Folder
+from sweeps.storage.temporary import scratch
 from trainables.tables.credentials import refuse_credentials
 
 __all__ = ["Folder", "Storage", "is_remote", "join", "open_storage", "scratch", "split"]

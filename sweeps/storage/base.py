@@ -8,10 +8,8 @@ there. Where it finds none, it hands its files to the driver's node (:mod:`sweep
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import os
 import posixpath
-import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -19,8 +17,8 @@ from typing import Any, TypeVar
 
 import tenacity
 
-from quantizers.errors import InputError
 from quantizers.files import replacing
+from sweeps.storage.temporary import scratch
 
 RETRY_SECONDS = 120.0  # a link that is cut for a minute fails no trial
 _T = TypeVar("_T")
@@ -47,21 +45,6 @@ def split(location: str) -> tuple[str, str]:
     path, mark, options = location.partition("?") if is_remote(location) else (location, "", "")
     folder, _, name = path.rpartition("/")
     return folder + mark + options, name
-
-
-def scratch(location: str) -> Path:
-    """This node's folder for copies of what is at ``location``; made, and this user's alone.
-
-    Raises:
-        InputError: somebody else has made a folder of that name.
-    """
-    base = Path(tempfile.gettempdir()) / f"frontier-{os.getuid()}"
-    base.mkdir(mode=0o700, exist_ok=True)
-    if base.stat().st_uid != os.getuid():
-        raise InputError(f"{base}: belongs to another user.")
-    folder = base / hashlib.blake2b(location.encode(), digest_size=8).hexdigest()
-    folder.mkdir(exist_ok=True)
-    return folder
 
 
 def retried(call: Callable[[], _T], again: Callable[[BaseException], bool]) -> _T:

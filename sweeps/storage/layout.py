@@ -35,6 +35,7 @@ __all__ = [
     "STATUS_FILE",
     "SWEEP_FILE",
     "TRIALS_FILE",
+    "TUNE",
     "artifact_name",
     "artifact_names",
     "claim_name",
@@ -48,6 +49,7 @@ STATUS_FILE = "status.json"
 JOURNAL_FILE = "search.jsonl"  # what a search chose
 CHECKPOINTS = "checkpoints"
 RAY = "ray"  # only while the sweep runs
+TUNE = "tune"  # in ray/: Ray Tune's own
 SHARED = "shared"  # in ray/: fits and baselines where the ledger is off
 LEDGER = "ledger"
 RESULTS = "results"

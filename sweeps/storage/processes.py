@@ -20,10 +20,18 @@ def note() -> str:
     return f"{os.getpid()} {_started(os.getpid())} {_HERE}"
 
 
-def is_gone(left: str) -> bool:
-    """Whether the process that left a note has ended; False where that is not known, as on another machine."""
+def is_gone(left: str, *, on_own_disk: bool = False) -> bool:
+    """Whether the process that left a note has ended; False where that is not known, as on another machine.
+
+    Args:
+        left: its note.
+        on_own_disk: the note was found where only this machine leaves any. One of another boot is then of a process that
+            ended with that, and what is no note is of nobody.
+    """
     process, _, rest = left.partition(" ")
     started, _, where = rest.partition(" ")
+    if on_own_disk and where.partition(" ")[0] != _HERE.partition(" ")[0]:
+        return True
     if where != _HERE or not process.isdecimal():
         return False
     try:

@@ -19,8 +19,10 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from quantizers.files import part_path, put_in_place
 from sweeps.storage import Folder, Storage, is_remote, open_storage
 from sweeps.storage.base import Copied, Entry, retried
+from sweeps.storage.processes import is_gone, note
 
 _CHUNK_BYTES = 16 << 20
+_MARK = ".driver-"
 _T = TypeVar("_T")
 
 
@@ -74,21 +76,32 @@ class Places:
     """What the driver does so that all nodes reach its storages; a context manager.
 
     Args:
-        locations: of the storages.
+        run: where the run is, which is this driver's alone.
+        ledger: where the ledger is, which other drivers may use.
         elsewhere: whether there may be workers on other nodes.
     """
 
-    def __init__(self, *locations: str, elsewhere: bool) -> None:
+    def __init__(self, run: str, ledger: str, *, elsewhere: bool) -> None:
         self.elsewhere = elsewhere
-        folders = [Folder(location) for location in locations if not is_remote(location)] if elsewhere else []
-        self._marked = {folder.location: folder for folder in folders}
-        self._mark = f".driver-{uuid.uuid4().hex}"
+        self._run = run
+        self._folders = {location: Folder(location) for location in (run, ledger) if not is_remote(location)}
+        self._marked = self._folders if elsewhere else {}
+        self._mark = f"{_MARK}{uuid.uuid4().hex}"
         self._keeper: Any = None
 
     def __enter__(self) -> Places:
+        self._delete_left()
         for folder in self._marked.values():
-            folder.write(self._mark, b"")
+            folder.write(self._mark, note().encode())
         return self
+
+    def _delete_left(self) -> None:
+        """Delete the marks that killed drivers have left: all in the run, and those of the same names in the ledger."""
+        left = set(self._folders[self._run].names("")) if self._run in self._folders else set()
+        for folder in self._folders.values():
+            for name in folder.names(""):
+                if name.startswith(_MARK) and (name in left or is_gone((folder.read(name) or b"").decode(errors="replace"))):
+                    folder.delete(name)
 
     def __exit__(self, *_: object) -> None:
         for folder in self._marked.values():

@@ -47,6 +47,11 @@ class Callbacks(Callback):  # type: ignore[misc]
                 self._killed.add(key)
                 kill_worker(trial)
 
+    def kill_running(self) -> None:
+        """End all that runs, now."""
+        for _, trial in self._started.values():
+            kill_worker(trial)
+
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A worker has begun with a trial."""
         spec = self._spec(trial)

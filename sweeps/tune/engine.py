@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import logging
 import os
 import shutil
-import sys
 import time
-from pathlib import Path
+from collections.abc import Iterator
 
-from sweeps.storage.layout import RAY
+from sweeps.storage.layout import RAY, TUNE
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")
@@ -25,7 +25,7 @@ import ray
 from ray import tune
 
 from quantizers.errors import InputError
-from sweeps.record.intake import INTERRUPTED, Intake
+from sweeps.record.intake import TERMINATED, Intake
 from sweeps.record.ledger import Ledger
 from sweeps.record.status import Progress
 from sweeps.spec.config import SweepConfig
@@ -33,9 +33,10 @@ from sweeps.spec.prepare import Prepared
 from sweeps.storage.through_driver import Places
 from sweeps.tune import task_files
 from sweeps.tune.callbacks import Callbacks, Silence
-from sweeps.tune.interrupts import on_interrupt
+from sweeps.tune.interrupts import GraceOverError, Interrupts
+from sweeps.tune.local import own_ray
 from sweeps.tune.queue import Queue, request
-from sweeps.tune.ray_internals import count_no_callbacks
+from sweeps.tune.ray_internals import count_no_callbacks, no_signal_handlers
 from sweeps.tune.resources import Policy, check_fits, gpu_bytes
 from sweeps.tune.scheduler import Scheduler
 from sweeps.tune.worker import Settings, tune_trial
@@ -56,17 +57,17 @@ def run_trials(
     places: Places,
     progress: Progress,
     address: str | None,
+    interrupts: Interrupts,
 ) -> None:
     """Run the trials of ``intake`` until it has no more, or ends the sweep.
 
     Raises:
         InputError: no cluster answers at ``address``, or no machine has what a trial asks for.
+        KeyboardInterrupt: the sweep is to stop at once.
+        TerminatedError: SIGTERM came before any trial ran.
     """
     config = prepared.config
-    mine = not ray.is_initialized()
-    if mine:
-        _start_ray(address)
-    try:
+    with _ray(address):
         cluster = _Cluster(config)
         progress.set_slots(cluster.slots())
         adaptive = prepared.plan.samples is not None
@@ -95,8 +96,9 @@ def run_trials(
             weights=prepared.weights,
             settings=settings,
         )
+        callbacks = Callbacks(config, intake, queue)
         storage = config.run_dir / RAY
-        shutil.rmtree(storage / "tune", ignore_errors=True)
+        shutil.rmtree(storage / TUNE, ignore_errors=True)
         os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(most_pending())
         tuner = tune.Tuner(
             tune.with_resources(trainable, request),
@@ -108,9 +110,9 @@ def run_trials(
                 trial_dirname_creator=lambda trial: str(trial.trial_id),
             ),
             run_config=tune.RunConfig(
-                name="tune",
+                name=TUNE,
                 storage_path=str(storage.absolute()),
-                callbacks=[Callbacks(config, intake, queue), Silence()],
+                callbacks=[callbacks, Silence()],
                 verbose=0,
                 log_to_file=False,
             ),
@@ -118,16 +120,17 @@ def run_trials(
         count_no_callbacks()
         logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # a lost trial is a row, and said there
 
-        def stop() -> None:
-            intake.stop(INTERRUPTED)
-            progress.ending()
+        def stop(reason: str) -> None:
+            intake.stop(reason)
+            progress.ending(interrupts.grace_seconds if reason == TERMINATED else None)
 
-        with on_interrupt(stop):
-            tuner.fit()
-    finally:
-        if mine:
-            ray.shutdown()
-        gc.collect()  # Tune's trials hold each other, and the report needs the room
+        try:
+            with interrupts.trials(stop):
+                tuner.fit()
+        except GraceOverError:
+            intake.break_off(TERMINATED)
+            callbacks.kill_running()
+    gc.collect()  # Tune's trials hold each other, and the report needs the room
 
 
 class _Cluster:
@@ -157,20 +160,25 @@ class _Cluster:
         return self.policy.slots(self._cpus)
 
 
-def _start_ray(address: str | None) -> None:
+@contextlib.contextmanager
+def _ray(address: str | None) -> Iterator[None]:
+    """Within this, this process is connected to Ray: to one that it has already, to a cluster, or to one of its own."""
     address = address or os.environ.get("RAY_ADDRESS")  # set where a job was submitted to a cluster
-    # Workers must find our packages by the same path as this process, wherever it was started from.
-    paths = [path for path in sys.path if path and Path(path).is_dir() and "site-packages" not in path]
-    environment = {"PYTHONPATH": os.pathsep.join(paths)} if address is None else {}
+    if ray.is_initialized():
+        yield
+        return
+    if address is None:
+        with own_ray():
+            yield
+        return
     try:
-        ray.init(
-            address=address or "local",  # not whatever cluster somebody left on this machine
-            include_dashboard=False if address is None else None,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            runtime_env={"env_vars": environment} if environment else None,
-        )
+        with no_signal_handlers():
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     except ConnectionError as error:
         raise InputError(
             f"--address {address}: no Ray cluster answers there ({' '.join(str(error).split())[:200]})."
         ) from None
+    try:
+        yield
+    finally:
+        ray.shutdown()

@@ -10,18 +10,25 @@ Needs Ray 2.60:
   ``Trial.get_json_state``: what Tune keeps of every number that a trial reported, and what it writes of each trial into a
   snapshot at the end.
 - ``ray.air._internal.usage.tag_callbacks``: imports MLflow, Comet and Weights & Biases to count whose callbacks a sweep has.
+- ``ray_constants.ENABLE_RAY_CLUSTER``: a Ray that is started while it is False has 127.0.0.1 as its address, and listens
+  there alone. ``_node_ip_address="127.0.0.1"`` does not do it: Ray puts an address that others reach in its place.
+- ``ray_constants.RAY_DISABLE_FAILURE_SIGNAL_HANDLER`` and ``ray._private.utils.set_sigterm_handler``: how Ray takes SIGTERM.
+- ``ray._private.worker._global_node.kill_all_processes``: how ``ray.shutdown`` ends the processes that ``ray.init`` started.
 - ``Searcher.FINISHED`` and that a scheduler's ``on_trial_result`` is called with a trial's last report.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import ray
 import ray.cloudpickle
+from ray._private import ray_constants, utils
 from ray.air._internal import usage
 from ray.exceptions import RayActorError
 
@@ -46,6 +53,48 @@ def kill_worker(trial: Any) -> None:
     actor = trial.temporary_state.ray_actor
     if actor is not None:
         ray.kill(actor)
+
+
+@contextlib.contextmanager
+def on_loopback() -> Iterator[None]:
+    """Within this, a Ray that is started listens on loopback only."""
+    with _set(ray_constants, "ENABLE_RAY_CLUSTER", False):
+        yield
+
+
+@contextlib.contextmanager
+def no_signal_handlers() -> Iterator[None]:
+    """Within this, ``ray.init`` leaves this process's handlers of signals as they are.
+
+    Its own print a stack on SIGTERM, and exit.
+    """
+    with (
+        _set(ray_constants, "RAY_DISABLE_FAILURE_SIGNAL_HANDLER", True),
+        _set(utils, "set_sigterm_handler", lambda handler: None),
+    ):
+        yield
+
+
+@contextlib.contextmanager
+def no_good_byes() -> Iterator[None]:
+    """Within this, ``ray.shutdown`` kills Ray's processes on this machine instead of asking each, and waiting a second."""
+    node = ray._private.worker._global_node
+    if node is None:  # it did not start
+        yield
+        return
+    kill = node.kill_all_processes
+    with _set(node, "kill_all_processes", lambda **options: kill(**{**options, "allow_graceful": False})):
+        yield
+
+
+@contextlib.contextmanager
+def _set(owner: Any, name: str, value: Any) -> Iterator[None]:
+    before = getattr(owner, name)
+    setattr(owner, name, value)
+    try:
+        yield
+    finally:
+        setattr(owner, name, before)
 
 
 def count_no_callbacks() -> None:

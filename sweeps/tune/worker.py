@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import dataclasses
+import functools
 import json
 import os
 import resource
+import signal
 import sys
 import threading
 import time
@@ -195,6 +197,7 @@ def tune_trial(
     settings: Settings,
 ) -> None:
     """The function that Ray Tune runs; reports the fit's progress, and the whole result at the end."""
+    _fork_with_sigterm()
     watch, last = Stopwatch(), time.monotonic()
 
     def report(step: FitStep) -> None:
@@ -210,6 +213,12 @@ def tune_trial(
     last_words = {"out_of_memory": outcome.out_of_memory, "device_memory_bytes": outcome.device_memory_bytes}
     result = json.dumps(outcome.result.to_json())
     _tell({"phase": "done", "fraction": 1.0, "value": None, "result": result, **last_words})
+
+
+@functools.cache
+def _fork_with_sigterm() -> None:
+    """Let what a trial forks take SIGTERM, by which pools end theirs; here it is blocked (:mod:`sweeps.tune.local`)."""
+    os.register_at_fork(after_in_child=lambda: signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM}))
 
 
 def _tell(message: dict[str, Any]) -> None:

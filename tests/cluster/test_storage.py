@@ -25,6 +25,7 @@ from sweeps.storage import Folder, Storage, join, open_storage, split
 from sweeps.storage import base as module
 from sweeps.storage.inputs import brought
 from sweeps.storage.mirror import artifact, copy_of, run_folder
+from sweeps.storage.processes import note
 from sweeps.storage.through_driver import Place, Places, ThroughDriver
 from sweeps.tune.task_files import pack, unpack
 from trainables.registry import make_task
@@ -77,7 +78,7 @@ def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Storage]
         yield open_storage(request.getfixturevalue("bucket").format(tmp_path.name))
     else:
         request.getfixturevalue("warm_ray")
-        with Places(str(tmp_path), elsewhere=True) as places:
+        with Places(str(tmp_path), str(tmp_path), elsewhere=True) as places:
             place = places.place(str(tmp_path))
             opened = Place(place.location, "not-there", place.keeper).open()
             assert isinstance(opened, ThroughDriver)
@@ -203,12 +204,33 @@ def test_a_server_that_is_away_is_waited_for(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_a_worker_takes_no_folder_for_the_drivers_by_its_name(warm_ray: Path, tmp_path: Path) -> None:
-    with Places(str(tmp_path), elsewhere=True) as places:
+    with Places(str(tmp_path), str(tmp_path), elsewhere=True) as places:
         place = places.place(str(tmp_path))
         assert isinstance(place.open(), Folder)  # the mark is there
         assert [path.name for path in tmp_path.iterdir()] == [place.mark]
     assert list(tmp_path.iterdir()) == []
     assert Place(str(tmp_path)).open().location == str(tmp_path)
+
+
+def test_marks_of_killed_drivers_go(tmp_path: Path) -> None:
+    run, ledger = tmp_path / "run", tmp_path / "ledger"
+    ended = subprocess.run(
+        [sys.executable, "-c", "from sweeps.storage.processes import note; print(note(), end='')"],
+        cwd=Path(__file__).parents[2], capture_output=True, check=True,
+    ).stdout  # fmt: skip
+    for folder, marks in (
+        (run, {".driver-a": b"", ".driver-b": ended}),  # the run is this driver's alone
+        (ledger, {".driver-a": b"", ".driver-c": ended, ".driver-d": note().encode(), ".driver-e": b"", "kept": ended}),
+    ):
+        folder.mkdir()
+        for name, content in marks.items():
+            (folder / name).write_bytes(content)
+    with Places(str(run), str(ledger), elsewhere=False):
+        assert list(run.iterdir()) == []
+        assert sorted(path.name for path in ledger.iterdir()) == [".driver-d", ".driver-e", "kept"]
+    with Places(str(run), str(ledger), elsewhere=True):
+        (mark,) = run.iterdir()
+        assert mark.read_text() == note() == (ledger / mark.name).read_text()
 
 
 def test_task_data_goes_along(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -100,3 +101,22 @@ def test_a_cluster_that_is_not_there_is_one_line(tmp_path: Path) -> None:
     assert done.exit_code == 2
     assert "http://127.0.0.1:1" in done.output and "answer" in done.output or "cluster up" in done.output
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("accept", [False, True])
+def test_what_the_job_is_asked_to_do(accept: bool) -> None:
+    asked: list[dict[str, Any]] = []
+
+    class Client:
+        def list_jobs(self) -> list[Any]:
+            return []
+
+        def submit_job(self, **options: Any) -> None:
+            asked.append(options)
+
+    connection: Any = SimpleNamespace(ask=lambda question: question(Client()))
+    submit.send(connection, sweep(), "/data", accept_changed_table=accept)
+    words = asked[0]["entrypoint"].split()
+    assert words[:4] == ["python", "-m", "sweeps", "run"] and words[words.index("--data") + 1] == "/data"
+    assert ("--accept-changed-table" in words) == accept
+    assert asked[0]["runtime_env"]["env_vars"]["RAY_JOB_STOP_SIGNAL"] == "SIGINT", "what runs goes on to its end"

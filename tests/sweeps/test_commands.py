@@ -109,6 +109,7 @@ def test_lists(table: Path) -> None:
         (["run", "quick", "--set", "budget=3"], "Did you mean 'budgets'"),
         (["run", "quick", "--set", "objectives=[payload_bytes,polarity.acuracy]"], "Did you mean 'polarity.accuracy'"),
         (["run", "quick", "--set", "weights=counts"], "has no counts"),
+        (["run", "quick", "--grace", "soon"], "--grace: 'soon' is not a time such as 90s"),
         (["resume", "."], "not a run"),
         (["status", "."], "not a run"),
         (["report", "nowhere"], "nowhere"),
@@ -162,6 +163,7 @@ def test_a_file_of_several_sweeps_is_shown_whole(tmp_path: Path) -> None:
         ({"second": {"failed": 1, "ok": 2}}, 1, ["first", "second", "third"]),
         ({}, 0, ["first", "second", "third"]),
         ({"second": None}, 130, ["first", "second"]),
+        ({"second": {"ok": 3, "terminated": 1}}, 143, ["first", "second"]),
     ],
 )
 def test_several_sweeps_run_one_after_the_other(
@@ -172,13 +174,14 @@ def test_several_sweeps_run_one_after_the_other(
     def run(config: SweepConfig, **options: object) -> Run:
         seen.append(config.name)
         counts = ends.get(config.name, {"ok": 3})
-        return Run(config.run_dir, counts or {}, 0, "interrupted" if counts is None else None)
+        reason, terminated = ("interrupted", False) if counts is None else (None, "terminated" in counts)
+        return Run(config.run_dir, counts or {}, 0, reason, terminated=terminated)
 
     monkeypatch.setattr("sweeps.driver.run", run)
     monkeypatch.setattr("sweeps.commands.show.show_run", lambda *about: None)
     done = frontier("run", three_sweeps(tmp_path), "--out", tmp_path / "runs")
     assert (done.exit_code, seen) == (code, begun), done.output
-    assert ("Not begun: third" in done.stdout) == (code == 130)
+    assert ("Not begun: third" in done.stdout) == (code in (130, 143))
 
 
 @pytest.mark.parametrize("command", ["run", "resume", "status", "report", "compress", "inspect", "convert", "ui", "export"])

@@ -7,12 +7,15 @@ import random
 import signal
 import subprocess
 import sys
+import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pyarrow.compute as pc
 import pytest
 import yaml
@@ -244,3 +247,87 @@ def test_interrupted_once_ends_what_runs_and_twice_stops_at_once(place: Path, fr
     rows = rows_of(run_dir)
     assert len(rows) == 13 + 6 and {row["status"] for row in rows.values()} == {"ok"}
     assert all(rows[key]["started_at"].isoformat() == began_at for key, began_at in known.items())
+
+
+def begun(notes: Path, count: int) -> None:
+    """Wait until so many trials have begun."""
+    deadline = time.monotonic() + PATIENCE
+    while len(list(notes.iterdir())) < count:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def check_terminated(run_dir: Path, output: str) -> None:
+    assert "Ending: what runs" in output and "frontier resume" in output, output
+    assert "Traceback" not in output and "***" not in output and "SIGTERM" not in output, output
+    stopped = [row for row in rows_of(run_dir).values() if row["status"] == "stopped"]
+    assert stopped and {row["reason"] for row in stopped} == {"terminated"}
+    assert not [row for row in rows_of(run_dir).values() if row["status"] == "failed"]
+    assert (run_dir / "report.html").is_file() and (run_dir / "frontier.parquet").is_file()
+    assert (run_dir / "checkpoints" / "abc.train").is_file(), "a resumed trial goes on from there"
+    assert not (run_dir / "ray").exists()
+    assert json.loads((run_dir / "status.json").read_text())["phase"] == "interrupted"
+
+
+@pytest.mark.thorough
+def test_sigterm_ends_trials_after_their_grace(place: Path, frontier: Callable[..., Result]) -> None:
+    notes, run_dir = place / "notes of terminated", place / "terminated" / "s"
+    notes.mkdir()
+    (run_dir / "checkpoints").mkdir(parents=True)
+    entry = {"method": "slow_columns", "seconds": 60, "columns": [1, 2], "notes": str(notes)}
+    file = sweep_file(place, "terminated", tracking=False, quantizers=[entry], seeds=[0])
+    (run_dir / "sweep.yaml").write_text(file.read_text())
+    (run_dir / "checkpoints" / "abc.train").touch()
+
+    def send() -> None:
+        begun(notes, 1)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    thread = threading.Thread(target=send)
+    thread.start()
+    done = frontier("run", file, "--grace", "0.2s")
+    thread.join()
+    assert done.exit_code == 143, done.output
+    check_terminated(run_dir, done.output)
+
+
+@pytest.mark.slow
+def test_sigterm_to_all_processes(place: Path) -> None:
+    """As a service manager sends it. Ray's processes stay for as long as trials have their grace."""
+    notes, run_dir = place / "notes of a service", place / "service" / "s"
+    notes.mkdir()
+    entry = {"method": "slow_columns", "seconds": 8, "columns": [1, 2, 3, 4, 5, 6], "notes": str(notes)}
+    file = sweep_file(place, "service", tracking=False, quantizers=[entry], seeds=[0])
+    process = start(place, "run", file, "--grace", "60s")
+    begun(notes, 1)
+    (run_dir / "checkpoints").mkdir(exist_ok=True)
+    (run_dir / "checkpoints" / "abc.train").touch()
+    os.killpg(process.pid, signal.SIGTERM)
+    code, output = done(process)
+    assert code == 143, output
+    check_terminated(run_dir, output)
+    ended = [row for row in rows_of(run_dir).values() if row["status"] == "ok" and row["quantizer"] == "slow_columns"]
+    assert len(ended) == len(list(notes.iterdir())), "what ran came to its end"
+
+
+@pytest.mark.slow
+def test_a_killed_sweep_leaves_nothing_of_ray(place: Path) -> None:
+    notes = place / "notes of killed at once"
+    notes.mkdir()
+    entry = {"method": "slow_columns", "seconds": 60, "columns": [1, 2], "notes": str(notes)}
+    process = start(place, "run", sweep_file(place, "at-once", tracking=False, quantizers=[entry], seeds=[0]))
+    begun(notes, 1)
+    family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
+    heard = {end.laddr.ip for one in family for end in one.net_connections("inet") if end.status == psutil.CONN_LISTEN}
+    assert heard and heard <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}, heard
+    folder = Path(tempfile.gettempdir(), f"frontier-{os.getuid()}", f"ray-{process.pid}")
+    assert folder.is_dir()
+    process.kill()
+    process.communicate(timeout=PATIENCE)
+    deadline = time.monotonic() + 40  # Ray's agents would take a minute
+    while left := [one for one in family if one.is_running() and one.status() != psutil.STATUS_ZOMBIE]:
+        assert time.monotonic() < deadline, left
+        time.sleep(0.1)
+    while folder.exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)

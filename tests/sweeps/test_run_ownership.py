@@ -19,7 +19,7 @@ from quantizers.errors import InputError
 from sweeps import driver
 from sweeps.commands import application
 from sweeps.record import run_folder, status
-from sweeps.record.run_folder import open_run, owned
+from sweeps.record.run_folder import delete_working_files, open_run, owned
 from sweeps.record.status import Progress, is_alive, read_status
 from sweeps.spec.config import SweepConfig, build
 from sweeps.storage import Folder, claims, mirror, open_storage
@@ -100,6 +100,18 @@ def test_the_claim_is_given_back_when_a_run_fails(tmp_path: Path, monkeypatch: p
     with pytest.raises(InputError, match="t"):  # there is no such table
         driver.run(config)
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_finished_run_keeps_no_working_files(tmp_path: Path) -> None:
+    config = sweep(tmp_path, ledger=False)
+    for name in ("ray/tune/trial/params.json", "ray/shared/fits/a.safetensors", "ray/shared/baselines/b.safetensors"):
+        (config.run_dir / name).parent.mkdir(parents=True, exist_ok=True)
+        (config.run_dir / name).write_text("x")
+    delete_working_files(config, keep_shared=True)  # a resumed run has use for them
+    assert sorted(path.name for path in config.run_dir.rglob("*") if path.is_file()) == ["a.safetensors", "b.safetensors"]
+    delete_working_files(config, keep_shared=False)
+    assert list(config.run_dir.iterdir()) == []
+    delete_working_files(config, keep_shared=False)
 
 
 def test_a_driver_elsewhere_that_is_at_work_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -440,6 +440,17 @@ def test_a_server_that_says_nothing_does_not_hold_up_the_end() -> None:
         assert sender.problem == "1 record waits (MLflow does not answer)"
 
 
+def test_a_process_that_will_be_killed_waits_for_no_server() -> None:
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        sender = tracker(f"http://127.0.0.1:{silent.getsockname()[1]}", patience=1000.0)
+        sender.log(trial("a"))
+        sender.hurry()
+        sender.close()
+        assert sender.problem == "1 record waits (MLflow does not answer)"
+
+
 class Proxy:
     """A way to a server that can be cut and mended."""
 

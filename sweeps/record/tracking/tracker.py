@@ -20,6 +20,7 @@ from trainables.records import TrialResult
 
 _LONGEST_PAUSE = 60.0
 _LOOK_SECONDS = 0.2
+_HURRIED_SECONDS = 2.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,7 +67,7 @@ class Tracker(Observer):
         self._changed = threading.Condition()
         self._closing = self._given_up = self._failing = self._connected = False
         self._why: str | None = None
-        self._summary_left = False
+        self._summary_left = self._hurried = False
         self._thread = threading.Thread(target=self._work, daemon=True, name="mlflow")
         self._thread.start()
 
@@ -101,6 +102,10 @@ class Tracker(Observer):
             self._waiting.pop(key := str(result.row["trial_key"]), None)
             self._waiting[key] = _Waiting(key, dataclasses.replace(result, curves=[]), packed)
             self._changed.notify_all()
+
+    def hurry(self) -> None:
+        """Let the end of the sweep wait for MLflow for a moment only: this process is about to be killed."""
+        self._hurried = True
 
     def close(self) -> None:
         """Send what waits, as long as that succeeds; without success for some seconds, leave it."""
@@ -137,7 +142,8 @@ class Tracker(Observer):
         begun = time.monotonic()
         while thread.is_alive():
             patience = self._patience if self._failing else self._silence
-            if time.monotonic() - max(begun, self._runs.last_answer) > patience:
+            now = time.monotonic()
+            if now - max(begun, self._runs.last_answer) > patience or (self._hurried and now - begun > _HURRIED_SECONDS):
                 break
             thread.join(_LOOK_SECONDS)
         if thread.is_alive():
