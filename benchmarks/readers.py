@@ -32,7 +32,8 @@ print(json.dumps([time.perf_counter() - begin, time.process_time() - busy, (peak
 def main() -> None:
     """Write the table in every format and read each back."""
     rows, columns = (int(text) for text in sys.argv[1:3]) if len(sys.argv) > 2 else (400_000, 300)
-    from trainables.tables.formats import read_table, write_table
+    from trainables.tables.formats import read_table
+    from trainables.tables.writing import write_table
 
     table = read_table(f"builtin:synthetic-{rows}x{columns}")
     print(f"{rows} x {columns}: array of {4 * rows * columns / 1e6:.0f} MB")

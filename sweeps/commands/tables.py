@@ -251,7 +251,8 @@ def convert(
     data: DataOption = None,
 ) -> None:
     """Convert a table to .npy (with .words beside it), .safetensors, .txt (GloVe), .vec, .bin (word2vec) or .kv (gensim)."""
-    from trainables.tables.formats import read_table, write_table
+    from trainables.tables.formats import read_table
+    from trainables.tables.writing import write_table
 
     check_data(data)
     source = read_table(table, data_dir=data, rows=rows, max_unpacked=size("--max-unpacked", max_unpacked))

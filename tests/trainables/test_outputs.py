@@ -16,8 +16,9 @@ from quantizers import InputError, Quantizer, Table
 from quantizers.exporting.onnx import write_onnx
 from quantizers.methods.hashed import Hashed, HashedConfig
 from sweeps.commands.choose import FORMAT_HELP, Format
-from trainables.tables.formats import read_table, write_table
+from trainables.tables.formats import read_table
 from trainables.tables.outputs import COMPRESSED, OUTPUTS, carried, export
+from trainables.tables.writing import write_table
 
 ROOT = Path(__file__).parents[2]
 FILES = sorted((ROOT / "reader/python/tests/data").glob("*.safetensors"))

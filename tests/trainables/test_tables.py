@@ -17,7 +17,8 @@ from safetensors.torch import save_file
 from quantizers import InputError, Table
 from quantizers.table import TableStats
 from trainables.tables.builtin import synthetic
-from trainables.tables.formats import from_shared, read_table, to_shared, write_table
+from trainables.tables.formats import from_shared, read_table, to_shared
+from trainables.tables.writing import write_table
 from trainables.task import word_rows
 
 GLOVE = "the 0.5 -1\ncat 1e-3 2\ndog .25 3.5\n"

@@ -23,7 +23,8 @@ import torch
 from hypothesis import HealthCheck, example, given, settings
 
 from quantizers import InputError, Table
-from trainables.tables.formats import read_table, write_table
+from trainables.tables.formats import read_table
+from trainables.tables.writing import write_table
 
 pytestmark = pytest.mark.thorough  # searches long
 

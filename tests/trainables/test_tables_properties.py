@@ -12,8 +12,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis.extra import numpy as hnp
 
 from quantizers import InputError, Table
-from trainables.tables.formats import from_shared, read_table, to_shared, write_table
+from trainables.tables.formats import from_shared, read_table, to_shared
 from trainables.tables.text import read_text
+from trainables.tables.writing import write_table
 
 VALUES = st.floats(allow_nan=False, allow_infinity=False, width=32)
 WORDS = st.text(st.characters(exclude_characters="\n", exclude_categories=()), max_size=6).map(

@@ -1,4 +1,4 @@
-"""Embedding tables in and out: from any file or the package, to any file, and between processes.
+"""Embedding tables in: from any file or the package, and between processes.
 
 The formats have modules of their own; this one finds the file and chooses by the name's ending.
 """
@@ -6,19 +6,17 @@ The formats have modules of their own; this one finds the file and chooses by th
 from __future__ import annotations
 
 import difflib
-import functools
 import io
 import sys
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import torch
 
-from quantizers.errors import InputError, unknown_name
-from quantizers.files import writing
+from quantizers.errors import InputError
 from quantizers.table import Table, decode_words, encode_words
 from trainables.tables import arrays as array_tables
 from trainables.tables import builtin, tensors
@@ -31,22 +29,7 @@ from trainables.tables.readers.fasttext import MAGIC, read_fasttext
 from trainables.tables.readers.folder import read_folder
 from trainables.tables.readers.gensim import read_kv
 from trainables.tables.readers.npz import read_npz
-from trainables.tables.writers import folders
-from trainables.tables.writers.gensim import write_kv
 
-_WRITERS: Mapping[str, Callable[[IO[bytes], Table], None]] = {
-    ".npy": array_tables.write_npy,
-    ".safetensors": tensors.write_safetensors,
-    ".txt": functools.partial(text_tables.write_text, header=False),
-    ".vec": functools.partial(text_tables.write_text, header=True),
-    ".bin": array_tables.write_word2vec_bin,
-    ".kv": write_kv,
-}
-_FOLDER_WRITERS: Mapping[str, Callable[[Table, Path], None]] = {
-    "model2vec": folders.write_model2vec,
-    "sentence-transformers": folders.write_sentence_transformers,
-    "staticvectors": folders.write_staticvectors,
-}
 # By ending; each takes a path, the part behind "#", the rows that are wanted, and the most bytes to unpack.
 _READERS: Mapping[str, Callable[[Path, str | None, int | None, int | None], Table]] = {
     ".npy": lambda path, part, rows, limit: array_tables.read_npy(path, rows),
@@ -69,7 +52,6 @@ _REFUSED = {
     ".onnx": "not read. Take the model's safetensors or its state_dict.",
     ".h5": "not read. Save its array with numpy.save.",
 }
-_WITH_WORDS = (".txt", ".vec", ".bin", ".kv")
 
 
 def read_table(
@@ -140,36 +122,6 @@ def _read(path: Path, part: str | None, rows: int | None, max_unpacked: int | No
     return Table(torch.from_numpy(vectors), words, name=title)
 
 
-def write_table(table: Table, path: str | Path, kind: str | None = None) -> None:
-    """Write a table, atomically, in the format of the name's ending.
-
-    Args:
-        table: what to write.
-        path: ``X.npy`` (words beside it in ``X.words``, counts in ``X.counts.npy``), ``X.safetensors`` (``vectors``,
-            ``words``, ``counts``), ``X.txt`` (GloVe), ``X.vec`` (word2vec text), ``X.bin`` (word2vec), ``X.kv`` (gensim).
-        kind: a folder instead: ``model2vec``, ``sentence-transformers`` or ``staticvectors``.
-
-    Raises:
-        InputError: another ending, a format that needs words for a table that has none, a word that the format cannot hold,
-            or a file that cannot be written.
-    """
-    path = Path(path)
-    if kind is not None:
-        if kind not in _FOLDER_WRITERS:
-            raise unknown_name("format of a folder", kind, _FOLDER_WRITERS)
-        if table.words is None:
-            raise InputError(f"{path}: a {kind} model needs words, and {table.name} has none: use .npy or .safetensors.")
-        _FOLDER_WRITERS[kind](table, path)
-        return
-    if path.suffix not in _WRITERS:
-        raise unknown_name("ending of a table's file", path.suffix, _WRITERS)
-    if table.words is None and path.suffix in _WITH_WORDS:
-        raise InputError(f"{path}: a {path.suffix} table needs words, and {table.name} has none: use .npy or .safetensors.")
-    if path.suffix == ".npy":
-        _write_companions(table, path)
-    _replace(path, lambda stream: _WRITERS[path.suffix](stream, table))
-
-
 def to_shared(table: Table) -> dict[str, Any]:
     """A table as NumPy arrays and text, which Ray's object store hands to every process of a node without a copy.
 
@@ -218,26 +170,3 @@ def _find(spec: str, data_dir: Path | None) -> tuple[Path, str | None]:
 
 def _listing(folder: Path) -> list[str]:
     return [place.name for place in folder.iterdir()] if folder.is_dir() else []
-
-
-def _write_companions(table: Table, path: Path) -> None:
-    """Words and counts beside an ``.npy`` file; files of another table that would be taken for them are refused."""
-    words = path.with_suffix(".words") if table.words is not None else None
-    counts = path.with_suffix(array_tables.COUNTS_SUFFIX) if table.counts is not None else None
-    for suffix in (*array_tables.WORD_SUFFIXES, array_tables.COUNTS_SUFFIX):
-        place = path.with_suffix(suffix)
-        if place.exists() and place not in (words, counts):
-            raise InputError(f"{path}: {place.name} lies beside it and would be taken for its own; move it away first.")
-    if words is not None and table.words is not None:
-        text = encode_words(table.words)
-        if b"\r\n" in text + b"\n":
-            raise InputError(f"{path}: a word ends in a carriage return, which would be taken for a Windows line end.")
-        _replace(words, lambda stream: stream.write(text + b"\n"))
-    if counts is not None and table.counts is not None:
-        array = table.counts.cpu().numpy()
-        _replace(counts, lambda stream: np.save(stream, array))
-
-
-def _replace(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
-    with writing(path, "the table") as stream:
-        write(stream)

@@ -16,8 +16,8 @@ from quantizers.exporting import codes, onnx
 from quantizers.files import write_bytes
 from quantizers.registry import get
 from quantizers.table import Table, encode_words
-from trainables.tables.formats import write_table
 from trainables.tables.writers import folders
+from trainables.tables.writing import write_table
 
 COMPRESSED, REBUILT = "compressed", "rebuilt"
 
