@@ -54,7 +54,7 @@ from quantizers.table import Table, TableStats
 _STEP_BYTES = 4 + 1 + 2 + 1  # step, precision, and one slot
 _TABLE_BYTES = 4 + 12  # the first table, all zeros
 _LEARNINGS = 4
-_FULL_ENOUGH = 0.985
+_NEAR_ENOUGH = 0.01  # of the bits of a row, that may be left over or lacking
 _RANKS_TRIED = 64
 
 
@@ -174,7 +174,7 @@ class Trellis(Quantizer):
         config, (rows, rank) = self.config, coordinates.shape
         most_bytes = int(rows * config.row_bits / 8) + _STEP_BYTES + _TABLE_BYTES + rank
         every = -(-rows // config.train_rows)
-        target, fullest = config.row_bits, -1
+        target, best_score = config.row_bits, -math.inf
         best = Model.of_zeros(rank, coordinates.device), torch.zeros(rows, dtype=torch.int64, device=coordinates.device)
         for _ in range(_LEARNINGS if bool(coordinates.any()) else 0):
             learned = learn(coordinates[::every], rate_weight[::every], target, rows, config.states)
@@ -185,12 +185,15 @@ class Trellis(Quantizer):
                 target *= 0.85
                 continue
             classes, size = chosen
-            share = (size + model.size_bytes()) / most_bytes
-            if size > fullest:
-                best, fullest = (model, classes), size
-            if share > _FULL_ENOUGH:
+            # Where a symbol has many bits, a rate weight hardly moves a row's: more rows must fit as they are.
+            spare = min(10.0, max(0.0, 2.5 * (config.row_bits / rank - 1)))
+            lacking = max(0.0, spare + float(asked.mean()) - 8 * float(model.slot_bytes[classes].to(torch.float32).mean()))
+            unused = 8 * (most_bytes - model.size_bytes() - size) / rows
+            if -unused - lacking > best_score:
+                best, best_score = (model, classes), -unused - lacking
+            if unused + lacking < _NEAR_ENOUGH * config.row_bits:
                 break
-            target *= min(1.5, 1 / share)
+            target += 0.9 * (unused - lacking)
         return best
 
     def _asked(self, coordinates: Tensor, rate_weight: Tensor, learned: Learned) -> Tensor:
