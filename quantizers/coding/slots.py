@@ -35,7 +35,8 @@ LARGEST_PRECISION = 15
 
 def slot_words(slot_bytes: Array) -> Array:
     """How many whole words slots of so many bytes have: w."""
-    return np.maximum(0, slot_bytes // 4 - 1)
+    words: Array = np.maximum(0, slot_bytes // 4 - 1)
+    return words
 
 
 def spread(frequency: Array) -> Array:
@@ -64,7 +65,7 @@ def encode_rows(
         slot_bytes: (N,) int64.
 
     Returns:
-        The heads of all rows (uint8), their words (uint32), and which rows (N,) do not fit: what is written for them is wrong.
+        The heads of all rows (uint8), their words (uint32), and which rows (N,) do not fit and are written wrong.
     """
     rank, count = frequency.shape
     words = slot_words(slot_bytes)
@@ -103,7 +104,13 @@ def _places(lengths: Array) -> tuple[Array, Array]:
 
 
 def read_heads(heads: Array, begin: Array, head_bytes: Array) -> Array:
-    """The states that rows begin with: first bytes and numbers of bytes (B,) -> (B,) int64. ``heads`` has 8 bytes more at its end."""
+    """The states that rows begin with, (B,) int64.
+
+    Args:
+        heads: uint8, of all rows, and 8 bytes more at its end.
+        begin: (B,) where each row's head is.
+        head_bytes: (B,) int64.
+    """
     state = np.zeros(len(begin), np.int64)
     for byte in range(int(head_bytes.max(initial=0))):
         state |= np.where(byte < head_bytes, heads[begin + byte].astype(np.int64) << (8 * byte), 0)

@@ -164,7 +164,6 @@ class _Filling:
         return encode_rows(frequency, first, numbers.numbers, self.model.precision, slots)
 
 
-
 def _tilt(attempt: int, values: Tensor) -> Tensor | None:
     """What the rate weight of each column is multiplied by: (r,)."""
     if attempt < _PLAIN_TRIES:

@@ -153,7 +153,7 @@ def _slots(bits: Tensor, slots: Tensor | None) -> Tensor:
         total = torch.zeros_like(centres).index_add_(0, which, ordered)
         count = torch.bincount(which, minlength=len(centres))
         centres = torch.where(count > 0, total / count.clamp_min(1), centres)
-    found = (centres / 8).round().to(torch.int64).clamp_min(0).unique()
+    found: Tensor = torch.unique((centres / 8).round().to(torch.int64).clamp_min(0))
     return found if len(found) > 1 else torch.stack([found[0], found[0] + 1])
 
 
@@ -171,7 +171,9 @@ def _gaussian(ratio: Tensor) -> Model:
     density[1::2, 0] *= 0.5  # between -1 and 1 in one quantizer, -2 and 2 in the other
     counts = density.numpy()
     largest = np.full(2 * rank, width - 1)
-    return _model(counts, largest, np.zeros((2 * rank, LEVELS)), torch.arange(rank)[None], torch.zeros(1, dtype=torch.int64), device)
+    return _model(
+        counts, largest, np.zeros((2 * rank, LEVELS)), torch.arange(rank)[None], torch.zeros(1, dtype=torch.int64), device
+    )
 
 
 def _model(
@@ -209,7 +211,7 @@ def _tables(coded: _Coded, slots: Tensor, row_of_class: Tensor, num_rows: int, g
         growth: how much larger than those that occur magnitudes may become, as a share.
     """
     values, symbols, quantizers = coded.values, coded.symbols, coded.quantizers
-    row_of_class = row_of_class.unique(return_inverse=True)[1]
+    row_of_class = torch.unique(row_of_class, return_inverse=True)[1]
     scale = num_rows / len(values)
     rank, groups = values.shape[1], int(row_of_class.max()) + 1
     magnitude = symbols.abs().to(torch.int64)
@@ -217,8 +219,8 @@ def _tables(coded: _Coded, slots: Tensor, row_of_class: Tensor, num_rows: int, g
     # What follows a row's last symbol that is not 0 is not coded.
     counted = magnitude.flip(1).cumsum(1).flip(1) > 0
     cell = 2 * (row_of_class[coded.classes][:, None] * rank + torch.arange(rank, device=values.device)) + quantizers
-    counts = torch.bincount((cell * width + magnitude)[counted], minlength=2 * groups * rank * width)
-    counts = counts.reshape(groups * rank, 2 * width).cpu().numpy().astype(np.float64)
+    number = torch.bincount((cell * width + magnitude)[counted], minlength=2 * groups * rank * width)
+    counts = number.reshape(groups * rank, 2 * width).cpu().numpy().astype(np.float64)
     table_of_cell, tables = _share(counts, width, scale)
     contexts = len(tables) * 2
     context = 2 * torch.from_numpy(table_of_cell).to(values.device)[cell // 2] + quantizers

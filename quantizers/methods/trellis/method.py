@@ -3,20 +3,20 @@
 Papers: Fischer & Wang, "Entropy-constrained trellis-coded quantization" (IEEE Trans. Inf. Theory 1992); Schwarz et al.,
 "Hybrid video coding with trellis-coded quantization" (DCC 2019) for two quantizers that both have 0; Duda,
 "Asymmetric numeral systems" (arXiv:1311.2540) for the coder.
-Equation: with y = (x - mean) B^+ and s_0 = 0, column j has the quantizer q_j = s_j mod 2 and a symbol k_j, whose parity leads
-to s_(j+1); y_j is rebuilt as step * sign(k_j) * (2 |k_j| - q_j - shrink), 0 where k_j = 0, and x_hat = mean + y_hat B. The
-symbols of a row have the least |y - y_hat|^2 + weight * bits of all ways through the machine.
+Equation: with y = (x - mean) B^+ and s_0 = 0, column j has the quantizer q_j = s_j mod 2 and a symbol k_j, whose parity
+leads to s_(j+1); y_j is rebuilt as step * sign(k_j) * (2 |k_j| - q_j - shrink), 0 where k_j = 0, and x_hat = mean + y_hat B.
+The symbols of a row have the least |y - y_hat|^2 + weight * bits of all ways through the machine.
 
 What a decoder does, row by row:
 
 1. **Class and slot.** ``classes`` has the class of each row, range-coded in blocks of 256 by
-   :mod:`quantizers.coding.range_coder` with the frequencies ``class_frequency`` and the block lengths ``class_bytes`` (none of
-   them where there is one class). A row of class g has a slot of ``slot_bytes[g]`` bytes: its head in ``heads`` and its
+   :mod:`quantizers.coding.range_coder` with the frequencies ``class_frequency`` and the block lengths ``class_bytes`` (none
+   of them where there is one class). A row of class g has a slot of ``slot_bytes[g]`` bytes: its head in ``heads`` and its
    words in ``tails``, each behind those of the rows before it (:mod:`quantizers.coding.slots`).
-2. **Tables.** Column j of class g has table t = ``table_of[table_row[g], j]``, and the context c = 2 t + q. Of a context, the
-   magnitudes 1 .. ``largest[c]`` have a frequency each in ``frequency``, context after context, for either sign; 0 has what
-   is missing to 2^``precision``. Its symbols are in the order 0, 1, -1, 2, -2, .., and share the numbers below 2^precision
-   as :func:`quantizers.coding.slots.spread` says.
+2. **Tables.** Column j of class g has table t = ``table_of[table_row[g], j]``, and the context c = 2 t + q. Of a context,
+   the magnitudes 1 .. ``largest[c]`` have a frequency each in ``frequency``, context after context, for either sign; 0 has
+   what is missing to 2^``precision``. Its symbols are in the order 0, 1, -1, 2, -2, .., and share the numbers below
+   2^precision as :func:`quantizers.coding.slots.spread` says.
 3. **Symbols** are read one by one; the machine (:mod:`quantizers.methods.trellis.machine`, ``states`` states) goes on by
    each symbol's parity.
 4. **Values** as above, with ``shrink[c, min(|k|, 3) - 1]``; then B = ``basis`` (int8) * ``basis_scale``, a factor for each

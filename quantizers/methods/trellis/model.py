@@ -160,7 +160,7 @@ def integer_frequencies(counts: np.ndarray, largest: int, precision: int) -> np.
     """
     total, share = 1 << precision, counts[: largest + 1].astype(np.float64)
     share = share / max(1.0, share.sum()) * total
-    found = np.maximum(1, np.rint(share / 2)).astype(np.int64)
+    found: np.ndarray = np.maximum(1, np.rint(share / 2)).astype(np.int64)
     while 2 * int(found[1:].sum()) >= total:  # many rare magnitudes, each of them rounded up
         over = 2 * int(found[1:].sum()) - total + 2
         where = 1 + np.argsort(-found[1:], kind="stable")[: max(1, over // 2)]

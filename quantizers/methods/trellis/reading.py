@@ -10,7 +10,6 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from quantizers.coding.slots import GROUP, LOWEST, WORD_BITS, read_heads, slot_words

@@ -109,7 +109,7 @@ class _Chunk:
         return Found(self._way_back(chosen, second, magnitudes), chosen.bits, chosen.errors, end.bits)
 
     def _branches(self, column: int, magnitudes: Tensor) -> Tensor:
-        """Cost, bits and error (3, 4, B) of the best magnitude for each quantizer and parity; they go into ``magnitudes``."""
+        """Cost, bits and error (3, 4, B) of the best magnitude for each branch; the magnitude goes into ``magnitudes``."""
         value = self.values[column].abs()
         rate_weight = self.rate_weight * self.tilt[column]
         found = torch.empty((3, 4, len(value)), device=value.device)
@@ -162,7 +162,7 @@ class _End:
         self.columns, self.state = torch.zeros((2, len(nothing)), dtype=torch.int64, device=nothing.device).unbind(0)
 
     def offer(self, column: int, ways: Tensor, key: Tensor) -> None:
-        """The ways (3, S, B) that end with ``column``: per row the one with the least key (S, B), if less than what there is."""
+        """The ways (3, S, B) that end with ``column``: a row takes that of the least key (S, B), if less than its own."""
         best, state = key.min(dim=0)
         better = best < self.best
         bits, errors = ways[1:].gather(1, state.expand(2, 1, -1))[:, 0].unbind(0)
