@@ -46,8 +46,8 @@ def test_the_machine_comes_to_every_state_in_two_ways(states):
 
 
 def test_row_by_hand():
-    # One table, frequencies of 0, 1, -1: 8, 4, 4 of 16 in both quantizers. Places: i / 4 of 0 and (2 i + 1) / 4 of the others, so
-    # that 0 has the numbers 0, 1, 4, 5, 8, .., 1 has 2, 6, 10, 14, and -1 has 3, 7, 11, 15.
+    # One table, frequencies of 0, 1, -1: 8, 4, 4 of 16 in both quantizers. Places: i / 4 of 0 and (2 i + 1) / 4 of the
+    # others, so that 0 has the numbers 0, 1, 4, 5, 8, .., 1 has 2, 6, 10, 14, and -1 has 3, 7, 11, 15.
     state = {
         "heads": torch.tensor([18, 0], dtype=torch.uint8),
         "tails": torch.tensor([], dtype=torch.int32),
@@ -64,8 +64,9 @@ def test_row_by_hand():
     trellis = Trellis.from_state(TrellisConfig(rank=0, states=4), state, shape=(2, 3))
     rows = trellis.to_dense()
     assert torch.equal(rows[1], state["mean"])
-    # 18 is 2 mod 16: the symbol 1, its first number, and X = 4 * 1 + 0 = 4; the state is then 1. 4 is 0's third: X = 8 * 0 + 2,
-    # and the state (1 >> 1) ^ 2 = 2, of quantizer 0 again. 2 is 1's first. There 1 stands for 2 * (2 - 0.25) = 3.5.
+    # 18 is 2 mod 16: the symbol 1, its first number, and X = 4 * 1 + 0 = 4; the state is then 1. 4 is 0's third:
+    # X = 8 * 0 + 2, and the state (1 >> 1) ^ 2 = 2, of quantizer 0 again. 2 is 1's first.
+    # In quantizer 0 the symbol 1 stands for 2 * (2 - 0.25) = 3.5.
     assert rows[0].tolist() == [13.5, 20.0, 33.5]
 
 
