@@ -22,7 +22,7 @@ from quantizers.methods.trellis.search import contexts_of, search
 
 RATE_WEIGHT = 0.65
 LARGEST_MAGNITUDE = 2000
-_TURNS = 9
+_TURNS = 8
 _FIRST_CLASSES = 2  # the turn after which there are classes
 _FIRST_TABLES = 48
 _TABLE_BYTES = 2 * (2 + 2 * LEVELS)  # of a table without its frequencies

@@ -53,8 +53,8 @@ from quantizers.table import Table, TableStats
 
 _STEP_BYTES = 4 + 1 + 2 + 1  # step, precision, and one slot
 _TABLE_BYTES = 4 + 12  # the first table, all zeros
-_LEARNINGS = 4
-_NEAR_ENOUGH = 0.01  # of the bits of a row, that may be left over or lacking
+_LEARNINGS = 3
+_NEAR_ENOUGH = 0.015  # of the bits of a row, that may be left over or lacking
 _RANKS_TRIED = 64
 
 
@@ -186,7 +186,7 @@ class Trellis(Quantizer):
                 continue
             classes, size = chosen
             # Where a symbol has many bits, a rate weight hardly moves a row's: more rows must fit as they are.
-            spare = min(10.0, max(0.0, 2.5 * (config.row_bits / rank - 1)))
+            spare = min(10.0, 0.03 * config.row_bits, max(0.0, 2.5 * (config.row_bits / rank - 1)))
             lacking = max(0.0, spare + float(asked.mean()) - 8 * float(model.slot_bytes[classes].to(torch.float32).mean()))
             unused = 8 * (most_bytes - model.size_bytes() - size) / rows
             if -unused - lacking > best_score:

@@ -82,6 +82,12 @@ class _Chunk:
         self.bits, self.rebuilt = model.bits.reshape(-1), model.values.reshape(-1)
         self.before, self.branch = (part.to(values.device) for part in transitions(states))
         self.states = states
+        branches = torch.arange(4, device=values.device)[:, None]
+        self.quantizer, self.parity = branches // 2, branches % 2
+        # The largest magnitude of a context and a parity, or the least where there is none.
+        parities = self.parity[:2].T
+        largest = model.largest[:, None]
+        self.caps = torch.maximum(largest - ((largest - parities) & 1), parities).reshape(-1)
         self.counts = torch.tensor([1.0, 0.0, 1.0], device=values.device)[:, None, None]
 
     def result(self, room: Tensor | None) -> Found:
@@ -111,33 +117,15 @@ class _Chunk:
     def _branches(self, column: int, magnitudes: Tensor) -> Tensor:
         """Cost, bits and error (3, 4, B) of the best magnitude for each branch; the magnitude goes into ``magnitudes``."""
         value = self.values[column].abs()
-        rate_weight = self.rate_weight * self.tilt[column]
-        found = torch.empty((3, 4, len(value)), device=value.device)
-        for branch in range(4):
-            quantizer, parity = divmod(branch, 2)
-            context = 2 * self.tables[column] + quantizer
-            largest = self.model.largest[context]
-            largest = (largest - ((largest - parity) & 1)).clamp_min(parity)
-            nearest = ((value + (quantizer - 2 * parity)) * 0.25).round_().to(torch.int64).clamp_min_(0).mul_(2).add_(parity)
-            nearest = torch.minimum(nearest, largest)
-            context *= self.width
-            best, chosen = self._cost(value, context + nearest, rate_weight), nearest
-            others = [(nearest - 2).clamp_min_(parity)]
-            if not parity:
-                others.append(torch.zeros_like(nearest))
-            for other in others:
-                cost = self._cost(value, context + other, rate_weight)
-                chosen = torch.where(cost < best, other, chosen)
-                best = torch.minimum(cost, best)
-            magnitudes[branch] = chosen
-            context += chosen
-            found[0, branch], found[1, branch] = best, self.bits[context]
-            found[2, branch] = (value - self.rebuilt[context]).square_()
-        return found
-
-    def _cost(self, value: Tensor, entry: Tensor, rate_weight: Tensor) -> Tensor:
-        difference = value - self.rebuilt[entry]
-        return difference.square_().addcmul_(rate_weight, self.bits[entry])
+        contexts = 2 * self.tables[column] + self.quantizer  # (4, B), as all that follows
+        nearest = (value + (self.quantizer - 2 * self.parity)).mul_(0.25).round_().clamp_min_(0).mul_(2).add_(self.parity)
+        nearest = torch.minimum(nearest.to(torch.int64), self.caps[2 * contexts + self.parity])
+        candidates = torch.stack([nearest, torch.maximum(nearest - 2, self.parity), self.parity.expand_as(nearest)])
+        entries = candidates + contexts * self.width
+        errors, bits = (value - self.rebuilt[entries]).square_(), self.bits[entries]
+        cost, best = torch.addcmul(errors, self.rate_weight * self.tilt[column], bits).min(dim=0)
+        magnitudes.copy_(candidates.gather(0, best[None])[0])
+        return torch.stack([cost, bits.gather(0, best[None])[0], errors.gather(0, best[None])[0]])
 
     def _way_back(self, end: _End, second: Tensor, magnitudes: Tensor) -> Tensor:
         rank, count = self.values.shape
