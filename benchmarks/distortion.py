@@ -28,6 +28,7 @@ import faiss
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
+from matplotlib.ticker import NullLocator
 
 import quantizers
 from quantizers import Budget, Skip, Table, TableStats
@@ -242,6 +243,7 @@ def draw(results: list[Result], path: Path) -> None:
     axes.set(xscale="log", yscale="log", xlabel="times smaller", ylabel="normalized mean squared error")
     axes.set_xticks([ratio for ratio, _ in curve], [f"{ratio:g}" for ratio, _ in curve])
     axes.set_title(f"{results[0].table}, {results[0].rows} x {results[0].columns}")
+    axes.xaxis.set_minor_locator(NullLocator())
     axes.legend(fontsize=8)
     figure.savefig(path, dpi=150)
 
