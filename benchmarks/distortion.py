@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import csv
 import dataclasses
+import functools
 import importlib.metadata
 import importlib.util
 import time
@@ -150,9 +151,7 @@ class Nanopq:
     """nanopq with faiss's names."""
 
     def __init__(self, books: int, bits: int) -> None:
-        import nanopq
-
-        self.quantizer = nanopq.PQ(M=books, Ks=1 << bits, verbose=False)
+        self.quantizer: Any = importlib.import_module("nanopq").PQ(M=books, Ks=1 << bits, verbose=False)
 
     def train(self, x: np.ndarray) -> None:
         """Fit the codebooks."""
@@ -221,9 +220,9 @@ def peer(bench: Bench, method: str, budget: Budget) -> Found | None:
     """The best of a peer's usual configurations."""
     best: tuple[float, Found] | None = None
     for books, bits, payload, quantizer in configurations(method, bench.x.shape, budget.payload_bytes):
-        fit_seconds, _ = timed(lambda quantizer=quantizer: quantizer.train(bench.x))
+        fit_seconds, _ = timed(functools.partial(quantizer.train, bench.x))
         codes = quantizer.compute_codes(bench.x)
-        decode_seconds, rebuilt = timed(lambda quantizer=quantizer, codes=codes: quantizer.decode(codes))
+        decode_seconds, rebuilt = timed(functools.partial(quantizer.decode, codes))
         error = float(np.square(bench.x - rebuilt, dtype=np.float64).sum())
         if best is None or error < best[0]:
             best = (error, Found(f"{books} x {1 << bits}", payload, rebuilt, fit_seconds, decode_seconds))
