@@ -222,10 +222,10 @@ METHODS: Mapping[str, Method] = {
     "tt": _tt,
 }
 # Why a method can have no graph.
-REFUSED: Mapping[str, str] = {
-    "transform_entropy": "its rows are entropy-coded: a symbol can be decoded only after the one before it, "
-    "for which ONNX has no operator",
-}
+_ENTROPY_CODED = (
+    "its rows are entropy-coded: a symbol can be decoded only after the one before it, for which ONNX has no operator"
+)
+REFUSED: Mapping[str, str] = {"transform_entropy": _ENTROPY_CODED, "trellis": _ENTROPY_CODED}
 
 
 def metadata(quantizer: Quantizer) -> dict[str, Any]:

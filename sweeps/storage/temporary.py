@@ -108,17 +108,20 @@ def _locked() -> Iterator[Path]:
 
 def _opened(base: Path) -> int | None:
     """A locked handle of the program's folder; None where it was deleted while we waited for the lock."""
-    base.mkdir(mode=0o700, exist_ok=True)
     try:
+        base.mkdir(mode=0o700, exist_ok=True)
         descriptor = os.open(base, os.O_RDONLY | os.O_DIRECTORY)
-    except FileNotFoundError:
+    except (FileNotFoundError, FileExistsError):  # deleted after it was found there
+        if base.is_file():
+            raise
         return None
     try:
         if os.fstat(descriptor).st_uid != os.getuid():
             raise InputError(f"{base}: belongs to another user.")
         fcntl.flock(descriptor, fcntl.LOCK_EX)
-        if base.is_dir() and os.path.samestat(base.stat(), os.fstat(descriptor)):
-            return descriptor
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(base.stat(), os.fstat(descriptor)):
+                return descriptor
     except BaseException:
         os.close(descriptor)
         raise

@@ -134,6 +134,12 @@ APPLIES: dict[str, Callable[[type[Quantizer]], bool]] = {
 }
 
 
+# Tests that take seconds for these methods, whose search looks far ahead.
+SLOW_FOR = {
+    "trellis": ("test_fit", "test_weighted_fit", "test_more_bytes_never_rebuild_worse", "test_proposals_for_edge_tables")
+}
+
+
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     # What is left out of faster runs beside the first example of each method.
     later = pytest.mark.slow if metafunc.definition.get_closest_marker("one_example") else pytest.mark.thorough
@@ -141,13 +147,15 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         parameters = []
         devices = [device for device in DEVICES if argument != "device_case" or device != "cpu"]
         for cls in quantizers.list_methods().values():
+            slow = [pytest.mark.slow] if metafunc.function.__name__ in SLOW_FOR.get(cls.name, ()) else []
             for device in devices if APPLIES[argument](cls) else []:
                 if argument.endswith("method"):
-                    parameters.append(_parameter(Method(cls, device), _id(cls, device)))
+                    parameters.append(_parameter(Method(cls, device), _id(cls, device), *slow))
                     continue
                 for number, config in enumerate(cls.examples()):
                     name = f"{_id(cls, device)}-{number}"
-                    parameters.append(_parameter(Case(cls, config, device), name, *([later] if number else [])))
+                    marks = [*slow, *([pytest.mark.slow if slow else later] if number else [])]
+                    parameters.append(_parameter(Case(cls, config, device), name, *marks))
         metafunc.parametrize(argument, parameters)
     if "edge" in metafunc.fixturenames:
         few = [pytest.param(name, marks=[] if name in FEW_EDGES else pytest.mark.thorough) for name in EDGES]
