@@ -11,7 +11,7 @@ import dataclasses
 import math
 import shlex
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -107,7 +107,7 @@ def lines(found: Sequence[Answer], unmet: Sequence[str], run_dir: Path) -> list[
     said += _cost(pick)
     if first.close:
         said.append("Close: " + "; ".join(f"{_named(one)}, {text.number(one.value)}" for one in first.close))
-    said.append(_evidence(first))
+    said.append(evidence(first, _named))
     if others:
         picks = [f"{one.pick.metric}: {one.pick.quantizer}, {text.size(one.pick.payload_bytes)}" for one in others]
         said.append(_listed("Other objectives: ", picks))
@@ -126,29 +126,36 @@ def _cost(point: Recommendation) -> list[str]:
     value = f"{point.metric} {text.number(point.value)}"
     if point.baseline is None or point.drop is None:
         return [value]
-    told = [f"{value}, uncompressed {text.number(point.baseline)}: a change of {_signed(-point.drop, point)}"]
-    if point.drop_low is not None and point.drop_high is not None:
-        span = f"{_signed(-point.drop_high, point)} to {_signed(-point.drop_low, point)}"
+    told = [f"{value}, uncompressed {text.number(point.baseline)}: a change of {signed(-point.drop, point.direction)}"]
+    if (span := change_interval(point)) is not None:
         told.append(f"95 % interval of the change over {point.num_seeds} seeds: {span}")
     return told
 
 
-def _signed(change: float, point: Recommendation) -> str:
-    """A change of the metric, with its sign; ``change`` is positive where it is for the better."""
-    value = change if point.direction == "max" else -change
+def signed(change: float, direction: str) -> str:
+    """A change of a metric, with its sign; ``change`` is positive where it is for the better."""
+    value = change if direction == "max" else -change
     return f"{'+' if value > 0 else '−' if value < 0 else ''}{text.number(abs(value), 2)}"
 
 
-def _evidence(answer: Answer) -> str:
+def change_interval(point: Recommendation) -> str | None:
+    """The 95 % interval of a point's change against the uncompressed table; None where there is none."""
+    if point.drop_low is None or point.drop_high is None:
+        return None
+    return f"{signed(-point.drop_high, point.direction)} to {signed(-point.drop_low, point.direction)}"
+
+
+def evidence(answer: Answer, named: Callable[[Recommendation], str]) -> str:
+    """What the seeds can tell, in a sentence; ``named`` names a point."""
     if not answer.smaller:
         return "No point of the frontier is smaller."
     if not answer.tested:
         seeds = answer.pick.num_seeds
         return f"{seeds} {'seed' if seeds == 1 else 'seeds'}: small differences cannot be told from chance."
     if not answer.alike:
-        return "Smaller points are worse, at the 95 % level."
+        return "Every smaller point of the frontier is worse, at the 95 % level."
     smallest = min(answer.alike, key=lambda point: point.payload_bytes)
-    return f"The seeds cannot tell it from {_named(smallest)}."
+    return f"The seeds cannot tell it from {named(smallest)}."
 
 
 def _listed(start: str, items: Sequence[str]) -> str:

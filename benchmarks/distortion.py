@@ -33,6 +33,7 @@ from matplotlib.ticker import NullLocator
 
 import quantizers
 from quantizers import Budget, Skip, Table, TableStats
+from quantizers.fitting.gaussian import gaussian_distortion
 from trainables.tables.formats import read_table
 
 RATIOS = [8.0, 16.0, 32.0, 64.0]
@@ -60,17 +61,6 @@ class Result:
     recall: float
     fit_seconds: float
     decode_seconds: float
-
-
-def gaussian_curve(eigenvalues: np.ndarray, bits: float) -> float:
-    """Least error of a Gaussian at ``bits`` a row, as a share of its variance (Cover & Thomas, section 10.3.3)."""
-    variances = np.sort(np.maximum(eigenvalues, 0))[::-1]
-    low, high = 0.0, float(variances[0])
-    for _ in range(200):
-        level = (low + high) / 2
-        rate = 0.5 * np.log2(np.maximum(variances / level, 1)).sum()
-        low, high = (level, high) if rate > bits else (low, level)
-    return float(np.minimum(variances, high).sum() / variances.sum())
 
 
 def neighbours(x: np.ndarray, rows: np.ndarray) -> np.ndarray:
@@ -111,7 +101,7 @@ class Bench:
             configuration=found.configuration,
             payload_bytes=found.payload_bytes,
             nmse=float(error),
-            curve=gaussian_curve(self.stats.eigenvalues, bits),
+            curve=gaussian_distortion(self.stats.eigenvalues, bits) / self.variance,
             recall=recall,
             fit_seconds=found.fit_seconds,
             decode_seconds=found.decode_seconds,

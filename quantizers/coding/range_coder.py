@@ -20,6 +20,7 @@ from torch import Tensor
 
 PRECISION_BITS = 14
 TOTAL = 1 << PRECISION_BITS
+LIST_BLOCK = 256
 _WIDTH_BITS = 32
 _SHORTEST = 1 << (_WIDTH_BITS - 8)
 _CHUNK_SYMBOLS = 1 << 20
@@ -116,6 +117,33 @@ class _Writer:
         owner = torch.repeat_interleave(self.rows, self.length)
         place = torch.arange(len(owner), device=owner.device) - (self.length.cumsum(0) - self.length)[owner]
         return self.bytes[owner, place], self.length
+
+
+def encode_list(symbols: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Code a list of symbols that is read as a whole, with a frequency table of its own, in blocks of ``LIST_BLOCK``.
+
+    Args:
+        symbols: (N,) int64, below ``count``.
+        count: how many symbols there are.
+
+    Returns:
+        The bytes (uint8), how many of them each block has (int64), and the frequencies (count,) int64.
+    """
+    counts = torch.bincount(symbols, minlength=count)
+    filled = torch.nn.functional.pad(symbols, (0, -len(symbols) % LIST_BLOCK), value=int(counts.argmax()))
+    frequency = torch.from_numpy(integer_frequencies(counts.to(torch.float64).cpu().numpy())).to(symbols.device)
+    offsets = torch.zeros(LIST_BLOCK, dtype=torch.int64)
+    stream, lengths = encode(filled.reshape(-1, LIST_BLOCK), offsets, frequency, frequency.cumsum(0) - frequency)
+    return stream, lengths, frequency
+
+
+def decode_list(stream: Tensor, lengths: Tensor, frequency: Tensor, count: int) -> Tensor:
+    """Undo :func:`encode_list`: the first ``count`` symbols, (count,) int64."""
+    frequency, lengths = frequency.to(torch.int64), lengths.to(torch.int64)
+    begins, before = lengths.cumsum(0) - lengths, frequency.cumsum(0) - frequency
+    tables = torch.zeros(LIST_BLOCK, dtype=torch.int64)
+    found = decode(stream, begins, lengths, tables, symbol_lookup(frequency), frequency, before)
+    return found.reshape(-1)[:count]
 
 
 def _round_up(values: Tensor, zero_bits: int | Tensor) -> Tensor:

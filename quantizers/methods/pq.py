@@ -31,6 +31,7 @@ from quantizers.base import Budget, CodeQuantizer, FitStep, Role, Skip, StorageC
 from quantizers.coding.bits import bits_for, pack
 from quantizers.coding.dtypes import DTYPES, codebook_dtype_for
 from quantizers.errors import InputError
+from quantizers.fitting.gaussian import gaussian_distortion
 from quantizers.fitting.kmeans import kmeans, nearest
 from quantizers.table import Table, TableStats
 
@@ -268,7 +269,7 @@ def block_error(spectrum: FloatArray, bits: int) -> float:
     variance = float(spectrum.sum())
     if variance <= 0:
         return 0.0
-    share = _water_filling(spectrum, bits) / variance
+    share = gaussian_distortion(spectrum, bits) / variance
     loss = 1 + 1.72 * math.pow(len(spectrum), -0.75) * (1 - share) ** 2
     return variance * min(1.0, share * loss)
 
@@ -284,15 +285,6 @@ def _block_spectrum(eigenvalues: FloatArray, width: int) -> FloatArray:
     mean = ordered.mean()
     spread = quantiles * (mean / quantiles.mean()) - mean if quantiles.mean() > 0 else 0.0 * quantiles
     return np.asarray(mean + np.sqrt(width / len(ordered)) * spread)
-
-
-def _water_filling(spectrum: FloatArray, bits: int) -> float:
-    """Distortion of a Gaussian of these variances at ``bits`` bits in all (Cover & Thomas, section 10.3)."""
-    variances = np.sort(spectrum[spectrum > 0])[::-1]
-    coded = np.arange(1, len(variances) + 1)
-    log_level = (np.cumsum(np.log2(variances)) - 2 * bits) / coded  # the water level if so many components are coded
-    last = int(np.nonzero(log_level <= np.log2(variances))[0][-1])
-    return float(coded[last] * 2.0 ** log_level[last] + variances[last + 1 :].sum())
 
 
 def nearest_codes(x: Tensor, books: Sequence[Tensor]) -> Tensor:

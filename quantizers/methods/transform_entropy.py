@@ -35,13 +35,12 @@ from torch import Tensor
 from quantizers.base import Budget, FitStep, Quantizer, QuantizerConfig, Role, Skip, StorageCost
 from quantizers.coding.dtypes import DTYPES
 from quantizers.coding.frequency_tables import ENTRY_BYTES, TABLE_BYTES, FrequencyTables, count_symbols, share, table_bits
-from quantizers.coding.range_coder import decode, encode, integer_frequencies, symbol_lookup
+from quantizers.coding.range_coder import LIST_BLOCK, decode, decode_list, encode, encode_list, symbol_lookup
 from quantizers.fitting.principal_axes import principal_axes, project
 from quantizers.table import Table, TableStats
 
 _ROUNDING = 0.47
 _LARGEST_SYMBOL = 2000
-_BLOCK = 256  # lengths that are coded together
 _FIXED_BYTES = 4 + 4 + 2 * ENTRY_BYTES + TABLE_BYTES  # step, shortest length, and two tables of one symbol
 _SAMPLE_ROWS = 1 << 13
 _CHUNK_VALUES, _FEWEST_ROWS = 1 << 20, 1 << 12
@@ -209,7 +208,7 @@ class _Reader:
 def _fixed_cost(rank: int, basis_dtype: str, shape: tuple[int, int]) -> StorageCost:
     """Everything but what ``row_bits`` is for."""
     basis = min(rank, shape[1]) * shape[1] * DTYPES[basis_dtype].itemsize
-    return StorageCost(0, codebook_bytes=basis, side_bytes=4 * shape[1] + _FIXED_BYTES + 2 * -(-shape[0] // _BLOCK))
+    return StorageCost(0, codebook_bytes=basis, side_bytes=4 * shape[1] + _FIXED_BYTES + 2 * -(-shape[0] // LIST_BLOCK))
 
 
 def _finest(coordinates: Tensor, most_bytes: int) -> dict[str, Tensor]:
@@ -289,12 +288,7 @@ def _shrink(coordinates: Tensor, symbols: Tensor, step: float, tables: Frequency
 def _code_lengths(lengths: Tensor) -> dict[str, Tensor]:
     """Entropy-coded as well, in blocks: they are read once, all together."""
     shortest = lengths.min()
-    symbols = lengths - shortest
-    counts = torch.bincount(symbols)
-    filled = torch.nn.functional.pad(symbols, (0, -len(symbols) % _BLOCK), value=int(counts.argmax()))
-    frequency = torch.from_numpy(integer_frequencies(counts.to(torch.float64).cpu().numpy())).to(lengths.device)
-    offsets = torch.zeros(_BLOCK, dtype=torch.int64)
-    stream, block_bytes = encode(filled.reshape(-1, _BLOCK), offsets, frequency, frequency.cumsum(0) - frequency)
+    stream, block_bytes, frequency = encode_list(lengths - shortest, int(lengths.max() - shortest) + 1)
     return {
         "lengths": stream,
         "length_bytes": block_bytes.to(torch.int16),
@@ -305,8 +299,5 @@ def _code_lengths(lengths: Tensor) -> dict[str, Tensor]:
 
 def _read_lengths(state: dict[str, Tensor], num_embeddings: int) -> Tensor:
     """Undo :func:`_code_lengths`: (N,) int64."""
-    frequency, block_bytes = state["length_frequency"].to(torch.int64), state["length_bytes"].to(torch.int64)
-    begins, before = block_bytes.cumsum(0) - block_bytes, frequency.cumsum(0) - frequency
-    tables = torch.zeros(_BLOCK, dtype=torch.int64)
-    symbols = decode(state["lengths"], begins, block_bytes, tables, symbol_lookup(frequency), frequency, before)
-    return symbols.reshape(-1)[:num_embeddings] + state["shortest"]
+    lengths = decode_list(state["lengths"], state["length_bytes"], state["length_frequency"], num_embeddings)
+    return lengths + state["shortest"]

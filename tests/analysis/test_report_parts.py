@@ -1,7 +1,5 @@
 """What the report's panels are made of: importances, units, shares, and the words' neighbours."""
 
-from pathlib import Path
-
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -78,9 +76,3 @@ def test_neighbours_leave_the_row_itself_out():
     rows = torch.tensor([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0], [-1.0, -0.1]])
     assert nearest(rows, 2).tolist() == [[1, 2], [0, 2], [1, 0], [2, 0]]
     assert nearest(rows[:1]).shape == (1, 0)
-
-
-def test_the_reader_in_the_package_is_the_one_that_people_take():
-    root = Path(__file__).parents[2]
-    packaged = root / "analysis/report/templates/reader.mjs"
-    assert packaged.read_text() == (root / "reader/js/embedding-frontier.mjs").read_text()

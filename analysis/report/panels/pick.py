@@ -10,7 +10,7 @@ from typing import Any
 from markupsafe import Markup
 
 from analysis import text
-from analysis.answer import Answer, answers
+from analysis.answer import Answer, answers, change_interval, evidence, signed
 from analysis.recommend import Recommendation, recommend
 from analysis.report.panel import Panel, Report
 from analysis.report.units import Unit
@@ -42,10 +42,10 @@ def _told(answer: Answer, run_dir: Path, size: Unit) -> dict[str, Any]:
         "pick": pick,
         "why": answer.why,
         "config": text.config_label(json.dumps(dict(pick.config)), given=True),
-        "change": None if pick.drop is None else _signed(-pick.drop, pick.direction),
-        "interval": _interval(pick),
+        "change": None if pick.drop is None else signed(-pick.drop, pick.direction),
+        "interval": change_interval(pick),
         "close": [f"{_named(one, size)}, {text.number(one.value)}" for one in answer.close],
-        "evidence": _evidence(answer, size),
+        "evidence": evidence(answer, lambda point: _named(point, size)),
         "command": f"frontier export {shlex.quote(str(run_dir))} --trial {key} -o small.safetensors",
     }
 
@@ -53,28 +53,3 @@ def _told(answer: Answer, run_dir: Path, size: Unit) -> dict[str, Any]:
 def _named(point: Recommendation, size: Unit) -> str:
     times = "" if point.compression_ratio is None else f" ({text.ratio(point.compression_ratio)})"
     return f"{point.quantizer} with {size(point.payload_bytes)}{times}"
-
-
-def _signed(change: float, direction: str) -> str:
-    """A change of the metric with its sign; ``change`` is above 0 where it is for the better."""
-    value = change if direction == "max" else -change
-    return f"{'+' if value > 0 else '−' if value < 0 else ''}{text.number(abs(value), 2)}"
-
-
-def _interval(pick: Recommendation) -> str | None:
-    if pick.drop_low is None or pick.drop_high is None:
-        return None
-    return f"{_signed(-pick.drop_high, pick.direction)} to {_signed(-pick.drop_low, pick.direction)}"
-
-
-def _evidence(answer: Answer, size: Unit) -> str:
-    """What the seeds can tell, in a sentence."""
-    if not answer.smaller:
-        return "No point of the frontier is smaller."
-    if not answer.tested:
-        seeds = answer.pick.num_seeds
-        return f"With {seeds} {'seed' if seeds == 1 else 'seeds'}, small differences cannot be told from chance."
-    if not answer.alike:
-        return "Every smaller point of the frontier is worse, at the 95 % level."
-    smallest = min(answer.alike, key=lambda point: point.payload_bytes)
-    return f"The seeds cannot tell it from {_named(smallest, size)}."

@@ -1,7 +1,7 @@
 /**
  * Reads compressed embedding tables of embedding-frontier: one file, no dependencies, in browsers and in Node.
  *
- *     import { read } from "./embedding-frontier.mjs";
+ *     import { read } from "./reader.mjs";
  *     const table = read(new Uint8Array(await (await fetch("small.safetensors")).arrayBuffer()));
  *     table.vector("dog");              // Float32Array of D values, or null
  *     table.neighbours("dog", 10);      // [{ id, word, cosine }, ...]

@@ -12,13 +12,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from quantizers.coding.range_coder import decode, encode, integer_frequencies, symbol_lookup
+from quantizers.coding.range_coder import decode_list, encode_list
 from quantizers.coding.slots import encode_rows
 from quantizers.methods.trellis.learning import nearest_class
 from quantizers.methods.trellis.model import Model
 from quantizers.methods.trellis.search import contexts_of, search
 
-_BLOCK = 256  # classes that are coded together
 _TRIES, _PLAIN_TRIES = 12, 3
 _TILT, _NEAR = 0.8, 0.5  # of logarithms of rate weights
 _FULL = 0.6  # bits that may be left over
@@ -63,11 +62,7 @@ def code_classes(classes: Tensor, count: int) -> dict[str, Tensor]:
     """Classes (N,) as tensors of a file; none where there is one class only."""
     if count == 1:
         return {}
-    counts = torch.bincount(classes, minlength=count)
-    filled = torch.nn.functional.pad(classes, (0, -len(classes) % _BLOCK), value=int(counts.argmax()))
-    frequency = torch.from_numpy(integer_frequencies(counts.to(torch.float64).cpu().numpy())).to(classes.device)
-    offsets = torch.zeros(_BLOCK, dtype=torch.int64)
-    stream, block_bytes = encode(filled.reshape(-1, _BLOCK), offsets, frequency, frequency.cumsum(0) - frequency)
+    stream, block_bytes, frequency = encode_list(classes, count)
     return {
         "classes": stream,
         "class_bytes": block_bytes.to(torch.int16),
@@ -79,12 +74,8 @@ def read_classes(state: dict[str, Tensor], num_rows: int) -> Tensor:
     """Undo :func:`code_classes`: (N,) int64 on the CPU."""
     if "classes" not in state:
         return torch.zeros(num_rows, dtype=torch.int64)
-    frequency, block_bytes = (state[name].to("cpu", torch.int64) for name in ("class_frequency", "class_bytes"))
-    begins, before = block_bytes.cumsum(0) - block_bytes, frequency.cumsum(0) - frequency
-    tables = torch.zeros(_BLOCK, dtype=torch.int64)
-    stream = state["classes"].to("cpu")
-    found = decode(stream, begins, block_bytes, tables, symbol_lookup(frequency), frequency, before)
-    return found.reshape(-1)[:num_rows]
+    stream, block_bytes, frequency = (state[name].cpu() for name in ("classes", "class_bytes", "class_frequency"))
+    return decode_list(stream, block_bytes, frequency, num_rows)
 
 
 def fill(values: Tensor, classes: Tensor, rate_weight: Tensor, model: Model, states: int) -> tuple[Tensor, Tensor]:

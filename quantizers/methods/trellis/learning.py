@@ -46,7 +46,6 @@ class Learned:
 
     Attributes:
         model: the tables.
-        log_step: log2 of the step.
         slope, intercept: bits that are expected of a row, from :func:`energy`: a first guess of its class.
     """
 

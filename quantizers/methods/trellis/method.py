@@ -43,6 +43,7 @@ from pydantic import Field
 from torch import Tensor
 
 from quantizers.base import Budget, FitStep, Quantizer, QuantizerConfig, Role, Skip, StorageCost
+from quantizers.fitting.gaussian import gaussian_distortion
 from quantizers.fitting.principal_axes import principal_axes, project
 from quantizers.methods.trellis.filling import CHUNK_ROWS, choose_classes, code_classes, fill, read_classes
 from quantizers.methods.trellis.learning import Learned, energy, learn, nearest_class, rate_weights
@@ -117,7 +118,7 @@ class Trellis(Quantizer):
             if row_bits < 1:
                 continue
             tables = 8 * min(1500, 0.02 * row_bits * rows / 8) / rows
-            error = _water_filling(spectrum[:rank] if rank else equal, 0.97 * row_bits - tables)
+            error = gaussian_distortion(spectrum[:rank] if rank else equal, 0.97 * row_bits - tables)
             error += float(spectrum[rank:].sum()) if rank else 0.0
             if best is None or error < best[0]:
                 best = (error, TrellisConfig(row_bits=row_bits, rank=rank))
@@ -241,13 +242,3 @@ def _fixed_cost(rank: int, shape: tuple[int, int]) -> StorageCost:
     """Everything but what ``row_bits`` is for."""
     tables = _STEP_BYTES + _TABLE_BYTES + (rank or shape[1])
     return StorageCost(0, codebook_bytes=rank * (shape[1] + 4), side_bytes=4 * shape[1] + tables)
-
-
-def _water_filling(variances: np.ndarray, bits: float) -> float:
-    """Error of a Gaussian with these variances, descending, at so many bits (Cover & Thomas, section 10.3.3)."""
-    if bits <= 0 or variances[0] <= 0:
-        return float(variances.sum())
-    count = np.arange(1, len(variances) + 1)
-    log_level = (np.cumsum(np.log2(np.maximum(variances, 1e-300))) - 2 * bits) / count
-    active = int(np.flatnonzero(log_level <= np.log2(np.maximum(variances, 1e-300)))[-1]) + 1
-    return float(active * 2.0 ** log_level[active - 1] + variances[active:].sum())
