@@ -15,9 +15,9 @@ _GROUPS = ("sweeps", "choose", "ui", "tables", "train", "data", "submit", "ledge
 # The commands as ``frontier --help`` has them, every one: in the order in which a person comes to need them.
 _PANELS = {
     "A sweep": ("run", "status", "resume"),
-    "Its answer": ("recommend", "report", "ui", "export"),
+    "Its results": ("recommend", "report", "ui", "export"),
     "One table": ("compress", "inspect", "convert"),
-    "What there is": ("methods", "tasks", "presets", "data"),
+    "Lists and data": ("methods", "tasks", "presets", "data"),
     "More": ("train", "submit", "sync", "ledger"),
 }
 
