@@ -54,7 +54,7 @@ def test_smaller_points_that_may_be_as_good_are_named() -> None:
     pick = point(1e4, 0.8, seeds={0: 0.79, 1: 0.81, 2: 0.8})
     clear = point(2e3, 0.5, seeds={0: 0.51, 1: 0.5, 2: 0.49})
     assert "The seeds cannot tell it from q9000, 9.00 KB (×111)." in told([clear, scatter, pick], "a limit", [pick])
-    assert "Smaller points are worse, at the 95 % level." in told([clear, pick], "a limit", [pick])
+    assert "Every smaller point of the frontier is worse, at the 95 % level." in told([clear, pick], "a limit", [pick])
     assert "No point of the frontier is smaller." in told([pick, point(2e4, 0.9)], "a limit", [pick])
     (found,) = answers(Advice((pick,), (), ((clear, scatter, pick),)), "a limit")
     assert [one.quantizer for one in found.close] == ["q9000"] and found.tested

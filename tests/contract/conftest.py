@@ -134,9 +134,17 @@ APPLIES: dict[str, Callable[[type[Quantizer]], bool]] = {
 }
 
 
-# Tests that take seconds for these methods, whose search looks far ahead.
+# Tests that take seconds for these methods, whose search looks far ahead; their further examples are left out with them.
 SLOW_FOR = {
-    "trellis": ("test_fit", "test_weighted_fit", "test_more_bytes_never_rebuild_worse", "test_proposals_for_edge_tables")
+    "trellis": {
+        "test_fit",
+        "test_more_bytes_never_rebuild_worse",
+        "test_proposals_are_within_their_budget",
+        "test_proposals_for_edge_tables",
+        "test_training",
+        "test_weighted_fit",
+    },
+    "transform_entropy": {"test_fit"},
 }
 
 
@@ -154,7 +162,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
                     continue
                 for number, config in enumerate(cls.examples()):
                     name = f"{_id(cls, device)}-{number}"
-                    marks = [*slow, *([pytest.mark.slow if slow else later] if number else [])]
+                    rest = [pytest.mark.slow if cls.name in SLOW_FOR else later] if number else []
+                    marks = [*slow, *rest]
                     parameters.append(_parameter(Case(cls, config, device), name, *marks))
         metafunc.parametrize(argument, parameters)
     if "edge" in metafunc.fixturenames:
