@@ -1,11 +1,12 @@
 import copy
 import pickle
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
-from quantizers import CompressedEmbedding, Table, create
+from quantizers import CompressedEmbedding, Table, create, load
 
 VECTORS = torch.tensor([[1.0, 2.0], [0.5, -4.0], [3.0, 0.25]])
 
@@ -132,3 +133,111 @@ def test_default_hooks_for_training(quantizer):
     assert float(module.regularizer()) == 0
     module.set_progress(0.5)
     assert torch.equal(module.harden().to_dense(), VECTORS)
+
+
+STORED = sorted((Path(__file__).parents[2] / "reader/python/tests/data").glob("*.safetensors"))
+IDS = torch.tensor([[0, 7, 39], [3, 3, 1]])
+
+
+def compiled(module):
+    torch._dynamo.reset()
+    return torch.compile(module, fullgraph=True, backend="eager")
+
+
+FEW = ("adacomp-01", "pruned-index", "rq-16", "transform_entropy-24")
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize(
+    "file",
+    [pytest.param(file, marks=pytest.mark.thorough if file.stem in FEW else pytest.mark.slow) for file in STORED],
+    ids=lambda file: file.stem,
+)
+def test_every_method_is_compiled_and_exported_whole(file):
+    module = load(file)
+    network = compiled(module)
+    assert torch.equal(network(IDS), module(IDS))
+    assert torch.equal(network(IDS[:, :2]), module(IDS[:, :2]))
+    auto = torch.export.Dim.AUTO
+    program = torch.export.export(module, (IDS,), dynamic_shapes=({0: auto, 1: auto},))
+    assert torch.equal(program.module()(IDS[:1, 1:]), module(IDS[:1, 1:]))
+
+
+def stored(name):
+    return load(next(file for file in STORED if file.stem == name))
+
+
+@pytest.mark.thorough
+def test_compiled_look_ups_check_their_ids():
+    network = compiled(stored("hashed-1"))
+    with pytest.raises(IndexError, match=r"ids must be in \[0, 40\); found 3 to 40"):
+        network(torch.tensor([3, 40]))
+
+
+@pytest.mark.thorough
+def test_a_compiled_table_sees_what_is_loaded_into_it():
+    first, second = stored("pq-5"), stored("pq-5")
+    second.codebooks.mul_(2)
+    network = compiled(first)
+    assert torch.equal(network(IDS), first(IDS))
+    first.load_state_dict(second.state_dict())
+    assert torch.equal(network(IDS), second(IDS)) and not torch.equal(second(IDS), stored("pq-5")(IDS))
+    assert set(first.state_dict()) == {"codes", "codebooks"}
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("name", ["rq-16", "adacomp-01", "lowrank-8"])
+def test_codebooks_are_trained_compiled_as_they_are_otherwise(name):
+    gradients = []
+    for wrap in (lambda module: module, compiled):
+        module = CompressedEmbedding(stored(name).quantizer, trainable=True)
+        wrap(module)(IDS).square().sum().backward()
+        gradients.append({name: one.grad for name, one in module.named_parameters()})
+    assert gradients[0].keys() == gradients[1].keys() and len(gradients[0]) > 0
+    for key, one in gradients[0].items():
+        torch.testing.assert_close(gradients[1][key], one)
+
+
+@pytest.mark.thorough
+def test_an_exported_program_can_be_saved(tmp_path):
+    module = stored("adacomp-01")
+    torch.export.save(torch.export.export(module, (IDS,)), tmp_path / "program.pt2")
+    assert torch.equal(torch.export.load(tmp_path / "program.pt2").module()(IDS), module(IDS))
+
+
+def test_the_padding_row_is_zero(quantizer):
+    module = CompressedEmbedding(quantizer, trainable=True)
+    for padding in (1, -2):
+        module.padding_idx = padding
+        rows = module(torch.tensor([[0, 1], [1, 2]]))
+        assert torch.equal(rows[0, 1], torch.zeros(2)) and torch.equal(rows[0, 0], VECTORS[0])
+        assert torch.equal(module.weight[1], torch.zeros(2))
+        module.zero_grad()
+        rows.sum().backward()
+        assert torch.equal(module.vectors.grad, torch.tensor([[1.0, 1.0], [0.0, 0.0], [1.0, 1.0]]))
+    assert torch.equal(module.to_dense(), VECTORS)  # the table is as it was
+
+
+def test_a_tied_output_reads_the_weight(quantizer):
+    module = CompressedEmbedding(quantizer, trainable=True)
+    scores = nn.functional.linear(torch.tensor([[1.0, 0.0]]), module.weight)
+    assert torch.equal(scores, VECTORS[None, :, 0])
+    scores[0, 2].backward()
+    assert torch.equal(module.vectors.grad, torch.tensor([[0.0, 0.0], [0.0, 0.0], [1.0, 0.0]]))
+    assert module.half().weight.dtype == torch.float16
+    assert not quantizer.module().weight.requires_grad
+
+
+def test_rows_by_word(quantizer):
+    module = quantizer.module()
+    assert torch.equal(module["b"], VECTORS[1]) and torch.equal(module[2], VECTORS[2])
+    assert torch.equal(module[["c", "a"]], VECTORS[[2, 0]]) and torch.equal(module[[1, 1]], VECTORS[[1, 1]])
+    assert "a" in module and "d" not in module and len(list(module)) == 3
+    with pytest.raises(KeyError, match="'d' is no word of the table"):
+        module["d"]
+    with pytest.raises(IndexError, match="found 3"):
+        module[3]
+    with pytest.raises(KeyError, match="has no words"):
+        stored("identity-without-words")["dog"]
+    assert torch.equal(stored("pq-5")["dog"], stored("pq-5").to_dense()[0])  # of two rows the first
+    assert torch.equal(pickle.loads(pickle.dumps(module))["b"], VECTORS[1])
