@@ -155,12 +155,15 @@ class TableStats:
         embedding_dim: D.
         eigenvalues: (D,) of the centred covariance, descending (the PCA spectrum).
         has_counts: whether the table carries word frequencies.
+        under_metric: whether the fit will see the table under a metric (:mod:`quantizers.fitting.distortion`), which the
+            eigenvalues do not know.
     """
 
     num_embeddings: int
     embedding_dim: int
     eigenvalues: np.ndarray
     has_counts: bool = False
+    under_metric: bool = False
 
     @property
     def shape(self) -> tuple[int, int]:

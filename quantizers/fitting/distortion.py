@@ -5,8 +5,8 @@ loss's gradients it is, to second order, what the error adds to the loss (the Fi
 a network's weights, here for vectors).
 
 A method whose rows are linear in stored vectors (codebooks, axes, a mean) needs nothing more for it: it is fitted to the
-table times A, and then the stored vectors are multiplied by the inverse of A. The file is as large as without, and is read
-by the same code::
+table times A, and then the stored vectors are multiplied by the inverse of A. Vectors that are stored in whole numbers, with
+a factor each, get new factors. The file is as large as without, and is read by the same code::
 
     quantizer = unfold(quantizers.create("rq").fit(under(table, metric)), metric)
 
@@ -46,12 +46,19 @@ def unfold(quantizer: Quantizer, metric: Tensor) -> Quantizer:
     Raises:
         InputError: the method's rows are not linear in what it stores.
     """
-    if not quantizer.linear_state:
+    if not quantizer.takes_metric(quantizer.config):
         raise InputError(f"{quantizer.name} cannot be fitted under a metric: its rows are not linear in what it stores.")
     inverse = torch.linalg.inv(metric.double()).to(quantizer.device)
     state = quantizer.state()
     for name in quantizer.linear_state:
-        if name in state:
+        if name not in state:
+            continue
+        if (scale := state.get(f"{name}_scale")) is not None:
+            vectors = (state[name].double() * scale.double()[:, None]) @ inverse
+            scale = (vectors.abs().amax(dim=1) / torch.iinfo(state[name].dtype).max).to(scale.dtype)
+            whole = (vectors / scale.double().clamp_min(torch.finfo(scale.dtype).tiny)[:, None]).round()
+            state[name], state[f"{name}_scale"] = whole.to(state[name].dtype), scale
+        else:
             dtype = state[name].dtype
             largest = torch.finfo(dtype).max
             state[name] = (state[name].double() @ inverse).clamp(-largest, largest).to(dtype)

@@ -90,12 +90,14 @@ def prepare(config: SweepConfig, data_dir: Path | None) -> Prepared:
     if config.of_task and lead is not None:
         table = leading.task_table(table)
     weights = read_weights(config.weights, table, data_dir)
-    stats = TableStats.of(table)
+    under_metric = config.metric != "none"
+    stats = dataclasses.replace(TableStats.of(table), under_metric=under_metric)
     others: dict[str, TableStats] = {}
     if lead is not None and config.regime != "pretrained":
         shapes = leading.role_shapes(table)
         # Training is what makes the other tables, so that nothing but their shape is known yet.
-        others = {role: TableStats.unseen(*shapes[role]) for role in leading.roles[1:]}
+        unseen = {role: TableStats.unseen(*shapes[role]) for role in leading.roles[1:]}
+        others = {role: dataclasses.replace(one, under_metric=under_metric) for role, one in unseen.items()}
     plan = make_plan(
         config,
         stats,

@@ -1,5 +1,7 @@
 """Fits under a metric: the same codes as of the table times the metric, and smaller errors where they are felt."""
 
+import dataclasses
+
 import pytest
 import torch
 
@@ -19,7 +21,7 @@ def made(seed: int = 0) -> tuple[Table, torch.Tensor]:
 
 
 def test_the_methods_that_can() -> None:
-    assert {"rq", "lsq", "dccl", "lowrank", "transform", "transform_entropy", "adacomp"} <= set(METHODS)
+    assert {"rq", "lsq", "dccl", "lowrank", "transform", "transform_entropy", "trellis", "adacomp"} <= set(METHODS)
 
 
 @pytest.mark.thorough
@@ -27,7 +29,8 @@ def test_the_methods_that_can() -> None:
 def test_errors_are_small_where_they_are_felt(name: str) -> None:
     table, metric = made()
     budget = Budget(512 * 5)
-    configs = quantizers.get(name).configs_for(budget, TableStats.of(table))
+    stats = dataclasses.replace(TableStats.of(table), under_metric=True)
+    configs = quantizers.get(name).configs_for(budget, stats)
     assert not isinstance(configs, Skip)
     fitted = quantizers.get(name)(configs[0]).fit(under(table, metric), seed=3, budget=budget)
     plain = quantizers.get(name)(configs[0]).fit(table, seed=3, budget=budget)
@@ -35,8 +38,9 @@ def test_errors_are_small_where_they_are_felt(name: str) -> None:
     assert found.payload_bytes == fitted.payload_bytes <= budget.payload_bytes
     felt = [float(((one.to_dense() - table.vectors) @ metric).square().sum()) for one in (found, plain)]
     assert felt[0] < 0.8 * felt[1]
+    changed = {*found.linear_state, *(f"{part}_scale" for part in found.linear_state)}
     for part, tensor in fitted.state().items():
-        assert torch.equal(tensor, found.state()[part]) == (part not in found.linear_state)
+        assert torch.equal(tensor, found.state()[part]) == (part not in changed)
     difference = fitted.to_dense() - found.to_dense() @ metric
     assert float(difference.square().mean()) < 1e-4 * float((table.vectors @ metric).square().mean())
 
@@ -75,6 +79,9 @@ def test_what_cannot_be_a_metric() -> None:
     scalar = quantizers.create("scalar", bits=4).fit(under(table, metric))
     with pytest.raises(InputError, match="scalar cannot be fitted under a metric"):
         unfold(scalar, metric)
+    without_axes = quantizers.create("trellis", rank=0, row_bits=40).fit(under(table, metric))
+    with pytest.raises(InputError, match="trellis cannot be fitted under a metric"):
+        unfold(without_axes, metric)
 
 
 def test_a_metric_of_nothing_is_none() -> None:

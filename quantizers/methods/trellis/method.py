@@ -64,7 +64,8 @@ class TrellisConfig(QuantizerConfig):
 
     Attributes:
         row_bits: bits a row for symbols, classes and tables together, on average at the most.
-        rank: principal axes that are kept, stored in 8 bits a value; 0: no transform, the columns as they are.
+        rank: the most principal axes that are kept, stored in 8 bits a value; 0: no transform, the columns as they are. Where
+            the table, its weights and its metric make fewer serve better, the bytes of the others go to the rows.
         states: of the state machine; more find better symbols, and take longer to search, not to read.
         train_rows: rows that step, classes and tables are learned on.
     """
@@ -93,6 +94,7 @@ class Trellis(Quantizer):
         "mean": "side",
     }
     uses_weights = True
+    linear_state = ("basis", "mean")
     lookup = False
 
     def __init__(self, config: QuantizerConfig) -> None:
@@ -111,15 +113,13 @@ class Trellis(Quantizer):
         rows, dim = stats.shape
         spectrum = np.maximum(stats.eigenvalues[: min(stats.shape)], 0)
         equal = np.full(dim, stats.eigenvalues.sum() / dim)
-        ranks = {0, *np.linspace(1, len(spectrum), min(_RANKS_TRIED, len(spectrum))).astype(int).tolist()}
+        ranks = {*([] if stats.under_metric else [0]), *_ranks(len(spectrum))}
         best: tuple[float, TrellisConfig] | None = None
         for rank in sorted(ranks):
             row_bits = math.floor(8000 * (budget.payload_bytes - _fixed_cost(rank, stats.shape).payload_bytes) / rows) / 1000
             if row_bits < 1:
                 continue
-            tables = 8 * min(1500, 0.02 * row_bits * rows / 8) / rows
-            error = gaussian_distortion(spectrum[:rank] if rank else equal, 0.97 * row_bits - tables)
-            error += float(spectrum[rank:].sum()) if rank else 0.0
+            error = _expected_error(spectrum if rank else equal, rank or dim, row_bits, rows)
             if best is None or error < best[0]:
                 best = (error, TrellisConfig(row_bits=row_bits, rank=rank))
         if best is None:
@@ -141,16 +141,24 @@ class Trellis(Quantizer):
         return None
 
     @classmethod
+    def takes_metric(cls, config: Any) -> bool:
+        """Without axes there is nothing that a metric could be folded into."""
+        return bool(config.rank)
+
+    @classmethod
     def examples(cls) -> Sequence[TrellisConfig]:
         """Some axes, and the columns as they are."""
         return [TrellisConfig(row_bits=24, rank=8), TrellisConfig(row_bits=60.5, rank=0, states=4, train_rows=100)]
 
     def _fit_steps(self, table: Table, *, seed: int, weights: Tensor | None, budget: Budget | None) -> Iterator[FitStep]:
         self._reader = None
-        mean, _, axes = principal_axes(table.vectors, weights)
+        mean, spectrum, axes = principal_axes(table.vectors, weights)
         stored: dict[str, Tensor] = {"mean": mean.to(torch.float32)}
+        row_bits = self.config.row_bits
         if self.config.rank:
-            axes = axes[: self.config.rank]
+            rank, row_bits = self._axes_that_pay(spectrum.cpu().numpy(), table.shape)
+            self._resolve(rank=rank, row_bits=row_bits)
+            axes = axes[:rank]
             scale = (axes.abs().amax(dim=1) / 127).to(torch.float32)
             stored["basis"], stored["basis_scale"] = (axes / scale[:, None]).round().to(torch.int8), scale
             axes = torch.linalg.pinv(_axes(stored).to(torch.float64)).T
@@ -162,7 +170,7 @@ class Trellis(Quantizer):
         unit = 2.0 ** math.floor(math.log2(peak)) if peak else 1.0  # so that squares stay in float32's range
         coordinates /= unit
         rate_weight = rate_weights(weights, len(coordinates), coordinates.device)
-        model, classes = self._learned(coordinates, rate_weight)
+        model, classes = self._learned(coordinates, rate_weight, row_bits)
         yield FitStep("learn", 0.4)
         heads, tails = fill(coordinates.div_(model.step), classes, rate_weight, model, self.config.states)
         model = dataclasses.replace(model, step=model.step * unit)
@@ -170,12 +178,20 @@ class Trellis(Quantizer):
         self._set_state({**coded, **model.state(), **stored})
         yield FitStep("code", 1.0)
 
-    def _learned(self, coordinates: Tensor, rate_weight: Tensor) -> tuple[Model, Tensor]:
-        """Tables, and the class of each row, such that all is within the bits that a row may take."""
+    def _axes_that_pay(self, spectrum: np.ndarray[Any, Any], shape: tuple[int, int]) -> tuple[int, float]:
+        """How many axes to keep, and the bits a row that are then left for symbols, classes and tables."""
+        most, (rows, dim) = self.config.rank, shape
+        # An axis that is not kept frees its values, its factor, and its place in the first table.
+        left = {rank: self.config.row_bits + 8 * (most - rank) * (dim + 5) / rows for rank in (*_ranks(most), most)}
+        rank = min(left, key=lambda rank: (_expected_error(spectrum, rank, left[rank], rows), -rank))
+        return rank, left[rank]
+
+    def _learned(self, coordinates: Tensor, rate_weight: Tensor, row_bits: float) -> tuple[Model, Tensor]:
+        """Tables, and the class of each row, such that all is within ``row_bits``."""
         config, (rows, rank) = self.config, coordinates.shape
-        most_bytes = int(rows * config.row_bits / 8) + _STEP_BYTES + _TABLE_BYTES + rank
+        most_bytes = int(rows * row_bits / 8) + _STEP_BYTES + _TABLE_BYTES + rank
         every = -(-rows // config.train_rows)
-        target, best_score = config.row_bits, -math.inf
+        target, best_score = row_bits, -math.inf
         best = Model.of_zeros(rank, coordinates.device), torch.zeros(rows, dtype=torch.int64, device=coordinates.device)
         for _ in range(_LEARNINGS if bool(coordinates.any()) else 0):
             learned = learn(coordinates[::every], rate_weight[::every], target, rows, config.states)
@@ -187,12 +203,12 @@ class Trellis(Quantizer):
                 continue
             classes, size = chosen
             # Where a symbol has many bits, a rate weight hardly moves a row's: more rows must fit as they are.
-            spare = min(10.0, 0.03 * config.row_bits, max(0.0, 2.5 * (config.row_bits / rank - 1)))
+            spare = min(10.0, 0.03 * row_bits, max(0.0, 2.5 * (row_bits / rank - 1)))
             lacking = max(0.0, spare + float(asked.mean()) - 8 * float(model.slot_bytes[classes].to(torch.float32).mean()))
             unused = 8 * (most_bytes - model.size_bytes() - size) / rows
             if -unused - lacking > best_score:
                 best, best_score = (model, classes), -unused - lacking
-            if unused + lacking < _NEAR_ENOUGH * config.row_bits:
+            if unused + lacking < _NEAR_ENOUGH * row_bits:
                 break
             target += 0.9 * (unused - lacking)
         return best
@@ -236,6 +252,17 @@ class Trellis(Quantizer):
 def _axes(state: dict[str, Tensor]) -> Tensor:
     """(r, D) float32."""
     return state["basis"].to(torch.float32) * state["basis_scale"][:, None]
+
+
+def _ranks(most: int) -> list[int]:
+    """Some numbers of axes, up to ``most``."""
+    return [int(rank) for rank in np.unique(np.linspace(1, most, min(_RANKS_TRIED, most)).astype(int))]
+
+
+def _expected_error(spectrum: np.ndarray[Any, Any], rank: int, row_bits: float, rows: int) -> float:
+    """Of a Gaussian with the variances ``spectrum``, descending, of which the first ``rank`` are coded."""
+    tables = 8 * min(1500, 0.02 * row_bits * rows / 8) / rows
+    return gaussian_distortion(spectrum[:rank], 0.97 * row_bits - tables) + float(spectrum[rank:].sum())
 
 
 def _fixed_cost(rank: int, shape: tuple[int, int]) -> StorageCost:
