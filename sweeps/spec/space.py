@@ -166,7 +166,8 @@ class Space:
         cls = quantizers.get(planned.method)
         if (skip := self.unable(planned.method) or cls.check(planned.config, self.stats.shape)) is not None:
             return "skipped", skip.reason
-        if self.metric != "none" and not all(cls.takes_metric(one) for one in (planned.config, *dict(planned.roles).values())):
+        configs = planned.config, *dict(planned.roles).values()
+        if self.metric != "none" and not all(cls.takes_metric(one) for one in configs):
             return "skipped", f"{planned.method} cannot be fitted under a metric with rank 0: give it axes"
         for role, config in planned.roles:
             if (skip := cls.check(config, self.others[role].shape)) is not None:

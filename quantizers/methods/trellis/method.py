@@ -64,8 +64,8 @@ class TrellisConfig(QuantizerConfig):
 
     Attributes:
         row_bits: bits a row for symbols, classes and tables together, on average at the most.
-        rank: the most principal axes that are kept, stored in 8 bits a value; 0: no transform, the columns as they are. Where
-            the table, its weights and its metric make fewer serve better, the bytes of the others go to the rows.
+        rank: the most principal axes that are kept, stored in 8 bits a value; 0: no transform, the columns as they are.
+            Where table, weights and metric make fewer serve better, the bytes of the others go to the rows.
         states: of the state machine; more find better symbols, and take longer to search, not to read.
         train_rows: rows that step, classes and tables are learned on.
     """
