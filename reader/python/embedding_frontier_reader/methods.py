@@ -252,16 +252,17 @@ def transform_entropy(state: State, config: Config, shape: Shape) -> Rows:
 
 def trellis(state: State, config: Config, shape: Shape) -> Rows:
     """What the symbols of a row's slot stand for, times axes where there are any, plus the mean."""
-    mean, axes = state["mean"], None
-    if mean.shape != shape[1:]:
-        raise ValueError(f"the mean has the shape {mean.shape}")
+    mean, axes, columns = state["mean"], None, shape[1]
     if config["rank"]:
+        columns = len(state["basis"])
+        if state["basis"].shape[1:] != shape[1:] or state["basis_scale"].shape != (columns,):
+            raise ValueError(f"basis has the shape {state['basis'].shape}, basis_scale {state['basis_scale'].shape}")
         axes = state["basis"].astype(np.float32) * state["basis_scale"][:, None]
-    columns = shape[1] if axes is None else len(axes)
-    if "classes" in state:
+    if mean.shape != shape[1:]:
+        raise ValueError(f"mean has the shape {mean.shape}")
+    classes = np.zeros(shape[0], dtype=np.int64)
+    if len(state["slot_bytes"]) > 1:
         classes = range_coder.decode_list(*(state[name] for name in ("classes", "class_bytes", "class_frequency")), shape[0])
-    else:
-        classes = np.zeros(shape[0], dtype=np.int64)
     slots = Slots(state, classes, columns, config["states"])
 
     def rows(ids: Ints) -> Floats:

@@ -40,7 +40,7 @@ class Slots:
         table_of, contexts = state["table_of"].astype(np.int64), len(state["largest"])
         _require(len(slot_bytes) > int(classes.max()) and slot_bytes.min() >= 0, "the classes' slots are damaged")
         _require(len(table_row) == len(slot_bytes) and table_row.max() < len(table_of), "a class has no row of tables")
-        _require(table_of.shape[1:] == (columns,), f"tables are given for {table_of.shape[1:]} columns, not {columns}")
+        _require(table_of.shape[1:] == (columns,), f"table_of has the shape {table_of.shape} for {columns} columns")
         _require(2 * table_of.max() < contexts, f"there are {contexts} contexts, and table {table_of.max()} is used")
         self._classes, self._table_of = classes, table_of[table_row].T.copy()  # (r, G)
         words = np.maximum(0, slot_bytes // 4 - 1)
@@ -58,7 +58,7 @@ class Slots:
         shrink, total = state["shrink"].astype(np.float32), 1 << self._precision
         _require(1 <= self._precision <= 15, f"a precision of {self._precision} bits")
         _require(largest.min() >= 0 and largest.sum() == len(stored), "frequencies are missing, or too many")
-        _require(shrink.shape == (len(largest), 3), f"shrink has the shape {shrink.shape}")
+        _require(shrink.shape == (len(largest), 3), f"shrink has the shape {shrink.shape} for {len(largest)} contexts")
         after_one, after_odd = _MACHINES[states]
         shape = len(largest), total
         self._times, self._index = np.empty(shape, np.int64), np.empty(shape, np.int64)
