@@ -238,8 +238,8 @@ def transform_entropy(state: State, config: Config, shape: Shape) -> Rows:
     shrunk = symbol - np.sign(symbol) * _float(state["shrink"])[of_entry]
     values = (state["step"] * shrunk).astype(np.float32)
     tables, lookup = np.repeat(np.arange(len(axes)), axes), range_coder.symbol_lookup(frequency)
-    names = ("lengths", "length_bytes", "length_frequency")
-    lengths = range_coder.decode_list(*(state[name] for name in names), shape[0]) + int(state["shortest"])
+    lengths = range_coder.decode_list(state["lengths"], state["length_bytes"], state["length_frequency"], shape[0])
+    lengths += int(state["shortest"])
     begins = np.cumsum(lengths) - lengths
 
     def rows(ids: Ints) -> Floats:
@@ -262,7 +262,7 @@ def trellis(state: State, config: Config, shape: Shape) -> Rows:
         raise ValueError(f"mean has the shape {mean.shape}")
     classes = np.zeros(shape[0], dtype=np.int64)
     if len(state["slot_bytes"]) > 1:
-        classes = range_coder.decode_list(*(state[name] for name in ("classes", "class_bytes", "class_frequency")), shape[0])
+        classes = range_coder.decode_list(state["classes"], state["class_bytes"], state["class_frequency"], shape[0])
     slots = Slots(state, classes, columns, config["states"])
 
     def rows(ids: Ints) -> Floats:

@@ -1,8 +1,8 @@
 """Rows of ``trellis``: each is one large number, out of which its symbols come one after another.
 
-In every context the numbers below 2^P are shared out among the symbols. The symbol of a column is the one that has the number
-X mod 2^P, as its i-th of f, and X goes on as f * (X // 2^P) + i. The parities of the symbols lead a state machine, whose
-lowest bit is the quantizer of the next column; a column's context is its table and its quantizer.
+In every context the numbers below 2^P are shared out among the symbols. The symbol of a column is the one that has the
+number X mod 2^P, as its i-th of f, and X goes on as f * (X // 2^P) + i. The parities of the symbols lead a state machine,
+whose lowest bit is the quantizer of the next column; a column's context is its table and its quantizer.
 
 Shapes: N rows, B batch, r columns, G classes of rows, T tables, 2T contexts.
 """
@@ -53,7 +53,7 @@ class Slots:
         self._share_numbers(state, states)
 
     def _share_numbers(self, state: Mapping[str, NDArray[Any]], states: int) -> None:
-        """For each context and each number below 2^P: what X goes on with, the next state's part, and the value, (2T * 2^P,)."""
+        """For each context and each number below 2^P: f and i, what the state is combined with, and the value."""
         largest, stored = state["largest"].astype(np.int64), state["frequency"].astype(np.int64)
         shrink, total = state["shrink"].astype(np.float32), 1 << self._precision
         _require(1 <= self._precision <= 15, f"a precision of {self._precision} bits")
