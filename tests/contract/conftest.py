@@ -141,6 +141,7 @@ SLOW_FOR = {
         "test_more_bytes_never_rebuild_worse",
         "test_proposals_are_within_their_budget",
         "test_proposals_for_edge_tables",
+        "test_tables_at_the_edges",
         "test_training",
         "test_weighted_fit",
     },

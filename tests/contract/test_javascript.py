@@ -17,13 +17,7 @@ def agree(found, expected, cls, *, of_largest=False):
     assert (error <= 1e-6 * (length.max() if of_largest else length) + 1e-30).all(), float((error / length).max())
 
 
-def skip_unread(cls):
-    if cls.name == "trellis":
-        pytest.skip("not read by the JavaScript reader, which says so")
-
-
 def test_rows_words_and_bytes_are_those_of_torch(case, fitted, javascript, tmp_path):
-    skip_unread(case.cls)
     quantizer = fitted(case)
     path = tmp_path / "table.safetensors"
     size = quantizer.save(path)
@@ -42,7 +36,6 @@ def test_rows_words_and_bytes_are_those_of_torch(case, fitted, javascript, tmp_p
 
 def test_tables_at_the_edges(method, edge, fitted, javascript, tmp_path):
     case = method.first
-    skip_unread(case.cls)
     table = case.table(edge)
     if case.check(table) is not None:
         return

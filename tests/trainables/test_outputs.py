@@ -108,7 +108,7 @@ def test_every_format_has_the_same_rows_or_says_why_not(file: Path, tmp_path: Pa
 
 
 def test_there_is_a_stored_table_of_every_method() -> None:
-    assert {file.stem.rpartition("-")[0] for file in FILES} - {"identity-without"} == set(METHODS) - {"trellis"}
+    assert {file.stem.rpartition("-")[0] for file in FILES} - {"identity-without"} == set(METHODS)
 
 
 def test_the_table_in_the_docs_is_true() -> None:

@@ -22,8 +22,8 @@ function refuse(message) {
 
 // Container ---------------------------------------------------------------------------------------------------------
 
-const ITEM_BYTES = { F32: 4, F16: 2, BF16: 2, U8: 1, I16: 2, I32: 4 };
-const TORCH = { F32: "float32", F16: "float16", BF16: "bfloat16", U8: "uint8", I16: "int16", I32: "int32" };
+const ITEM_BYTES = { F32: 4, F16: 2, BF16: 2, U8: 1, I8: 1, I16: 2, I32: 4 };
+const TORCH = { F32: "float32", F16: "float16", BF16: "bfloat16", U8: "uint8", I8: "int8", I16: "int16", I32: "int32" };
 
 function parseContainer(bytes) {
   if (bytes.length < 8) refuse("The file ends before its header.");
@@ -115,6 +115,8 @@ function floats({ name, dtype, bytes }) {
 }
 
 function integers({ name, dtype, bytes }) {
+  if (dtype === "U8") return bytes;
+  if (dtype === "I8") return new Int8Array(bytes.buffer);
   if (dtype === "I16") return new Int16Array(bytes.buffer);
   if (dtype === "I32") return new Int32Array(bytes.buffer);
   return refuse(`Tensor ${name} should hold integers, not ${dtype}.`);
@@ -487,23 +489,29 @@ function rangeDecode(stream, begin, end, tables) {
   });
 }
 
-const LENGTHS_A_BLOCK = 256;
+const SYMBOLS_A_BLOCK = 256;
+
+/** A range-coded list: one symbol for each row. */
+function decodeList(stream, blockBytes, frequencies, numRows) {
+  const begin = starts(integers(blockBytes));
+  if (begin.length - 1 !== Math.ceil(numRows / SYMBOLS_A_BLOCK) || begin.at(-1) !== stream.bytes.length) {
+    refuse(`The blocks of ${stream.name} take ${begin.at(-1)} bytes, and ${stream.bytes.length} are stored.`);
+  }
+  const tables = new Array(SYMBOLS_A_BLOCK).fill(frequencyTable(integers(frequencies)));
+  const found = new Uint16Array((begin.length - 1) * SYMBOLS_A_BLOCK);
+  for (let block = 0; block < begin.length - 1; block++) {
+    found.set(rangeDecode(stream.bytes, begin[block], begin[block + 1], tables), block * SYMBOLS_A_BLOCK);
+  }
+  return found.subarray(0, numRows);
+}
 
 function readTransformEntropy(tensors, config, [numRows, dim]) {
   expectShape(tensors.basis, [null, dim]);
   const [axes, mean, [step], shrink] = [tensors.basis, tensors.mean, tensors.step, tensors.shrink].map(floats);
-  const names = ["table_axes", "table_sizes", "frequency", "shortest", "length_frequency", "length_bytes"];
-  const [tableAxes, tableSizes, frequency, [shortest], lengthFrequency, blockBytes] = names.map((name) => integers(tensors[name]));
-  const lengthTables = new Array(LENGTHS_A_BLOCK).fill(frequencyTable(lengthFrequency));
-  const blockBegin = starts(blockBytes);
-  const lengths = new Float64Array(numRows);
-  for (let block = 0; block * LENGTHS_A_BLOCK < numRows; block++) {
-    const symbols = rangeDecode(tensors.lengths.bytes, blockBegin[block], blockBegin[block + 1], lengthTables);
-    for (let i = 0, row = block * LENGTHS_A_BLOCK; i < LENGTHS_A_BLOCK && row < numRows; i++, row++) {
-      lengths[row] = shortest + symbols[i];
-    }
-  }
-  const begin = starts(lengths);
+  const names = ["table_axes", "table_sizes", "frequency", "shortest"];
+  const [tableAxes, tableSizes, frequency, [shortest]] = names.map((name) => integers(tensors[name]));
+  const lengths = decodeList(tensors.lengths, tensors.length_bytes, tensors.length_frequency, numRows);
+  const begin = starts(Float64Array.from(lengths, (symbol) => shortest + symbol));
   const stream = tensors.stream.bytes;
   if (begin[numRows] !== stream.length) refuse(`The rows take ${begin[numRows]} bytes, and the stream has ${stream.length}.`);
   const tableBegin = starts(tableSizes);
@@ -519,6 +527,136 @@ function readTransformEntropy(tensors, config, [numRows, dim]) {
   return (row, out) => {
     const symbols = rangeDecode(stream, begin[row], begin[row + 1], tables);
     combine(out, symbols.map((entry, i) => tables[i].values[entry]), axes, mean);
+  };
+}
+
+/** What the state is combined with after a column of the second quantizer, and after an odd symbol, by the number of states. */
+const MACHINES = { 4: [2, 1], 8: [5, 2], 16: [9, 2], 32: [18, 4], 64: [33, 10] };
+
+/**
+ * Shares the numbers below `total` out among the symbols 0, 1, -1, 2, .. of a context, called 0, 1, 2, 3, ..: which symbol has
+ * each number, and as which of its numbers. frequencies: of each symbol.
+ */
+function shareNumbers(frequencies, total) {
+  const symbol = new Uint16Array(total);
+  const index = new Uint16Array(total);
+  const order = new Float64Array(total);
+  let pair = 0;
+  frequencies.forEach((count, e) => {
+    for (let i = 0; i < count; i++, pair++) {
+      symbol[pair] = e;
+      index[pair] = i;
+      // Fractions that differ do so by more than 2^-31; what is below is the pair itself, those of lesser symbols first.
+      order[pair] = Math.floor(((2 * i + (e ? 1 : 0)) / count) * 2 ** 31) * total + pair;
+    }
+  });
+  return Array.from(order.sort(), (key) => ({ symbol: symbol[key % total], index: index[key % total] }));
+}
+
+/** For every context and every number below 2^P: how the number goes on, what the state is combined with, and the value. */
+function readContexts({ precision, largest, frequency, shrink, step }, states) {
+  const [[bits], most, stored] = [precision, largest, frequency].map(integers);
+  const [less, [unit]] = [shrink, step].map(floats);
+  if (bits < 1 || bits > 15) refuse(`Numbers of ${bits} bits are not 1 to 15.`);
+  expectShape(shrink, [most.length, 3]);
+  const begin = starts(most);
+  if (most.some((one) => one < 0) || begin[most.length] !== stored.length) {
+    refuse("Tensor frequency does not have the numbers that largest asks for.");
+  }
+  const total = 2 ** bits;
+  const [afterSecond, afterOdd] = MACHINES[states] ?? refuse(`There is no machine of ${states} states.`);
+  const [times, index, flip] = [Uint16Array, Uint16Array, Uint8Array].map((type) => new type(most.length * total));
+  const value = new Float32Array(most.length * total);
+  for (let context = 0; context < most.length; context++) {
+    const second = context % 2;
+    const frequencies = [total];
+    for (const one of stored.subarray(begin[context], begin[context + 1])) {
+      if (one < 1) refuse("Tensor frequency has a number below 1.");
+      frequencies.push(one, one);
+      frequencies[0] -= 2 * one;
+    }
+    if (frequencies[0] < 1) refuse(`The frequencies of context ${context} leave nothing to 0.`);
+    shareNumbers(frequencies, total).forEach((pair, number) => {
+      const at = context * total + number;
+      const magnitude = (pair.symbol + 1) >> 1;
+      times[at] = frequencies[pair.symbol];
+      index[at] = pair.index;
+      flip[at] = (second ? afterSecond : 0) ^ (magnitude % 2 ? afterOdd : 0);
+      if (magnitude) {
+        const size = Math.fround(2 * magnitude - second - less[3 * context + Math.min(magnitude, 3) - 1]);
+        value[at] = (pair.symbol % 2 ? size : -size) * unit;
+      }
+    });
+  }
+  return { bits, count: most.length, times, index, flip, value };
+}
+
+/** Where each row's head and words are, by its class. */
+function readSlots({ heads, tails, classes, class_bytes: classBytes, class_frequency: classFrequency, ...tensors }, numRows) {
+  const slotBytes = integers(tensors.slot_bytes);
+  if (slotBytes.some((bytes) => bytes < 0)) refuse("Tensor slot_bytes has negative lengths.");
+  let classOf = new Uint16Array(numRows);
+  if (slotBytes.length > 1) {
+    if (!(classes && classBytes && classFrequency)) refuse("The file has no classes of its rows.");
+    expectShape(classFrequency, [slotBytes.length]);
+    classOf = decodeList(classes, classBytes, classFrequency, numRows);
+  }
+  const words = Array.from(slotBytes, (bytes) => Math.max(0, (bytes >> 2) - 1));
+  const headBytes = Array.from(slotBytes, (bytes, one) => bytes - 4 * words[one]);
+  const wordBegin = starts(Float64Array.from(classOf, (one) => words[one]));
+  const headBegin = starts(Float64Array.from(classOf, (one) => headBytes[one]));
+  expectShape(tails, [wordBegin[numRows]]);
+  expectShape(heads, [headBegin[numRows]]);
+  return { classOf, wordBegin, headBegin };
+}
+
+function readTrellis(tensors, config, [numRows, dim]) {
+  const { table_row: tableRow, table_of: tableOf, basis, basis_scale: basisScale, mean } = tensors;
+  if (config.rank && !(basis && basisScale)) refuse("The file has no tensor basis or basis_scale, which its rank needs.");
+  expectShape(mean, [dim]);
+  if (basis) expectShape(basis, [null, dim]);
+  const rank = basis ? basis.shape[0] : dim;
+  if (basis) expectShape(basisScale, [rank]);
+  const { classOf, wordBegin, headBegin } = readSlots(tensors, numRows);
+  const { bits, count, times, index, flip, value } = readContexts(tensors, config.states);
+  expectShape(tableRow, [tensors.slot_bytes.shape[0]]);
+  expectShape(tableOf, [null, rank]);
+  const [rowOfClass, tables] = [integers(tableRow), integers(tableOf)];
+  if (rowOfClass.some((one) => one >= tableOf.shape[0]) || tables.some((one) => 2 * one + 1 >= count)) {
+    refuse("A column has a table that is not there.");
+  }
+  const [heads, words] = [tensors.heads.bytes, Uint32Array.from(integers(tensors.tails))];
+  const middle = floats(mean);
+  const scale = basis && floats(basisScale);
+  const axes = basis && Float32Array.from(integers(basis), (one, at) => one * scale[Math.floor(at / dim)]);
+  const [mask, below] = [2 ** bits - 1, 2 ** (32 - bits)];
+  const coordinates = new Float32Array(rank);
+  return (row, out) => {
+    // The number, below 2^63, is high * 2^32 + low: products of its parts with a frequency are exact.
+    let [high, low, place, state] = [0, 0, wordBegin[row], 0];
+    for (let at = headBegin[row + 1] - 1; at >= headBegin[row]; at--) {
+      high = high * 256 + (low >>> 24);
+      low = ((low << 8) | heads[at]) >>> 0;
+    }
+    const short = () => high === 0 && low < 2 ** 31 && place < wordBegin[row + 1];
+    const takeWord = () => {
+      high = low;
+      low = words[place++];
+    };
+    while (short()) takeWord();
+    for (let j = 0, table = rowOfClass[classOf[row]] * rank; j < rank; j++, table++) {
+      const at = (2 * tables[table] + (state & 1)) * (mask + 1) + (low & mask);
+      const upper = high * times[at];
+      const carried = Math.floor(upper / (mask + 1));
+      const lower = (upper - carried * (mask + 1)) * below + (low >>> bits) * times[at] + index[at];
+      high = carried + (lower >= 2 ** 32 ? 1 : 0);
+      low = lower >>> 0;
+      state = (state >> 1) ^ flip[at];
+      coordinates[j] = value[at];
+      if (j % 2 && short()) takeWord();
+    }
+    if (axes) combine(out, coordinates, axes, middle);
+    else for (let j = 0; j < dim; j++) out[j] = coordinates[j] + middle[j];
   };
 }
 
@@ -546,6 +684,13 @@ const METHODS = {
       ...["shortest", "lengths", "length_frequency", "length_bytes"],
     ],
     readTransformEntropy,
+  ],
+  trellis: [
+    [
+      ...["heads", "tails", "slot_bytes", "table_row", "table_of", "precision", "largest", "frequency", "shrink"],
+      ...["step", "mean"],
+    ],
+    readTrellis,
   ],
 };
 

@@ -21,7 +21,7 @@ from trainables.tables import builtin
 
 HERE = Path(__file__).parent
 READER = HERE.parent / "embedding-frontier.mjs"
-METHOD, RATIO = "transform_entropy", 10.0
+METHOD, RATIO = "trellis", 10.0
 
 
 def page() -> str:

@@ -27,6 +27,7 @@ from embedding_frontier_reader.bits import (
     unpack_widths,
 )
 from embedding_frontier_reader.levels import levels
+from embedding_frontier_reader.trellis import Slots
 
 State = Mapping[str, NDArray[Any]]
 Config = Mapping[str, Any]
@@ -34,7 +35,6 @@ Shape = tuple[int, int]
 Rows = Callable[[Ints], Floats]
 
 _MASK = 0xFFFFFFFF
-_LENGTHS_A_BLOCK = 256  # of transform_entropy: lengths that are coded together
 
 
 def _float(values: NDArray[Any]) -> Floats:
@@ -238,7 +238,8 @@ def transform_entropy(state: State, config: Config, shape: Shape) -> Rows:
     shrunk = symbol - np.sign(symbol) * _float(state["shrink"])[of_entry]
     values = (state["step"] * shrunk).astype(np.float32)
     tables, lookup = np.repeat(np.arange(len(axes)), axes), range_coder.symbol_lookup(frequency)
-    lengths = _lengths(state, shape[0])
+    lengths = range_coder.decode_list(state["lengths"], state["length_bytes"], state["length_frequency"], shape[0])
+    lengths += int(state["shortest"])
     begins = np.cumsum(lengths) - lengths
 
     def rows(ids: Ints) -> Floats:
@@ -249,14 +250,26 @@ def transform_entropy(state: State, config: Config, shape: Shape) -> Rows:
     return rows
 
 
-def _lengths(state: State, num_embeddings: int) -> Ints:
-    """Bytes of each row; range-coded too, in blocks."""
-    frequency, sizes = state["length_frequency"].astype(np.int64), state["length_bytes"].astype(np.int64)
-    begins, before = np.cumsum(sizes) - sizes, np.cumsum(frequency) - frequency
-    tables = np.zeros(_LENGTHS_A_BLOCK, dtype=np.int64)
-    lookup = range_coder.symbol_lookup(frequency)
-    symbols = range_coder.decode(state["lengths"], begins, sizes, tables, lookup, frequency, before)
-    return symbols.reshape(-1)[:num_embeddings] + int(state["shortest"])
+def trellis(state: State, config: Config, shape: Shape) -> Rows:
+    """What the symbols of a row's slot stand for, times axes where there are any, plus the mean."""
+    mean, axes, columns = state["mean"], None, shape[1]
+    if config["rank"]:
+        columns = len(state["basis"])
+        if state["basis"].shape[1:] != shape[1:] or state["basis_scale"].shape != (columns,):
+            raise ValueError(f"basis has the shape {state['basis'].shape}, basis_scale {state['basis_scale'].shape}")
+        axes = state["basis"].astype(np.float32) * state["basis_scale"][:, None]
+    if mean.shape != shape[1:]:
+        raise ValueError(f"mean has the shape {mean.shape}")
+    classes = np.zeros(shape[0], dtype=np.int64)
+    if len(state["slot_bytes"]) > 1:
+        classes = range_coder.decode_list(state["classes"], state["class_bytes"], state["class_frequency"], shape[0])
+    slots = Slots(state, classes, columns, config["states"])
+
+    def rows(ids: Ints) -> Floats:
+        values = slots.values(ids)
+        return (values if axes is None else values @ axes) + mean
+
+    return rows
 
 
 def adacomp(state: State, config: Config, shape: Shape) -> Rows:
@@ -298,5 +311,6 @@ METHODS: Mapping[str, Callable[[State, Config, Shape], Rows]] = {
     "scalar": scalar,
     "transform": transform,
     "transform_entropy": transform_entropy,
+    "trellis": trellis,
     "tt": tt,
 }

@@ -1,4 +1,4 @@
-"""The range coder of ``transform_entropy``: a row's symbols, coded by themselves, all rows of a batch side by side.
+"""The range coder: the symbols of a row or of a block, coded by themselves, all that are asked for side by side.
 
 A row is a number within [low, low + range), at first [0, 2^32). A symbol of frequency f of 2^14, with c the frequencies
 before it, narrows that to low + c * (range // 2^14) and f * (range // 2^14); whenever the range falls below 2^24, a byte is
@@ -16,6 +16,7 @@ from embedding_frontier_reader.bits import Bytes, Ints
 
 _PRECISION, _TOTAL = 14, 1 << 14
 _SHORTEST = 1 << 24
+_BLOCK = 256  # symbols of a list that are coded together
 
 
 def symbol_lookup(frequency: Ints) -> NDArray[np.int32]:
@@ -63,3 +64,19 @@ def decode(
             position += short
             span = np.where(short, span << 8, span)
     return out
+
+
+def decode_list(stream: Bytes, block_bytes: NDArray[np.int16], frequencies: NDArray[np.int16], count: int) -> Ints:
+    """One symbol for each row of a table, coded in blocks: (count,).
+
+    Raises:
+        ValueError: the blocks are not those of the stream, or the frequencies are damaged.
+    """
+    sizes, frequency = block_bytes.astype(np.int64), frequencies.astype(np.int64)
+    if len(sizes) != -(-count // _BLOCK) or sizes.min() < 0 or sizes.sum() != len(stream):
+        raise ValueError(f"a list's {len(sizes)} blocks have {sizes.sum()} bytes, and {len(stream)} are stored")
+    if frequency.min() < 0 or frequency.sum() != _TOTAL:
+        raise ValueError(f"a list's frequencies add up to {frequency.sum()}")
+    begins, before = np.cumsum(sizes) - sizes, np.cumsum(frequency) - frequency
+    tables = np.zeros(_BLOCK, dtype=np.int64)
+    return decode(stream, begins, sizes, tables, symbol_lookup(frequency), frequency, before).reshape(-1)[:count]
