@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from quantizers.artifact import Artifact, load, read, save
-    from quantizers.base import Budget, CodeQuantizer, FitStep, Quantizer, QuantizerConfig, Skip, StorageCost
+    from quantizers.base import Budget, FitStep, Quantizer, QuantizerConfig, Skip, StorageCost
+    from quantizers.codes import CodeQuantizer
     from quantizers.embedding import CompressedEmbedding
     from quantizers.errors import ArtifactError, InputError, NotFittedError
     from quantizers.output.layer import CompressedOutput
@@ -48,7 +49,7 @@ __all__ = [
     "save",
 ]
 
-_MODULES = ("artifact", "registry", "embedding", "output.layer", "base", "table", "errors")
+_MODULES = ("artifact", "registry", "embedding", "output.layer", "base", "codes", "table", "errors")
 
 
 def __getattr__(name: str) -> Any:

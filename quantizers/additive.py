@@ -17,7 +17,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from quantizers.base import Budget, CodeQuantizer, QuantizerConfig, Role, Skip, StorageCost
+from quantizers.base import Budget, QuantizerConfig, Role, Skip, StorageCost
+from quantizers.codes import CodeQuantizer
 from quantizers.coding.bits import bits_for, pack, row_bytes
 from quantizers.coding.dtypes import DTYPES, codebook_dtype_for
 from quantizers.table import TableStats

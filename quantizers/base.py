@@ -1,6 +1,6 @@
 """What a compression method is: the contract that every quantizer keeps.
 
-Shapes: N rows (num_embeddings), D columns (embedding_dim), B batch, M codes a row, K codebook_size, L code bytes a row.
+Shapes: N rows (num_embeddings), D columns (embedding_dim), B batch.
 
 A fitted method is its *state*: named tensors, exactly what the compressed file holds. Bytes are counted on those tensors
 and nowhere else, so that a number which is needed to rebuild a row cannot be left out of the count.
@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import torch
 from torch import Tensor
 
-from quantizers.coding.bits import bits_for, row_bytes, unpack
 from quantizers.errors import NotFittedError
 from quantizers.table import Table, TableStats, checked_weights
 from quantizers.values import Budget, FitStep, QuantizerConfig, Role, Skip, StorageCost, generator
@@ -27,7 +26,6 @@ if TYPE_CHECKING:
 __all__ = [
     "CHUNK_ROWS",
     "Budget",
-    "CodeQuantizer",
     "FitStep",
     "Quantizer",
     "QuantizerConfig",
@@ -296,56 +294,6 @@ class Quantizer(ABC):
         from quantizers.artifact import save
 
         return save(self, path)
-
-
-class CodeQuantizer(Quantizer):
-    """A method that gives each row M codes of the same width, which any new vector can be given too.
-
-    The state holds ``codes``: (N, L) uint8, packed. A method implements ``num_codes``, ``code_values``, ``encode`` and
-    ``decode``.
-    """
-
-    @classmethod
-    @abstractmethod
-    def num_codes(cls, config: Any, embedding_dim: int) -> int:
-        """M, the codes of one row."""
-
-    @classmethod
-    @abstractmethod
-    def code_values(cls, config: Any) -> int:
-        """K, how many values a code has."""
-
-    @classmethod
-    def code_bits(cls, config: Any) -> int:
-        """Bits of one code: ceil(log2 K)."""
-        return bits_for(cls.code_values(config))
-
-    @classmethod
-    def code_bytes_per_row(cls, config: Any, embedding_dim: int) -> int:
-        """L, the packed bytes of one row."""
-        return row_bytes(cls.num_codes(config, embedding_dim), cls.code_bits(config))
-
-    @abstractmethod
-    def encode(self, vectors: Tensor) -> Tensor:
-        """Packed codes of new vectors: (B, D) float32 -> (B, L) uint8."""
-
-    @abstractmethod
-    def decode(self, packed: Tensor) -> Tensor:
-        """Vectors of packed codes: (B, L) uint8 -> (B, D) float32."""
-
-    def unpack(self, packed: Tensor) -> Tensor:
-        """Codes as numbers: (B, L) uint8 -> (B, M) int64."""
-        return unpack(packed, self.num_codes(self.config, self.embedding_dim), self.code_bits(self.config))
-
-    def codes(self, ids: Tensor | None = None) -> Tensor:
-        """Codes of rows ``ids`` (default: of all): (B, M) int64."""
-        packed = self.state()["codes"]
-        return self.unpack(packed if ids is None else packed[ids])
-
-    def reconstruct(self, ids: Tensor) -> Tensor:
-        """See :meth:`Quantizer.reconstruct`."""
-        self._require_fitted()
-        return self.decode(self._state["codes"][ids])
 
 
 def _alone(tensor: Tensor) -> Tensor:

@@ -18,7 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from quantizers.base import CHUNK_ROWS, CodeQuantizer, Quantizer
+from quantizers.base import CHUNK_ROWS, Quantizer
+from quantizers.codes import CodeQuantizer
 from quantizers.errors import InputError
 from quantizers.files import writing
 

@@ -31,7 +31,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from quantizers.base import Budget, CodeQuantizer, FitStep, QuantizerConfig, Role, Skip, StorageCost, generator
+from quantizers.base import Budget, FitStep, QuantizerConfig, Role, Skip, StorageCost, generator
+from quantizers.codes import CodeQuantizer
 from quantizers.coding.bits import pack, row_bytes
 from quantizers.coding.dtypes import DTYPES, codebook_dtype_for
 from quantizers.coding.streams import unpack_bits

@@ -27,7 +27,8 @@ from pydantic import Field
 from torch import Tensor
 
 from quantizers.additive import AdditiveConfig
-from quantizers.base import Budget, CodeQuantizer, FitStep, Role, Skip, StorageCost, generator
+from quantizers.base import Budget, FitStep, Role, Skip, StorageCost, generator
+from quantizers.codes import CodeQuantizer
 from quantizers.coding.bits import bits_for, pack
 from quantizers.coding.dtypes import DTYPES, codebook_dtype_for
 from quantizers.errors import InputError

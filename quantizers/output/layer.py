@@ -12,7 +12,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from quantizers.base import CodeQuantizer
+from quantizers.codes import CodeQuantizer
 from quantizers.embedding import CompressedEmbedding
 from quantizers.learned import LearnedEmbedding
 from quantizers.output.rebuilt import rebuilt_logits, rebuilt_losses

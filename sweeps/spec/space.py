@@ -166,8 +166,7 @@ class Space:
         cls = quantizers.get(planned.method)
         if (skip := self.unable(planned.method) or cls.check(planned.config, self.stats.shape)) is not None:
             return "skipped", skip.reason
-        configs = planned.config, *dict(planned.roles).values()
-        if self.metric != "none" and not all(cls.takes_metric(one) for one in configs):
+        if self.metric != "none" and not all(map(cls.takes_metric, [planned.config, *dict(planned.roles).values()])):
             return "skipped", f"{planned.method} cannot be fitted under a metric with rank 0: give it axes"
         for role, config in planned.roles:
             if (skip := cls.check(config, self.others[role].shape)) is not None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch.nn import functional
 
 from quantizers import CompressedOutput, Table, create
-from quantizers.base import CodeQuantizer
+from quantizers.codes import CodeQuantizer
 from quantizers.embedding import CompressedEmbedding
 from quantizers.output import rebuilt, summed
 

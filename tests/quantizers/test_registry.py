@@ -61,7 +61,7 @@ def test_imported_and_nameless_classes_are_no_methods_of_a_module(world):
     world.write("own", METHOD.format(cls="Own", name="own"))
     world.write(
         "other",
-        f"from {world.package}.own import Own\nfrom quantizers.base import CodeQuantizer\nclass Helper(Own):\n    pass\n",
+        f"from {world.package}.own import Own\nfrom quantizers.codes import CodeQuantizer\nclass Helper(Own):\n    pass\n",
     )
     assert list(world.discover()) == ["own"]
 
@@ -76,7 +76,7 @@ def test_two_methods_of_one_name_are_refused(world):
 def test_unfinished_method_says_what_is_missing(world):
     world.write(
         "half",
-        "from quantizers.base import CodeQuantizer\nclass Half(CodeQuantizer):\n    name = 'half'\n    encode = None\n",
+        "from quantizers.codes import CodeQuantizer\nclass Half(CodeQuantizer):\n    name = 'half'\n    encode = None\n",
     )
     with pytest.raises(InputError, match="'half' of .*half does not define _fit_steps, code_values, configs_for, decode"):
         world.discover()
@@ -107,7 +107,7 @@ def test_the_same_class_twice_is_one_method(world):
     ],
 )
 def test_entry_points_that_hold_no_method(world, value, message):
-    world.write("empty", "from quantizers.base import CodeQuantizer as Nameless\nNUMBER = 3\n")
+    world.write("empty", "from quantizers.codes import CodeQuantizer as Nameless\nNUMBER = 3\n")
     world.entry_point("broken", value.format(package=world.package))
     with pytest.raises(InputError, match=message):
         world.discover()

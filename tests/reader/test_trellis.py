@@ -1,4 +1,4 @@
-"""Rows of ``trellis`` in the readers for NumPy and JavaScript, and what both refuse."""
+"""Rows of ``trellis`` in the readers for NumPy and JavaScript, and what these and the program refuse."""
 
 import re
 from pathlib import Path
@@ -8,6 +8,8 @@ import pytest
 import torch
 from embedding_frontier_reader import ReadError, load
 
+import quantizers
+from quantizers import ArtifactError
 from quantizers.coding.range_coder import encode_list
 from quantizers.coding.slots import slot_words
 from quantizers.methods.trellis.method import Trellis, TrellisConfig
@@ -153,5 +155,7 @@ def test_what_does_not_belong_together_is_refused(damage, numpy_reason, javascri
     save((config, damage(state)), tmp_path / "table.safetensors")
     with pytest.raises(ReadError, match=numpy_reason):
         load(tmp_path / "table.safetensors")
+    with pytest.raises(ArtifactError, match="is no trellis table of shape"):
+        quantizers.read(tmp_path / "table.safetensors")
     answer = javascript(tmp_path / "table.safetensors")
     assert answer["kind"] == "format" and re.search(javascript_reason, answer["error"]), answer

@@ -10,7 +10,8 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from quantizers.base import CodeQuantizer, Quantizer
+from quantizers.base import Quantizer
+from quantizers.codes import CodeQuantizer
 from quantizers.errors import InputError, unknown_name
 from quantizers.exporting import codes, onnx
 from quantizers.files import write_bytes

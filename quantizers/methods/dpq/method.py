@@ -33,7 +33,6 @@ from torch import Tensor
 
 from quantizers.base import (
     Budget,
-    CodeQuantizer,
     FitStep,
     QuantizerConfig,
     Role,
@@ -41,6 +40,7 @@ from quantizers.base import (
     StorageCost,
     generator,
 )
+from quantizers.codes import CodeQuantizer
 from quantizers.coding.bits import pack
 from quantizers.coding.dtypes import DTYPES, codebook_dtype_for
 from quantizers.embedding import CompressedEmbedding

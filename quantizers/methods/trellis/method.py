@@ -45,6 +45,7 @@ from torch import Tensor
 from quantizers.base import Budget, FitStep, Quantizer, QuantizerConfig, Role, Skip, StorageCost
 from quantizers.fitting.gaussian import gaussian_distortion
 from quantizers.fitting.principal_axes import principal_axes, project
+from quantizers.methods.trellis.checking import check_rows, check_tables
 from quantizers.methods.trellis.filling import CHUNK_ROWS, choose_classes, code_classes, fill, read_classes
 from quantizers.methods.trellis.learning import Learned, energy, learn, nearest_class, rate_weights
 from quantizers.methods.trellis.model import STATE_NAMES, Model, rebuilt_values
@@ -244,7 +245,9 @@ class Trellis(Quantizer):
     def _opened(self) -> Reader:
         if self._reader is None:
             here = {name: tensor.detach().cpu() for name, tensor in self._state.items()}
+            check_tables(here, *self.shape)
             model, classes = Model.from_state(here), read_classes(here, self.num_embeddings)
+            check_rows(here, classes, self.num_embeddings)
             self._reader = Reader(model, classes, here["heads"], here["tails"], self.config.states)
         return self._reader
 
