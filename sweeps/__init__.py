@@ -26,9 +26,10 @@ def run(config: SweepConfig | Mapping[str, Any] | str | Path, *, data_dir: str |
     """
     from sweeps.driver import run as run_sweep
     from sweeps.spec.config import build, load
+    from sweeps.spec.prepare import wrong_names
 
     if isinstance(config, str | Path):
-        config = load(str(config))
+        config = load(str(config), further=wrong_names)
     elif isinstance(config, Mapping):
         config = build(config)
     return run_sweep(config, data_dir=None if data_dir is None else Path(data_dir), **options)

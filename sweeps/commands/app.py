@@ -88,20 +88,21 @@ SetOption = Annotated[list[str] | None, typer.Option("--set", help="Override a k
 
 
 def checked(command: Callable[..., Any]) -> Callable[..., Any]:
-    """A command whose wrong input, or missing package for sweeps, ends in one line and exit code 2."""
+    """A command whose wrong input, or missing package for sweeps, ends in exit code 2 and a line for each mistake."""
 
     @functools.wraps(command)
     def inner(*args: Any, **kwargs: Any) -> Any:
         try:
             return command(*args, **kwargs)
         except InputError as error:
-            message = str(error)
+            messages = getattr(error, "lines", (str(error),))  # a sweep file's mistakes, all of them
         except ModuleNotFoundError as error:
             missing = (error.name or "").partition(".")[0]
             if missing not in SWEEP_MODULES:
                 raise
-            message = f"this needs {missing}, one of the packages for sweeps: pip install 'embedding-frontier[sweep]'."
-        err.print(f"[bold red]error:[/] {escape(message)}", soft_wrap=True)
+            messages = (f"this needs {missing}, one of the packages for sweeps: pip install 'embedding-frontier[sweep]'.",)
+        for message in messages:
+            err.print(f"[bold red]error:[/] {escape(message)}", soft_wrap=True)
         raise typer.Exit(2)
 
     return inner

@@ -31,9 +31,10 @@ def submit(
     """Run a sweep on a cluster, follow it, and fetch its results. If it is already running, only follow it."""
     from sweeps.cluster import submit as jobs
     from sweeps.spec.config import load
+    from sweeps.spec.prepare import wrong_names
 
     where = jobs.read_cluster(cluster)
-    config = jobs.on_cluster(load(sweep, changes or ()), where, output)
+    config = jobs.on_cluster(load(sweep, changes or (), further=wrong_names), where, output)
     folder = target / config.name
     jobs.check_target(folder, where)
     again = shlex.join(["frontier", *(word for word in sys.argv[1:] if word != "--stop")])

@@ -61,9 +61,10 @@ def run(
 ) -> None:
     """Run the sweeps of a file or preset one after the other. An existing run is resumed."""
     from sweeps.spec.config import load_all
+    from sweeps.spec.prepare import wrong_names
 
     check_data(data)
-    configs = load_all(sweep, changes or (), scale=scale, output=output)
+    configs = load_all(sweep, changes or (), scale=scale, further=wrong_names, output=output)
     if dry_run:
         from sweeps.commands.show import show_plan
 
@@ -84,10 +85,11 @@ def resume(
 ) -> None:
     """Continue a sweep. Finished trials are not run again."""
     from sweeps.spec.config import load_run
+    from sweeps.spec.prepare import wrong_names
 
     check_data(data)
     run_dir = run_dir.absolute()
-    config = load_run(run_dir)
+    config = load_run(run_dir, further=wrong_names)
     _run([config], data or remembered_data(run_dir), address, accept_changed_table, seconds("--grace", grace))
 
 

@@ -1,13 +1,12 @@
 """A sweep's description: the YAML file, its defaults, its checks, and changes from the command line.
 
-Every mistake ends in one :class:`~quantizers.errors.InputError` that says what, where, what was expected, and the nearest
-valid name.
+All mistakes end in one :class:`~sweeps.spec.mistakes.MistakesError` that says for each what, where, what was expected, and
+the nearest valid name.
 """
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -16,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from analysis.store import read_sweep
 from quantizers.errors import InputError
+from sweeps.spec.mistakes import Mistake, MistakesError, explain
 from sweeps.spec.sweep_file import as_run, change, read_documents
 from sweeps.spec.units import Bytes, Seconds
 from sweeps.storage import is_remote, join
@@ -222,27 +222,49 @@ def default_tracking_uri(output: str | Path = "runs") -> str:
     return f"sqlite:///{Path(output).absolute() / 'mlflow.db'}"
 
 
-def load_all(source: str, changes: Sequence[str] = (), *, scale: str | None = None, **overrides: Any) -> list[SweepConfig]:
+def load_all(
+    source: str,
+    changes: Sequence[str] = (),
+    *,
+    scale: str | None = None,
+    further: Callable[[Mapping[str, Any]], Sequence[Mistake]] | None = None,
+    **overrides: Any,
+) -> list[SweepConfig]:
     """Read the sweeps of a YAML file (documents between ``---``) or a preset.
 
     Args:
         source: path of a YAML file, or the name of a preset.
         changes: ``key=value`` pairs, the key dotted (``budgets.compression_ratio=[8,16]``), the value YAML; for every sweep.
         scale: of a preset that has scales; None for its first.
+        further: finds more mistakes in the keys of a sweep, such as
+            :func:`~sweeps.spec.prepare.wrong_names`; all are told together.
         overrides: top-level keys set on top (None: left alone).
 
     Raises:
-        InputError: no such preset or file, a mistake in it, or two sweeps of one name.
+        MistakesError: there are mistakes; all of them are in it.
+        InputError: no such preset or file, it is not YAML, or two sweeps have one name.
     """
     configs: list[SweepConfig] = []
-    for where, data in read_documents(source, scale):
+    lines: list[str] = []
+    documents = read_documents(source, scale)
+    for document in documents:
         for text in changes:
-            change(data, text)
-        data.update({key: value for key, value in overrides.items() if value is not None})
-        config = build(data, where)
-        if any(config.run_dir == other.run_dir for other in configs):
-            raise InputError(f"{where}: an earlier sweep has the name {config.name!r} too. Names must differ.")
-        configs.append(config)
+            document.change(text)
+        document.keys.update({key: value for key, value in overrides.items() if value is not None})
+        refuse_credentials(document.where, document.keys)
+        mistakes = list(further(document.keys)) if further is not None else []
+        try:
+            configs.append(SweepConfig.model_validate(document.keys))
+        except ValidationError as error:
+            mistakes = [*explain(error, SweepConfig, document.keys), *mistakes]
+        lines += document.told(mistakes)
+    if lines:
+        raise MistakesError(lines)
+    folders: set[Path] = set()
+    for document, config in zip(documents, configs, strict=True):
+        if config.run_dir in folders:
+            raise InputError(f"{document.where}: an earlier sweep has the name {config.name!r} too. Names must differ.")
+        folders.add(config.run_dir)
     return configs
 
 
@@ -259,8 +281,10 @@ def load(source: str, changes: Sequence[str] = (), **overrides: Any) -> SweepCon
     return first
 
 
-def load_run(run_dir: Path) -> SweepConfig:
+def load_run(run_dir: Path, **options: Any) -> SweepConfig:
     """The sweep whose folder, or copy of one on ``s3://``, is ``run_dir``; as it was run, where its file is gone.
+
+    ``options`` are those of :func:`load_all`.
 
     Raises:
         InputError: it is no run's folder, or its file is damaged.
@@ -272,7 +296,7 @@ def load_run(run_dir: Path) -> SweepConfig:
             raise InputError(f"{run_dir}: not a run (it has no sweep.yaml).")
         return build({**keys, **moved}, str(run_dir / STATUS_FILE))
     read_sweep(run_dir)  # says where it has been changed
-    return load(str(run_dir / SWEEP_FILE), **moved)
+    return load(str(run_dir / SWEEP_FILE), **moved, **options)
 
 
 def build(data: Mapping[str, Any], where: str = "sweep") -> SweepConfig:
@@ -281,7 +305,7 @@ def build(data: Mapping[str, Any], where: str = "sweep") -> SweepConfig:
     try:
         return SweepConfig.model_validate(dict(data))
     except ValidationError as error:
-        raise InputError(f"{where}: {explain(error, SweepConfig)}") from None
+        raise MistakesError(f"{where}: {one.text}" for one in explain(error, SweepConfig, data)) from None
 
 
 def parse_parameters(changes: Sequence[str]) -> dict[str, Any]:
@@ -290,45 +314,3 @@ def parse_parameters(changes: Sequence[str]) -> dict[str, Any]:
     for text in changes:
         change(data, text)
     return data
-
-
-def explain(error: ValidationError, model: type[BaseModel]) -> str:
-    """The first mistake in one line, with the nearest valid key where one is misspelt."""
-    errors = error.errors()
-    # Where a key may be of several kinds, pydantic reports on each; a misspelt key tells more than "not the other kind".
-    first = next((one for one in errors if one["type"] == "extra_forbidden"), errors[0])
-    location = [str(part) for part in first["loc"]]
-    misspelt = location.pop() if first["type"] == "extra_forbidden" else ""
-    location = [part for part in location if "[" not in part and not part[:1].isupper()]  # names of those kinds
-    if first["type"] == "extra_forbidden":
-        known = _keys_at(model, location)
-        near = difflib.get_close_matches(misspelt, known, n=1, cutoff=0.5)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
-        within = f" in {'.'.join(location)}" if location else ""
-        return f"unknown key {_shown(misspelt)}{within}.{hint} Known: {', '.join(known)}."
-    if first["type"] == "missing":
-        return f"the key {'.'.join(location)!r} is missing."
-    message = first["msg"].removeprefix("Value error, ")
-    given = f" (given: {_shown(first['input'])})" if not isinstance(first["input"], dict) else ""
-    where = f"{'.'.join(location)}: " if location else ""
-    return f"{where}{message}{given}."
-
-
-def _shown(value: Any) -> str:
-    """A value in a message: its beginning."""
-    try:
-        text = repr(value)
-    except ValueError:  # a whole number of thousands of digits
-        return type(value).__name__
-    return text if len(text) <= 200 else text[:200] + "..."
-
-
-def _keys_at(model: type[BaseModel], path: Sequence[str]) -> list[str]:
-    for part in path:
-        field = model.model_fields.get(part)
-        candidates = getattr(field.annotation, "__args__", (field.annotation,)) if field else ()
-        inner = [kind for kind in candidates if isinstance(kind, type) and issubclass(kind, BaseModel)]
-        if not inner:
-            return []
-        model = inner[0]
-    return list(model.model_fields)

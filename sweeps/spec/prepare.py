@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import warnings
 from collections.abc import Mapping, Sequence
@@ -10,21 +11,27 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydantic import ValidationError
 
-from quantizers import Table, TableStats
+from quantizers import QuantizerConfig, Table, TableStats, registry
 from quantizers.errors import InputError
 from sweeps.spec.config import OWN_TABLE, SweepConfig
 from sweeps.spec.constraints import Constraint, parse_constraints
 from sweeps.spec.limits import check_size
+from sweeps.spec.mistakes import Mistake, attempt, explain, unknown_keys
 from sweeps.spec.plan import Plan, check_objectives, check_search, make_plan
+from sweeps.spec.space import parse_entry
 from sweeps.storage.inputs import brought
 from trainables.leading import LeadingTask
 from trainables.provenance import code_digest
 from trainables.records import WHOLE_TABLE, content_key
+from trainables.registry import get as task_class
 from trainables.registry import make_task
 from trainables.tables.arrays import load_npy
 from trainables.tables.formats import read_table
 from trainables.task import DownstreamTask
+
+_MOST_CHOICES = 100  # values of a parameter that are looked at to tell all mistakes at once
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,6 +118,84 @@ def prepare(config: SweepConfig, data_dir: Path | None) -> Prepared:
         others=others,
     )
     return Prepared(config, data_dir, table, stats, weights, entries, tasks, plan, objectives, directions, constraints)
+
+
+def wrong_names(keys: Mapping[str, Any]) -> list[Mistake]:
+    """What is wrong in a sweep's quantizers, tasks, objectives and constraints: names, parameters, settings.
+
+    Args:
+        keys: of a sweep file; wrong in any way. What the sweep's model refuses by itself is passed over.
+    """
+    found: list[Mistake] = []
+    quantizers = keys.get("quantizers")
+    for number, entry in enumerate(quantizers if isinstance(quantizers, list) else ()):
+        found += _wrong_quantizer(entry, ("quantizers", number), has_budgets=keys.get("budgets") is not None)
+    tasks = keys.get("tasks", [])
+    entries = [one for one in tasks if isinstance(one, str | dict)] if isinstance(tasks, list) else []
+    wrong = [mistake for number, entry in enumerate(entries) for mistake in _wrong_task(entry, ("tasks", number))]
+    if wrong:
+        return [*found, *wrong]  # which metrics there are depends on the tasks
+    made = [make_task(entry) for entry in _with_reconstruction(tuple(entries))]
+    metrics = [f"{task.label}.{metric.name}" for task in made for metric in task.measured()]
+    objectives, constraints = keys.get("objectives"), keys.get("constraints")
+    for number, name in enumerate(objectives if isinstance(objectives, list) else ()):
+        if isinstance(name, str):
+            found += attempt(functools.partial(check_objectives, [name], metrics), ("objectives", number))
+    for name, limit in constraints.items() if isinstance(constraints, dict) else ():
+        found += attempt(functools.partial(parse_constraints, {name: limit}, metrics), ("constraints", name))
+    return found
+
+
+def _wrong_quantizer(entry: Any, path: tuple[str | int, ...], *, has_budgets: bool) -> list[Mistake]:
+    if not isinstance(entry, str | dict):
+        return []
+    given = {"method": entry} if isinstance(entry, str) else {name: entry[name] for name in entry if name != "roles"}
+    method = given.pop("method", None)
+    if not isinstance(method, str):
+        return [Mistake(path, f"quantizers: {given}: the key 'method' is missing.")]
+    if wrong := attempt(lambda: registry.get(method), (*path, "method"), "quantizers: "):
+        return wrong
+    known = list(registry.get(method).Config.model_fields)
+    if wrong := unknown_keys(map(str, given), known, f"quantizer {method}"):
+        return [Mistake((*path, *one.path), one.text) for one in wrong]
+    if not given and not has_budgets:
+        return [Mistake(path, f"quantizers: {method} has no parameters here and the sweep has no 'budgets': give either.")]
+    wrong = _wrong_values(registry.get(method).Config, given, f"quantizers: {method}")
+    if wrong:
+        return [Mistake((*path, *one.path), one.text) for one in wrong]
+    return attempt(lambda: parse_entry({"method": method, **given}), path, "quantizers: ")
+
+
+def _wrong_values(model: type[QuantizerConfig], given: Mapping[str, Any], prefix: str) -> list[Mistake]:
+    """What ``model`` refuses of the listed values of parameters; lists are choices."""
+    choices = {name: value if isinstance(value, list) else [value] for name, value in given.items()}
+    choices = {name: values for name, values in choices.items() if values and not isinstance(values[0], Mapping)}
+    first = {name: values[0] for name, values in choices.items()}
+    others = [{**first, name: value} for name, values in choices.items() for value in values[1:_MOST_CHOICES]]
+    found: dict[str, Mistake] = {}
+    for one in (first, *others):
+        try:
+            model.model_validate(one)
+        except ValidationError as error:
+            found |= {
+                mistake.text: Mistake(mistake.path[:1], mistake.text) for mistake in explain(error, model, one, prefix)
+            }
+    return list(found.values())
+
+
+def _wrong_task(entry: Any, path: tuple[str | int, ...]) -> list[Mistake]:
+    settings = {} if isinstance(entry, str) else {name: value for name, value in entry.items() if name != "task"}
+    name = entry if isinstance(entry, str) else entry.get("task")
+    if isinstance(name, str) and not attempt(lambda: task_class(name), path):
+        cls = task_class(name)
+        if wrong := unknown_keys(map(str, settings), list(cls.Settings.model_fields), f"task {name}"):
+            return [Mistake((*path, *one.path), one.text) for one in wrong]
+        try:
+            cls.Settings.model_validate(settings)
+        except ValidationError as error:
+            wrong = explain(error, cls.Settings, settings, f"tasks: {name}")
+            return [Mistake((*path, *one.path), one.text) for one in wrong]
+    return attempt(lambda: make_task(entry), path, "tasks: ")
 
 
 def leading_task(tasks: Sequence[DownstreamTask], why: str) -> tuple[int, LeadingTask]:

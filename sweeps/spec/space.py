@@ -16,8 +16,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 import quantizers
 from quantizers import Budget, QuantizerConfig, Skip, TableStats
 from quantizers.errors import InputError
-from sweeps.spec.config import SweepConfig, explain
+from sweeps.spec.config import SweepConfig
 from sweeps.spec.constraints import Constraint, size_violations, too_large
+from sweeps.spec.mistakes import explain
 from trainables.records import config_json as as_json
 from trainables.records import content_key, share_of
 
@@ -280,7 +281,8 @@ def parse_entry(entry: Mapping[str, Any]) -> tuple[str, dict[str, Range | tuple[
             try:
                 axes[name] = Range.model_validate(value)
             except ValidationError as error:
-                raise InputError(f"quantizers: {method}.{name}: {explain(error, Range)}") from None
+                mistakes = explain(error, Range, value, f"quantizers: {method}.{name}")
+                raise InputError(mistakes[0].text) from None
         else:
             axes[name] = tuple(value) if isinstance(value, list) else (value,)
             if not axes[name]:

@@ -2,17 +2,67 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
+import functools
+from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from quantizers.errors import InputError, unknown_name
 from quantizers.files import unsealed_json
-from sweeps.spec.yaml_text import load_documents
+from sweeps.spec.mistakes import Mistake
+from sweeps.spec.yaml_text import line_of, load_documents, node_of
 from sweeps.storage.layout import STATUS_FILE
 
 SCALES = ("small", "paper")  # the first is what runs where none is asked for
+
+
+@dataclasses.dataclass
+class Document:
+    """One sweep of a file or preset.
+
+    Attributes:
+        source: the file, or "preset NAME", for messages.
+        label: ", sweep 2" where the file has several, else empty.
+        keys: keys and values, with the changes that were made to them.
+        text: the whole file.
+        number: of the sweep among the file's YAML documents, from 0.
+        changed: options ``--set`` that changed something, by the key's parts.
+    """
+
+    source: str
+    label: str
+    keys: dict[str, Any]
+    text: str | bytes
+    number: int
+    changed: dict[tuple[str, ...], str] = dataclasses.field(default_factory=dict)
+
+    @property
+    def where(self) -> str:
+        """What to call it in messages."""
+        return self.source + self.label
+
+    def change(self, text: str) -> None:
+        """Set a key; see :func:`change`."""
+        change(self.keys, text)
+        self.changed[tuple(text.partition("=")[0].strip().split("."))] = text
+
+    def told(self, mistakes: Sequence[Mistake]) -> list[str]:
+        """A line for each mistake, with its place: the option that set it, or file and line; in that order."""
+        placed = [(self._option(one), 0 if self._option(one) else line_of(self._node, one.path), one) for one in mistakes]
+        placed.sort(key=lambda one: one[1])
+        return [f"{option or f'{self.source}:{line}{self.label}'}: {one.text}" for option, line, one in placed]
+
+    @functools.cached_property
+    def _node(self) -> Any:
+        return node_of(self.text, self.number)
+
+    def _option(self, mistake: Mistake) -> str | None:
+        names = tuple(map(str, mistake.path))
+        options = [text for key, text in self.changed.items() if names and names[: len(key)] == key[: len(names)]]
+        return f"--set {options[-1]}" if options else None
 
 
 def _preset_files() -> dict[str, dict[str, str]]:
@@ -53,8 +103,8 @@ def preset_text(name: str, scale: str | None = None) -> str:
     return resources.files("sweeps.spec").joinpath("presets", file).read_text(encoding="utf-8")
 
 
-def read_documents(source: str, scale: str | None = None) -> list[tuple[str, dict[str, Any]]]:
-    """The sweeps of a file or preset: where each stands, and its keys.
+def read_documents(source: str, scale: str | None = None) -> list[Document]:
+    """The sweeps of a file or preset.
 
     Args:
         source: path of a YAML file, or the name of a preset.
@@ -75,13 +125,13 @@ def read_documents(source: str, scale: str | None = None) -> list[tuple[str, dic
         raise InputError(f"{source}: no such sweep file. Presets: {', '.join(names)}.")
     else:
         raise unknown_name("preset", source, names)
-    documents = [data for data in load_documents(text, where) if data is not None]
+    documents = [(number, data) for number, data in enumerate(load_documents(text, where)) if data is not None]
     found = []
-    for number, data in enumerate(documents or [None], start=1):
-        here = f"{where}, sweep {number}" if len(documents) > 1 else where
+    for count, (number, data) in enumerate(documents or [(0, None)], start=1):
+        label = f", sweep {count}" if len(documents) > 1 else ""
         if not isinstance(data, dict) or not all(isinstance(key, str) for key in data):
-            raise InputError(f"{here}: expected a mapping of keys to values (name, table, quantizers, ...).")
-        found.append((here, data))
+            raise InputError(f"{where}{label}: expected a mapping of keys to values (name, table, quantizers, ...).")
+        found.append(Document(where, label, data, text, number))
     return found
 
 

@@ -6,6 +6,8 @@ and a name for a part (``*part``) can make a kilobyte stand for gigabytes.
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Sequence
 from typing import Any
 
 import yaml
@@ -57,6 +59,28 @@ def load_documents(text: str | bytes, where: str) -> list[Any]:
     except Exception as error:  # values are made by int(), datetime() and more, which refuse in ways of their own
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise InputError(f"{where}: a value is not valid YAML: {reason}.") from None
+
+
+def node_of(text: str | bytes, number: int) -> Any:
+    """Document ``number``, from 0, of what :func:`load_documents` has read, with the lines of all its parts."""
+    return next(itertools.islice(yaml.compose_all(text, Loader=_Loader), number, None))
+
+
+def line_of(node: Any, path: Sequence[str | int]) -> int:
+    """The line, from 1, of the part of ``node`` at ``path`` (keys, positions in lists), or of the last that is there."""
+    line = node.start_mark.line
+    for part in path:
+        if isinstance(node, yaml.MappingNode):
+            pair = next((pair for pair in node.value if pair[0].value == str(part)), None)
+            if pair is None:
+                break
+            line, node = pair[0].start_mark.line, pair[1]
+        elif isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
+            node = node.value[part]
+            line = node.start_mark.line
+        else:
+            break
+    return int(line) + 1
 
 
 def _check_events(text: str | bytes, where: str) -> None:

@@ -130,7 +130,7 @@ def test_several_sweeps_in_a_file(tmp_path: Path) -> None:
         load(str(file))
     with pytest.raises(InputError, match="sweep 2: an earlier sweep has the name 'u'"):
         load_all(str(file), ["name=u"])
-    with pytest.raises(InputError, match="sweep 1: unknown key 'sedes'.*'seeds'"):
+    with pytest.raises(InputError, match=r"^--set sedes=\[1\]: unknown key 'sedes'.*'seeds'"):
         load_all(str(file), ["sedes=[1]"])
     with pytest.raises(InputError, match="is a file; only presets have scales"):
         load_all(str(file), scale="paper")
