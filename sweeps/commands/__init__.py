@@ -11,10 +11,10 @@ if TYPE_CHECKING:
     from typer import Typer
     from typer.models import CommandInfo, TyperInfo
 
-_GROUPS = ("sweeps", "choose", "ui", "tables", "train", "data", "submit", "ledger")
+_GROUPS = ("init", "sweeps", "choose", "ui", "tables", "train", "data", "submit", "ledger")
 # The commands as ``frontier --help`` has them, every one: in the order in which a person comes to need them.
 _PANELS = {
-    "A sweep": ("run", "status", "resume"),
+    "A sweep": ("init", "run", "status", "resume"),
     "Its results": ("recommend", "report", "ui", "export"),
     "One table": ("compress", "inspect", "convert"),
     "Lists and data": ("methods", "tasks", "presets", "data"),
