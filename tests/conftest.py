@@ -145,6 +145,16 @@ def _forget_packages() -> None:
 @pytest.fixture
 def corpora(tmp_path: Path) -> Path:
     """A data folder with small corpora whose classes follow from single words of the table builtin:glove-10k-50d."""
+    return _write_corpora(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def write_corpora() -> Callable[[Path], Path]:
+    """Writes the corpora of the fixture ``corpora`` into a folder, and returns it."""
+    return _write_corpora
+
+
+def _write_corpora(folder: Path) -> Path:
     random = np.random.default_rng(0)
     words = {0: "terrible", 1: "bad", 2: "about", 3: "good", 4: "wonderful"}
     fillers = ["the", "film", "was", "and", "its", "story", "zzqx"]
@@ -197,10 +207,10 @@ def corpora(tmp_path: Path) -> Path:
         )
     }
     for name, lines in files.items():
-        path = tmp_path / name
+        path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("".join(lines))
-    return tmp_path
+    return folder
 
 
 @pytest.fixture
