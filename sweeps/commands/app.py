@@ -38,11 +38,6 @@ SWEEP_MODULES = frozenset(
 )
 
 
-def examples(*commands: str) -> str:
-    """Commands below a ``--help``, each on a line of its own."""
-    return "\n\n".join(["Examples:" if len(commands) > 1 else "Example:", *(f"  {escape(one)}" for one in commands)])
-
-
 def _print_version(wanted: bool) -> None:
     if wanted:
         out.print(f"frontier {importlib.metadata.version('embedding-frontier')}")

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from quantizers.errors import InputError
-from sweeps.commands.app import TABLE_HELP, DataOption, UnpackedOption, app, check_data, checked, examples, out, size
+from sweeps.commands.app import TABLE_HELP, DataOption, UnpackedOption, app, check_data, checked, out, size
 
 if TYPE_CHECKING:
     from quantizers import Table, TableStats
@@ -55,11 +55,8 @@ class _Proposal:
 
 
 @app.command(
-    epilog=examples(
-        "frontier init glove.6B.100d.txt",
-        "frontier init model/ -o model-sweep.yaml",
-        "frontier init vectors.npy --data DIR --force",
-    )
+    epilog="Examples:  frontier init glove.6B.100d.txt   |   frontier init model/ -o model-sweep.yaml   |   "
+    "frontier init vectors.npy --data DIR --force"
 )
 @checked
 def init(

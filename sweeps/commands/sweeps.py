@@ -48,7 +48,7 @@ def run(
     sweep: Annotated[str, typer.Argument(help="A sweep file, or the name of a preset (see: frontier presets).")],
     data: DataOption = None,
     output: Annotated[
-        str | None, typer.Option("--out", help="Folder of runs, or s3://bucket/path; this one goes to OUT/<name>/.")
+        str | None, typer.Option("--out", help="Folder of runs, or s3://bucket/path; the run goes to OUT/<name>/.")
     ] = None,
     address: Annotated[str | None, typer.Option(help="Ray cluster ('auto': this machine's). Default: a new one.")] = None,
     scale: Annotated[
@@ -174,7 +174,7 @@ def report(
         list[Path],
         typer.Argument(parser=run_folder, metavar="RUN_DIR...", help="Folders of runs, or their s3:// addresses."),
     ],
-    output: Annotated[Path | None, typer.Option("-o", "--output", help="Path of the report.")] = None,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="Default: report.html in the first run.")] = None,
     paper_tables: Annotated[
         bool,
         typer.Option(
@@ -197,7 +197,7 @@ def report(
     out.print(f"Report: {path}", soft_wrap=True)
 
 
-@app.command()
+@app.command(epilog="Examples:  frontier presets   |   frontier run quick --dry-run")
 @checked
 def presets(
     names: Annotated[bool, typer.Option("--names", help="Print only the names, one per line.")] = False,

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 import typer.main
 import yaml
 from safetensors.torch import save_file
@@ -68,11 +67,12 @@ NOT_RUN = {
 }
 # What is typed in addition, so that a command takes seconds. The longest beginning counts.
 MORE = {
+    "frontier run my-sweep.yaml --address": "--dry-run",
     "frontier run my-sweep.yaml": "--set seeds=[0] --set budgets.compression_ratio=[4,8]",
     "frontier run search": "--dry-run",
     "frontier run ptb": "--dry-run",
     "frontier run glove100": "--dry-run",
-    "frontier run adacomp-table2": "--dry-run",
+    "frontier run adacomp-": "--data DIR --dry-run",
     "frontier train language_model": "--set epochs=1 --set hidden_size=8 --set embedding_dim=8",
     "frontier train language_model --evaluate": "",
     "frontier train sentiment": "--set epochs=1",
@@ -132,6 +132,17 @@ def leaf(program: Any, words: list[str]) -> tuple[Any, list[str]]:
     return command, words
 
 
+def problem(program: Any, words: list[str], *, whole: bool = True) -> str | None:
+    """What is wrong with a command; ``whole``: it has all that it needs."""
+    try:
+        found, rest = leaf(program, words)
+        given, _, _ = found.make_parser(found.context_class(found)).parse_args(rest)
+    except (AssertionError, _UsageError) as error:
+        return str(error) or type(error).__name__
+    missing = [str(one.name) for one in found.params if one.required and one.name not in given]
+    return f"without {', '.join(missing)}" if missing and whole else None
+
+
 def test_pages_have_commands() -> None:
     assert len(ALL) > 60 and len({command.page for command in ALL}) > 8
 
@@ -144,16 +155,22 @@ def test_every_command_is_there_with_its_options(program: Any) -> None:
             if not any(words[0].endswith(name) or "=" in words[0] for name in OTHERS):
                 wrong.append(f"{command}: neither ours nor listed in OTHERS")
             continue
-        try:
-            found, rest = leaf(program, words)
-            given, _, _ = found.make_parser(found.context_class(found)).parse_args(rest)
-        except (AssertionError, _UsageError) as error:
-            wrong.append(f"{command}: {error}")
-            continue
-        missing = [one.name for one in found.params if one.required and one.name not in given]
-        if missing and not command.inline:
-            wrong.append(f"{command}: without {', '.join(map(str, missing))}")
+        if found := problem(program, words, whole=not command.inline):
+            wrong.append(f"{command}: {found}")
     assert wrong == []
+
+
+def test_every_help_has_examples_that_are_right(program: Any) -> None:
+    def look(command: Any, name: str) -> list[str]:
+        if hasattr(command, "commands"):
+            return [line for key, inner in command.commands.items() for line in look(inner, f"{name} {key}")]
+        title, *examples = (command.epilog or "").split("\n\n")
+        if title not in ("Example:", "Examples:") or not any(one.startswith(name) for one in examples):
+            return [f"{name}: no example"]
+        return [f"{one}: {found}" for one in examples if (found := problem(program, shlex.split(one)))]
+
+    assert look(program, "frontier") == []
+    assert problem(program, ["frontier", "run", "--dry"]) and problem(program, ["frontier", "runs"])
 
 
 def test_every_option_that_is_named_is_there(program: Any) -> None:
@@ -197,7 +214,7 @@ def test_every_sample_of_yaml_is_right(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory, write_corpora: Callable[[Path], Path]) -> Path:
-    """A folder with what the pages' commands read, by the names that they give it; no run."""
+    """A folder with what the pages' commands read, by the names that they give it; runs only as they are committed."""
     place = tmp_path_factory.mktemp("place")
     data = write_corpora(place / "DIR")
     table = read_table("builtin:glove-10k-50d")
@@ -218,6 +235,10 @@ def place(tmp_path_factory: pytest.TempPathFactory, write_corpora: Callable[[Pat
     (place / "my-sweep.yaml").write_text(sweep)
     basis = next(block for block in blocks(ROOT / "docs/language-models.md", "yaml") if block.startswith("optimizer"))
     (place / "lm.yaml").write_text(basis)
+    (block,) = blocks(ROOT / "docs/writing-a-task.md", "yaml")
+    (place / "try.yaml").write_text(block.replace("NAME.METRIC", "neighbours.recall_at_10").replace("NAME", "neighbours"))
+    for run in (ROOT / "docs/results/adacomp").glob("adacomp-table2-*"):
+        shutil.copytree(run, place / "runs" / run.name)
     return place
 
 
@@ -225,7 +246,7 @@ def place(tmp_path_factory: pytest.TempPathFactory, write_corpora: Callable[[Pat
 def with_runs(
     place: Path, warm_ray: Path, frontier: Callable[..., Result], tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
-    """The same with runs: of the sweep file in the documentation, as it stands, and copies of committed ones."""
+    """The same with the run of the sweep file in the documentation, as it stands."""
     patch = pytest.MonkeyPatch()
     folder = tmp_path_factory.mktemp("with") / "runs"
     shutil.copytree(place, folder)
@@ -235,8 +256,6 @@ def with_runs(
     assert done.exit_code == 0, done.output
     (folder / "said").write_text(done.output)
     shutil.copytree(folder / "runs/my-table", folder / "runs/quick")
-    for run in (ROOT / "docs/results/adacomp").glob("adacomp-table2-*"):
-        shutil.copytree(run, folder / "runs" / run.name)
     return folder
 
 
@@ -258,7 +277,7 @@ def runnable(command: Typed) -> bool:
         return False
     words = [word for word in command.words[2:] if not word.startswith("-")]
     form = any(re.fullmatch(r"[A-Z][A-Z_.]*", word) and word not in GIVEN for word in words)
-    whole = not command.inline or len(command.words) > 3
+    whole = not command.inline or len(command.words) > 2
     return whole and not form and "..." not in command.text
 
 
@@ -292,7 +311,7 @@ def test_the_commands_of_a_page_run(
         done = frontier(*_completed(command)[1:])
         assert done.exit_code == 0, f"{command}\n{done.output}"
     for name, block in enumerate(_snippets(page)):
-        exec(compile(block, f"{page.name}, snippet {name}", "exec"), {"ids": torch.tensor([[1, 2], [3, 4]])})
+        exec(compile(block, f"{page.name}, snippet {name}", "exec"), {})
 
 
 def _compress(file: Path, frontier: Callable[..., Result], here: Path) -> None:
