@@ -120,7 +120,8 @@ def _explained(errors: Sequence[Any], where: Sequence[str]) -> str:
     first = errors[0]
     place = ".".join(filter(None, where))
     if first["type"] == "missing":
-        return f"the key {place!r} is missing."
+        start = f"{where[0]}: " if where[0] else ""
+        return f"{start}the key {'.'.join(where[1:])!r} is missing."
     wants = [_wanted(one) for one in errors]
     literals = [one["ctx"]["expected"].replace(" or ", ", ") for one in errors if one["type"] == "literal_error"]
     near = _near(first["input"], ", ".join(literals).replace("'", "").split(", ")) if isinstance(first["input"], str) else []

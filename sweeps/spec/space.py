@@ -227,8 +227,7 @@ def make_space(
     skipped: list[dict[str, Any]] = []
     counts: dict[str, int] = {}
     for given in quantizers.list_methods() if config.quantizers == "all" else config.quantizers:
-        given = {"method": given} if isinstance(given, str) else given
-        given = dict(given)
+        given = {"method": given} if isinstance(given, str) else dict(given)
         roles = _roles(given.pop("roles", {}), config, space)
         method, axes = parse_entry(given)
         if method == "identity":
@@ -281,8 +280,7 @@ def parse_entry(entry: Mapping[str, Any]) -> tuple[str, dict[str, Range | tuple[
             try:
                 axes[name] = Range.model_validate(value)
             except ValidationError as error:
-                mistakes = explain(error, Range, value, f"quantizers: {method}.{name}")
-                raise InputError(mistakes[0].text) from None
+                raise InputError(explain(error, Range, value, f"quantizers: {method}.{name}")[0].text) from None
         else:
             axes[name] = tuple(value) if isinstance(value, list) else (value,)
             if not axes[name]:

@@ -95,7 +95,7 @@ def test_results_never_go_over_other_files(tmp_path: Path) -> None:
 
 
 def test_a_cluster_that_is_not_there_is_one_line(tmp_path: Path) -> None:
-    (tmp_path / "sweep.yaml").write_text(sweep().to_yaml())
+    (tmp_path / "sweep.yaml").write_text(sweep(budgets={"compression_ratio": [8]}).to_yaml())
     words = ["submit", "http://127.0.0.1:1", str(tmp_path / "sweep.yaml"), "--fetch", str(tmp_path / "runs")]
     done = CliRunner().invoke(application(), words, env={"RAY_AUTH_TOKEN": "x" * 64})
     assert done.exit_code == 2

@@ -70,7 +70,7 @@ def test_of_two_drivers_at_the_same_moment_one_works(tmp_path: Path) -> None:
 
 @pytest.mark.process
 def test_a_second_driver_of_another_process_is_refused_and_touches_nothing(tmp_path: Path) -> None:
-    config = sweep(tmp_path)
+    config = sweep(tmp_path, budgets={"compression_ratio": [8]})
     (tmp_path / "sweep.yaml").write_text(config.to_yaml())
     with owned(config, say=print):
         (config.run_dir / "sweep.yaml").write_text(config.to_yaml())
