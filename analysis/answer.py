@@ -13,12 +13,13 @@ import shlex
 import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
 from analysis import text
 from analysis.recommend import Advice, Recommendation
-from analysis.statistics import paired_difference
+from analysis.statistics import MIN_SEEDS, metric_bounds, paired_difference
 
 WIDTH = 80
 _CLOSE = 1.5  # sizes up to so many times larger or smaller are "close"
@@ -27,15 +28,16 @@ _MOST_NAMED = 2
 
 @dataclasses.dataclass(frozen=True)
 class Answer:
-    """The pick of one frontier.
+    """The pick of one frontier, and how it stands to the smaller points there, compared seed by seed.
 
     Attributes:
         pick: the point.
         why: "the knee of the frontier", or the limit that it keeps.
         close: other points of the frontier of nearly its size, the nearest first.
         smaller: how many points of the frontier are smaller.
-        alike: those of them whose difference to it may be 0 by the seeds that both have.
-        tested: whether there were seeds enough to say so.
+        alike: those of them whose difference to it may be 0, by its 95 % interval.
+        fixed: how many differ from it by the same at every seed, so that seeds cannot test it.
+        tested: whether all of them have seeds enough in common with it.
     """
 
     pick: Recommendation
@@ -43,6 +45,7 @@ class Answer:
     close: tuple[Recommendation, ...]
     smaller: int
     alike: tuple[Recommendation, ...]
+    fixed: int
     tested: bool
 
 
@@ -74,10 +77,12 @@ def answers(advice: Advice, limit: str) -> list[Answer]:
         others = [point for point in points if not _same(point, pick) and point.quantizer != "identity"]
         near = [point for point in others if 1 / _CLOSE <= point.payload_bytes / max(pick.payload_bytes, 1.0) <= _CLOSE]
         near.sort(key=lambda point: abs(math.log(point.payload_bytes / pick.payload_bytes)))
-        tests = [(point, _may_be_equal(point, pick)) for point in others if point.payload_bytes < pick.payload_bytes]
-        alike = tuple(point for point, equal in tests if equal)
-        tested = all(equal is not None for _, equal in tests) and pick.num_seeds > 1
-        out.append(Answer(pick, limit or "the knee of the frontier", tuple(near[:_MOST_NAMED]), len(tests), alike, tested))
+        tests = [(point, _compared(point, pick)) for point in others if point.payload_bytes < pick.payload_bytes]
+        alike = tuple(point for point, result in tests if result == "alike")
+        fixed = sum(result == "fixed" for _, result in tests)
+        tested = all(result != "untested" for _, result in tests)
+        why = limit or "the knee of the frontier"
+        out.append(Answer(pick, why, tuple(near[:_MOST_NAMED]), len(tests), alike, fixed, tested))
     return out
 
 
@@ -85,13 +90,17 @@ def _same(one: Recommendation, other: Recommendation) -> bool:
     return (one.metric, one.role, one.trial_keys) == (other.metric, other.role, other.trial_keys)
 
 
-def _may_be_equal(one: Recommendation, other: Recommendation) -> bool | None:
-    """Whether the paired 95 % interval of their difference holds 0; None with fewer than two seeds in common."""
+def _compared(one: Recommendation, other: Recommendation) -> Literal["alike", "apart", "fixed", "untested"]:
+    """What the seeds that both have say of their difference; "alike" where its 95 % interval holds 0."""
     common = sorted(set(one.by_seed) & set(other.by_seed))
-    if len(common) < 2:
-        return None
-    _, low, high = paired_difference([one.by_seed[s] for s in common], [other.by_seed[s] for s in common])
-    return bool(low <= 0 <= high)
+    if len(common) < MIN_SEEDS:
+        return "untested"
+    task, _, metric = one.metric.rpartition(".")
+    pairs = [one.by_seed[s] for s in common], [other.by_seed[s] for s in common]
+    mean, low, high = paired_difference(*pairs, metric_bounds(task, metric))
+    if math.isnan(low):
+        return "alike" if mean == 0 else "fixed"
+    return "alike" if low <= 0 <= high else "apart"
 
 
 def lines(found: Sequence[Answer], unmet: Sequence[str], run_dir: Path) -> list[str]:
@@ -127,8 +136,10 @@ def _cost(point: Recommendation) -> list[str]:
     if point.baseline is None or point.drop is None:
         return [value]
     told = [f"{value}, uncompressed {text.number(point.baseline)}: a change of {signed(-point.drop, point.direction)}"]
-    if (span := change_interval(point)) is not None:
-        told.append(f"95 % interval of the change over {point.num_seeds} seeds: {span}")
+    if said := change_over_seeds(point):
+        told.append(f"{said}; picked from {point.compared}")
+    if said := held(point):
+        told.append(said)
     return told
 
 
@@ -138,24 +149,48 @@ def signed(change: float, direction: str) -> str:
     return f"{'+' if value > 0 else '−' if value < 0 else ''}{text.number(abs(value), 2)}"
 
 
-def change_interval(point: Recommendation) -> str | None:
-    """The 95 % interval of a point's change against the uncompressed table; None where there is none."""
-    if point.drop_low is None or point.drop_high is None:
-        return None
-    return f"{signed(-point.drop_high, point.direction)} to {signed(-point.drop_low, point.direction)}"
+def change_over_seeds(point: Recommendation) -> str:
+    """What several seeds say of a point's change against the uncompressed table; nothing of one seed."""
+    drops = point.drop_by_seed.values()
+    if len(drops) < 2:
+        return ""
+    if len(set(drops)) == 1:
+        return f"The change does not vary with the seed ({len(drops)} seeds)"
+    low, high = (point.drop_low, point.drop_high) if point.drop_low is not None else (min(drops), max(drops))
+    ends = [signed(-end, point.direction) for end in (high, low) if end is not None]
+    if point.drop_low is None:
+        return f"{len(drops)} seeds: {' to '.join(ends)}, no interval"
+    return f"95 % interval of the change over {len(drops)} seeds: {' to '.join(ends)}"
+
+
+def held(point: Recommendation) -> str:
+    """Whether the seeds can tell that a limit of the drop is held; nothing without such a limit."""
+    if point.allowed is None or point.quantizer == "identity":
+        return ""
+    if point.certain:
+        return f"The limit is held: 95 % sure, for all {point.compared} configurations at once."
+    drops = set(point.drop_by_seed.values())
+    if len(drops) == 1 < len(point.drop_by_seed):
+        return "Every seed keeps the limit alike; they do not tell how other test rows would."
+    seeds = "1 seed" if point.num_seeds == 1 else f"{point.num_seeds} seeds"
+    return f"The mean keeps the limit; {seeds} cannot tell whether it is held."
 
 
 def evidence(answer: Answer, named: Callable[[Recommendation], str]) -> str:
-    """What the seeds can tell, in a sentence; ``named`` names a point."""
+    """What the seeds can tell of the smaller points of the frontier, in a sentence; ``named`` names a point."""
     if not answer.smaller:
         return "No point of the frontier is smaller."
+    if answer.alike:
+        smallest = min(answer.alike, key=lambda point: point.payload_bytes)
+        return f"The seeds cannot tell it from {named(smallest)}."
     if not answer.tested:
         seeds = answer.pick.num_seeds
         return f"{seeds} {'seed' if seeds == 1 else 'seeds'}: small differences cannot be told from chance."
-    if not answer.alike:
-        return "Every smaller point of the frontier is worse, at the 95 % level."
-    smallest = min(answer.alike, key=lambda point: point.payload_bytes)
-    return f"The seeds cannot tell it from {named(smallest)}."
+    if answer.fixed:
+        worse = answer.smaller - answer.fixed
+        tested = f"{worse} worse at the 95 % level; " if worse else ""
+        return f"Smaller points: {tested}{answer.fixed} worse by the same at every seed."
+    return "Every smaller point of the frontier is worse, at the 95 % level."
 
 
 def _listed(start: str, items: Sequence[str]) -> str:

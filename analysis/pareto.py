@@ -14,6 +14,7 @@ Shapes: P points, k objectives, S measured values (seeds) of P configurations.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 import moocore
@@ -22,8 +23,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import ArrayLike, NDArray
 
-from analysis.schema import FRONTIER
-from analysis.statistics import Floats, bootstrap_indices, grouped, origins
+from analysis import store
+from analysis.schema import FRONTIER, INTERVALS_SINCE, SCHEMA_VERSION
+from analysis.statistics import MIN_SEEDS, Floats, bootstrap_indices, grouped, metric_bounds, origins, rescaled
 from analysis.store import with_metadata
 from quantizers.errors import InputError
 
@@ -161,8 +163,8 @@ def build_frontier(
         scores: table with the schema SCORES.
         run: ``run.json``; its ``metrics`` give directions, which must agree with the scores'.
         bootstrap: how many times the seeds of every configuration are resampled (independently of each other) for
-            ``frontier_probability``; 0 turns it off. Where no configuration has two seeds the share is null: it would be
-            0 or 1 and say nothing. (Where some have, those with one seed are drawn as they are.)
+            ``frontier_probability``; 0 turns it off. The share is null for configurations with fewer than ``MIN_SEEDS``
+            seeds (they take part as they are), and where no score or size varies: it would be 0 or 1 and say nothing.
         seed: of the bootstrap.
 
     Returns:
@@ -177,9 +179,12 @@ def build_frontier(
         return with_metadata(FRONTIER.empty_table(), {"bootstrap": bootstrap, "seed": seed, "scopes": []})
     configuration = _codes(values, (*CONFIGURATION, "budget_bytes", "role", "task", "metric", "direction"))
     first, members = np.unique(configuration, return_index=True, return_inverse=True)[1:]
-    size = grouped(_floats(values["payload_bytes"]), members, len(first))
-    value = grouped(_floats(values["value"]), members, len(first))
     rows = values.take(pa.array(first))
+    size = grouped(_floats(values["payload_bytes"]), members, len(first), (0.0, np.inf))
+    names = zip(rows["task"].to_pylist(), rows["metric"].to_pylist(), strict=True)
+    value = grouped(_floats(values["value"]), members, len(first), [metric_bounds(*name) for name in names])
+    repeated = value.count >= MIN_SEEDS
+    varies = repeated & ((value.lowest < value.highest) | (size.lowest < size.highest))
     scope = _codes(rows, COMPARABLE)
 
     rank = np.zeros(len(first), dtype=np.int64)
@@ -196,7 +201,7 @@ def build_frontier(
         reference = reference_point(points, directions)
         rank[here] = front_rank(points, directions)
         contribution[here] = exclusive_contributions(points, directions, reference)
-        if bootstrap and value.count[here].max() > 1:
+        if bootstrap and varies[here].any():
             mine = np.concatenate([samples[sample_ends[c] : sample_ends[c + 1]] for c in here])
             sampled = np.stack([_floats(values[name].take(pa.array(mine))) for name in ("payload_bytes", "value")], axis=1)
             groups = np.repeat(np.arange(len(here)), value.count[here])
@@ -206,7 +211,7 @@ def build_frontier(
             | {"directions": list(directions), "objectives": ["payload_bytes", f"{label['task']}.{label['metric']}"]}
             | {"reference_point": reference.tolist(), "hypervolume": hypervolume(points, directions, reference)}
         )
-    probability[np.isnan(value.mean)] = np.nan
+    probability[np.isnan(value.mean) | ~repeated] = np.nan
     columns: dict[str, Any] = {
         "compression_ratio": _floats(rows["dense_bytes"]) / np.maximum(size.mean, 1),
         "payload_bytes_mean": size.mean,
@@ -215,6 +220,8 @@ def build_frontier(
         "value_mean": value.mean,
         "value_low": value.low,
         "value_high": value.high,
+        "value_lowest": value.lowest,
+        "value_highest": value.highest,
         "baseline": grouped(_floats(values["baseline"]), members, len(first)).mean,
         "num_seeds": value.count,
         "front_rank": pa.array(rank, mask=rank == 0),
@@ -239,15 +246,31 @@ def _frontier_share(
 ) -> Floats:
     """Share of bootstraps in which each group's mean is on the frontier. points: (S, k) sorted by ``groups``."""
     hits = np.zeros(num_groups)
-    count = np.bincount(groups, minlength=num_groups)[:, None]
+    count = np.bincount(groups, minlength=num_groups)
     starts = np.searchsorted(groups, np.arange(num_groups))
     origin = np.stack([origins(column, groups, num_groups) for column in points.T], axis=1)
     points = points - origin[groups]
-    for drawn in bootstrap_indices(groups, num_groups, repeats=repeats, seed=seed):
+
+    def means(some: Floats) -> Floats:
         with np.errstate(invalid="ignore"):
-            means = origin + np.add.reduceat(points[drawn], starts, axis=0) / count
-        hits += non_dominated(means, directions)
+            return np.asarray(origin + np.add.reduceat(some, starts, axis=0) / count[:, None], dtype=np.float64)
+
+    of_all = means(points)
+    for drawn in bootstrap_indices(groups, num_groups, repeats=repeats, seed=seed):
+        hits += non_dominated(rescaled(of_all, means(points[drawn]), count), directions)
     return hits / repeats
+
+
+def read_frontier(run_dir: str | Path) -> pa.Table:
+    """The frontier of a run: the stored one, or one built anew where the file has an older version's intervals.
+
+    Raises:
+        InputError: a file is missing, damaged, or of a newer schema than this program knows.
+    """
+    stored = store.read_frontier(run_dir)
+    if store.metadata_of(stored).get("schema_version", SCHEMA_VERSION) >= INTERVALS_SINCE:
+        return stored
+    return build_frontier(store.read_trials(run_dir), store.read_scores(run_dir), store.read_run(run_dir))
 
 
 def measured(trials: pa.Table, scores: pa.Table) -> pa.Table:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import json
 import math
@@ -14,8 +15,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from analysis import store, text
-from analysis.pareto import COMPARABLE, CONFIGURATION
-from analysis.statistics import paired_difference
+from analysis.pareto import COMPARABLE, CONFIGURATION, read_frontier
+from analysis.statistics import LEVEL, metric_bounds, paired_difference
 from quantizers.errors import InputError, unknown_name
 
 
@@ -56,12 +57,16 @@ class Recommendation:
         metric: ``task.metric``.
         role: the table of the task's network that was measured.
         payload_bytes: mean over seeds; ``largest_bytes`` is the largest of them.
-        value: mean over seeds; ``value_low`` and ``value_high`` are its 95 % interval (None with one seed).
+        value: mean over seeds; ``value_low`` and ``value_high`` are its 95 % interval (None where there is none).
         drop: how much worse than the baseline, in the metric's unit (negative: better); None without a baseline.
         drop_low: ``drop_low`` and ``drop_high`` are the 95 % interval of the difference, paired by seed.
-        certain: whether the worse end of that interval still keeps the limit; None without an interval or a limit.
+        drop_worst: the worse end of the interval of the difference that holds for all ``compared`` at once (Bonferroni).
+        compared: how many compressed configurations this one was chosen among.
+        allowed: the largest drop that was asked for, in the metric's unit; None without such a limit.
+        certain: whether ``drop_worst`` keeps the limit; None without a limit, or where the seeds cannot tell.
         trial_keys: the trials, by seed.
         by_seed: the metric's value by seed.
+        drop_by_seed: how much worse than the same seed's baseline; empty without one.
     """
 
     metric: str
@@ -85,8 +90,12 @@ class Recommendation:
     num_seeds: int
     frontier_probability: float | None
     trial_keys: tuple[str, ...]
+    drop_worst: float | None = None
+    compared: int = 1
+    allowed: float | None = None
     certain: bool | None = None
     by_seed: Mapping[int, float] = dataclasses.field(default_factory=dict)
+    drop_by_seed: Mapping[int, float] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,7 +133,7 @@ def recommend(
     drop = parse_drop(max_drop) if isinstance(max_drop, str) else max_drop
     if max_bytes is not None and max_bytes <= 0:
         raise InputError(f"The size limit must be above 0 bytes (given: {max_bytes}).")
-    frontier = store.read_frontier(run_dir)
+    frontier = read_frontier(run_dir)
     measured = [f"{row['task']}.{row['metric']}" for row in frontier.group_by(["task", "metric"]).aggregate([]).to_pylist()]
     wanted = chosen_metrics(store.read_run(run_dir), measured, task)
     points = _points(frontier, wanted, store.read_trials(run_dir), store.read_scores(run_dir))
@@ -178,8 +187,8 @@ def _choose(points: Sequence[Recommendation], max_bytes: int | None, drop: Drop 
         return f"a drop of {drop} from a baseline of {text.number(best.baseline) or 'nothing'} means nothing"
     for point in fitting:
         if point.drop is not None and point.drop <= allowed:
-            certain = None if point.drop_high is None else point.drop_high <= allowed
-            return dataclasses.replace(point, certain=certain)
+            certain = None if point.drop_worst is None else point.drop_worst <= allowed
+            return dataclasses.replace(point, allowed=allowed, certain=certain)
     limit = f"nothing{'' if max_bytes is None else f' in {text.size(max_bytes)}'} is within {drop} of the baseline"
     return f"{limit} {text.number(best.baseline)}; the nearest is {_named(best)}"
 
@@ -201,14 +210,16 @@ def _points(
         members.setdefault(_configuration(trial), []).append(trial)
     scores = scores.filter(pc.is_in(scores["trial_key"], value_set=trials["trial_key"]))
     measured = {(score["trial_key"], score["role"], score["task"], score["metric"]): score for score in scores.to_pylist()}
-    lossless = {
-        _scope(row): row["value_mean"] for row in frontier.filter(pc.equal(frontier["quantizer"], "identity")).to_pylist()
-    }
+    identity = pc.equal(frontier["quantizer"], "identity")
+    lossless = {_scope(row): row["value_mean"] for row in frontier.filter(identity).to_pylist()}
+    of_scope = frontier.filter(pc.invert(identity)).group_by(list(COMPARABLE)).aggregate([([], "count_all")])
+    compared = collections.Counter({_scope(row): row["count_all"] for row in of_scope.to_pylist()})
     out: dict[tuple[Any, ...], list[Recommendation]] = {}
     for row in rows:
         seeds = sorted(members.get(_configuration(row), []), key=lambda trial: trial["seed"] or 0)
         pairs = [measured.get((trial["trial_key"], row["role"], row["task"], row["metric"])) for trial in seeds]
-        out.setdefault(_scope(row), []).append(_point(row, seeds, pairs, lossless.get(_scope(row))))
+        scope = _scope(row)
+        out.setdefault(scope, []).append(_point(row, seeds, pairs, lossless.get(scope), compared[scope]))
     return out
 
 
@@ -217,17 +228,15 @@ def _point(
     seeds: Sequence[Mapping[str, Any]],
     scores: Sequence[Mapping[str, Any] | None],
     lossless: float | None,
+    compared: int,
 ) -> Recommendation:
     baseline = row["baseline"] if row["baseline"] is not None else lossless
-    sign = -1.0 if row["direction"] == "max" else 1.0
-    drop = low = high = None
-    if baseline is not None and math.isfinite(baseline):
-        known = [score for score in scores if score is not None and score["value"] is not None]
-        references = [score["baseline"] if score["baseline"] is not None else baseline for score in known]
-        mean, *ends = paired_difference([score["value"] for score in known], references)
-        drop = None if math.isnan(mean) else sign * mean
-        if not math.isnan(ends[0]):
-            low, high = sorted(sign * end for end in ends)
+    known = {
+        int(trial["seed"] or 0): score
+        for trial, score in zip(seeds, scores, strict=True)
+        if score is not None and score["value"] is not None
+    }
+    by_seed = {seed: score["value"] for seed, score in known.items()}
     return Recommendation(
         metric=f"{row['task']}.{row['metric']}",
         config=json.loads(row["config_json"] or "{}"),
@@ -235,17 +244,41 @@ def _point(
         largest_bytes=max((trial["payload_bytes"] for trial in seeds), default=math.ceil(row["payload_bytes_mean"])),
         value=row["value_mean"],
         baseline=baseline,
-        drop=drop,
-        drop_low=low,
-        drop_high=high,
         trial_keys=tuple(trial["trial_key"] for trial in seeds),
-        by_seed={
-            int(trial["seed"]): score["value"]
-            for trial, score in zip(seeds, scores, strict=True)
-            if score is not None and score["value"] is not None and trial["seed"] is not None
-        },
+        by_seed=by_seed,
+        compared=compared,
+        **_drops(row, by_seed, {seed: score["baseline"] for seed, score in known.items()}, baseline, compared),
         **{name: row[name] for name in _AS_IT_IS},
     )
+
+
+def _drops(
+    row: Mapping[str, Any],
+    by_seed: Mapping[int, float],
+    baselines: Mapping[int, float | None],
+    baseline: float | None,
+    compared: int,
+) -> dict[str, Any]:
+    """How much worse than the baseline a configuration is: by seed, their mean, its intervals."""
+    out: dict[str, Any] = {"drop": None, "drop_low": None, "drop_high": None, "drop_worst": None}
+    if baseline is None or not math.isfinite(baseline) or not by_seed:
+        return out
+    sign = -1.0 if row["direction"] == "max" else 1.0
+    references = [baseline if (own := baselines[seed]) is None else own for seed in by_seed]
+    pairs = list(by_seed.values()), references
+    bounds = metric_bounds(row["task"], row["metric"])
+    mean, *ends = paired_difference(*pairs, bounds)
+    if math.isnan(mean):
+        return out
+    out["drop"] = sign * mean
+    out["drop_by_seed"] = {
+        seed: sign * (value - own) for (seed, value), own in zip(by_seed.items(), references, strict=True)
+    }
+    if not math.isnan(ends[0]):
+        _, *of_all = paired_difference(*pairs, bounds, level=1 - (1 - LEVEL) / max(compared, 1))
+        out["drop_low"], out["drop_high"] = sorted(sign * end for end in ends)
+        out["drop_worst"] = max(sign * end for end in of_all)
+    return out
 
 
 _AS_IT_IS = (

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 from analysis import store
 from analysis.layout import FRONTIER_FILE, TRIALS_FILE
-from analysis.pareto import build_frontier
+from analysis.pareto import build_frontier, read_frontier
 from analysis.recommend import chosen_metrics
 from quantizers.errors import InputError
 
@@ -65,7 +65,7 @@ def load(run_dirs: Sequence[str | Path]) -> Runs:
     trials = [store.read_trials(run_dir) for run_dir in dirs]
     scores = [store.read_scores(run_dir) for run_dir in dirs]
     if len(dirs) == 1:
-        frontier = store.read_frontier(dirs[0])
+        frontier = read_frontier(dirs[0])
         _check_fit(dirs[0], trials[0], frontier)
         return Runs(dirs, infos, (store.read_sweep(dirs[0]),), trials[0], scores[0], frontier)
     merged = pa.concat_tables([_prefixed(table, number) for number, table in enumerate(trials, 1)])

@@ -16,8 +16,9 @@ import pyarrow.compute as pc
 
 from quantizers.errors import unknown_name
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 DIGESTS_SINCE = 4  # the version from which on every file holds a digest of itself
+INTERVALS_SINCE = 5  # the version from which on intervals keep to their metric's bounds, and there are none of two seeds
 STATUSES = ("ok", "failed", "skipped", "infeasible", "stopped")
 FileName = Literal["trials", "scores", "frontier"]
 
@@ -116,11 +117,13 @@ FRONTIER = pa.schema(
         ("direction", _TEXT),
         ("compression_ratio", _REAL),  # of the mean payload
         ("payload_bytes_mean", _REAL),
-        ("payload_bytes_low", _REAL),  # 95 % t interval over seeds; null with one seed
+        ("payload_bytes_low", _REAL),  # 95 % interval over seeds; null with one or two, or where all agree
         ("payload_bytes_high", _REAL),
         ("value_mean", _REAL),
         ("value_low", _REAL),
         ("value_high", _REAL),
+        ("value_lowest", _REAL),  # of all seeds; equal to value_highest where the value does not vary with the seed
+        ("value_highest", _REAL),
         ("baseline", _REAL),  # mean over seeds
         ("num_seeds", _WHOLE),
         ("front_rank", _WHOLE),  # 1 is the frontier; null where the value is not a number

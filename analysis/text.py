@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 _UNITS = ((10**9, "GB"), (10**6, "MB"), (10**3, "KB"))
@@ -42,6 +42,29 @@ def interval(low: float | None, high: float | None) -> str:
     if low is None or high is None or math.isnan(low) or math.isnan(high):
         return ""
     return f"{number(low)} to {number(high)}"
+
+
+def over_seeds(low: float | None, high: float | None, lowest: float | None, highest: float | None, num_seeds: int) -> str:
+    """What several seeds say of a value: its 95 % interval, or why there is none; nothing of one seed.
+
+    Args:
+        low: of the interval of the mean, as ``high``.
+        high: see ``low``.
+        lowest: the smallest value of any seed, and ``highest`` the largest.
+        highest: see ``lowest``.
+        num_seeds: how many seeds there are.
+    """
+    if num_seeds < 2 or lowest is None or highest is None:
+        return ""
+    if lowest == highest:
+        return "does not vary with the seed"
+    return interval(low, high) or f"{num_seeds} seeds: {number(lowest)} to {number(highest)}, no interval"
+
+
+def of_point(point: Mapping[str, Any]) -> str:
+    """:func:`over_seeds` of a row of ``frontier.parquet``."""
+    low, high, lowest, highest = (point[f"value_{end}"] for end in ("low", "high", "lowest", "highest"))
+    return over_seeds(low, high, lowest, highest, point["num_seeds"])
 
 
 def share(value: float | None) -> str:

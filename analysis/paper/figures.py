@@ -138,10 +138,10 @@ def _figure2(groups: _Groups) -> Drawn:
                 continue
             shares = np.mean([share for _, share in kept], axis=0)
             shown.setdefault(column.name, {})[kind] = shares
-            longest = t_interval([100 * float(share[0]) for _, share in kept])
+            longest = t_interval([100 * float(share[0]) for _, share in kept], (0.0, 100.0))
             accuracy = np.mean([_value(trial, column) for trial, _ in kept])
             first, *others = map(_percent, shares)
-            first += f" ({longest[1]:.1f} to {longest[2]:.1f})" if len(kept) > 1 else ""
+            first += f" ({longest[1]:.1f} to {longest[2]:.1f})" if np.isfinite(longest[1]) else ""
             bits = float(shares @ np.array(lengths))
             rows.append([f"{column.name}, {kind}", first, *others, f"{bits:.1f}", f"{accuracy:.1f}", str(len(kept))])
     return Drawn("figure2", title, _draw_shares(shown, lengths) if shown else None, header, rows, notes)
@@ -201,9 +201,9 @@ def _figure3(
             values = [_value(trial, _SST5) for trial in trials]
             scores = [trial.scores[_SST5.task, _SST5.metric] for trial in trials]
             baselines += [base for _, base in scores if base is not None]
-            mean, low, high = t_interval(values)
+            mean, low, high = t_interval(values, (0.0, 100.0))
             payload = np.mean([trial.row["payload_bytes"] for trial in trials])
-            interval = f"{low:.1f} to {high:.1f}" if len(values) > 1 else ""
+            interval = f"{low:.1f} to {high:.1f}" if np.isfinite(low) else ""
             rows.append([_named(lengths), kind, f"{mean:.1f}", interval, f"{payload:,.0f}", str(len(values))])
             means.append(mean)
             places.append(place)
@@ -270,7 +270,8 @@ def _tested(known: Sequence[tuple[Trial, Books]]) -> list[str]:
 
 
 def _odds(found: OverRepresentation) -> str:
-    return f"odds ratio {found.odds_ratio:.3g} ({found.low:.3g} to {found.high:.3g}), p = {found.p:.2g}"
+    interval = f" ({found.low:.3g} to {found.high:.3g})" if np.isfinite(found.low) else ""
+    return f"odds ratio {found.odds_ratio:.3g}{interval}, p = {found.p:.2g}"
 
 
 def _draw_words(artifact: Quantizer, lengths: Lengths) -> tuple[bytes | None, str]:

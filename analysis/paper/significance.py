@@ -41,7 +41,7 @@ def combined(tables: Sequence[Counts]) -> OverRepresentation:
 
     The seeds share their words, so that their p are not independent and cannot be multiplied; the largest claims no more
     than the weakest seed shows. Half a word is added to every count, so that no odds are 0 or infinite. The interval is of
-    what another training would give; with one seed there is none (NaN).
+    what another training would give; with one or two seeds there is none (NaN).
     """
     logs = [float(np.log((a + 0.5) * (d + 0.5) / ((b + 0.5) * (c + 0.5)))) for (a, b), (c, d) in tables]
     middle, low, high = (float(np.exp(value)) for value in t_interval(logs))

@@ -18,9 +18,9 @@ from analysis import store, text
 from analysis.layout import SWEEP_FILE, TRIALS_FILE, artifact_name
 from analysis.paper.numbers import Column
 from analysis.paper.significance import Counts
-from analysis.statistics import paired_difference, t_interval
+from analysis.statistics import metric_bounds, paired_difference, t_interval
 
-Interval = tuple[float, float, float]  # mean, low, high; the ends are NaN with one seed
+Interval = tuple[float, float, float]  # mean, low, high; the ends are NaN where there is no interval
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -209,14 +209,16 @@ def _measured(trials: list[Trial], column: Column, label: str) -> Measured:
     pairs = [trial.scores[column.task, column.metric] for trial in done]
     values = [column.scale * value for value, _ in pairs]
     compared = [(column.scale * value, column.scale * base) for value, base in pairs if base is not None]
+    least, most = metric_bounds(column.task, column.metric)
+    bounds = column.scale * least, column.scale * most
     payload = sum(trial.row["payload_bytes"] for trial in done) / len(done) if done else float("nan")
     dense = done[0].row["dense_bytes"] if done else float("nan")
     return Measured(
         label,
         trials[0],
         len(done),
-        t_interval(values),
-        paired_difference([value for value, _ in compared], [base for _, base in compared]),
+        t_interval(values, bounds),
+        paired_difference([value for value, _ in compared], [base for _, base in compared], bounds),
         payload,
         dense / payload,
         _without_indices(done),

@@ -305,10 +305,11 @@ def _dot_hover(dot: Mapping[str, Any], plot: PlotData, size: Unit) -> str:
 
 
 def _point_hover(point: Mapping[str, Any], plot: PlotData, size: Unit) -> str:
-    interval = text.interval(point["value_low"], point["value_high"])
+    told = text.of_point(point)
+    interval = f"95 %: {told}" if point["value_low"] is not None else told
     lines = [
         f"{size(point['payload_bytes_mean'])} {text.ratio(point['compression_ratio'])}",
-        f"{text.number(point['value_mean'])}{f', 95 %: {interval}' if interval else ''}",
+        f"{text.number(point['value_mean'])}{f', {interval}' if interval else ''}",
         f"{point['num_seeds']} seed{'' if point['num_seeds'] == 1 else 's'}{', frontier' if point['on_frontier'] else ''}",
     ]
     return "<br>".join(lines)

@@ -69,7 +69,8 @@ def recommend(
 def _numbers(one: Any) -> str:
     from analysis import text
 
-    span = text.interval(one.value_low, one.value_high)
+    seeds = one.by_seed.values()
+    span = text.over_seeds(one.value_low, one.value_high, min(seeds, default=None), max(seeds, default=None), len(seeds))
     return f"{text.number(one.value)}{f' ({span})' if span else ''}  {text.size(one.payload_bytes)}"
 
 

@@ -19,6 +19,7 @@ def point(size: float, value: float, *, seeds: dict[int, float] | None = None, *
     known |= {"compression_ratio": 1e6 / size, "baseline": 1.0, "drop": 1.0 - value, "drop_low": None, "drop_high": None}
     by_seed = seeds or {0: value}
     known |= {"num_seeds": len(by_seed), "trial_keys": (f"key{size:g}",), "by_seed": by_seed}
+    known |= {"drop_by_seed": {seed: round(1.0 - score, 9) for seed, score in by_seed.items()}, "compared": 34}
     return Recommendation(payload_bytes=size, value=value, **{**known, **more})
 
 
@@ -45,7 +46,7 @@ def test_what_it_costs_and_the_command_to_paste() -> None:
     text = told(points)
     assert text[0] == "Pick: q10000, 10.0 KB (×100), the knee of the frontier"
     assert text[1] == "task.score 0.8000, uncompressed 1.000: a change of −0.20"
-    assert text[2] == "95 % interval of the change over 3 seeds: −0.25 to −0.15"
+    assert text[2] == "95 % interval of the change over 3 seeds: −0.25 to −0.15; picked from 34"
     assert text[-1] == "Next: frontier export runs/mine --trial key10000 -o small.safetensors"
 
 
@@ -60,8 +61,39 @@ def test_smaller_points_that_may_be_as_good_are_named() -> None:
     assert [one.quantizer for one in found.close] == ["q9000"] and found.tested
 
 
-def test_one_seed_tells_nothing_apart() -> None:
+def test_one_seed_or_two_tell_nothing_apart() -> None:
     assert "1 seed: small differences cannot be told from chance." in told([point(1e3, 0.1), point(1e4, 0.8)])
+    text = told([point(1e3, 0.1, seeds={0: 0.1, 1: 0.1}), point(1e4, 0.8, seeds={0: 0.81, 1: 0.79})])
+    assert "2 seeds: small differences cannot be told from chance." in text
+    assert "2 seeds: −0.21 to −0.19, no interval; picked from 34" in text
+
+
+def test_what_does_not_vary_with_the_seed_is_not_shown_as_certain() -> None:
+    same = [point(1e3, 0.1, seeds=dict.fromkeys(range(3), 0.1)), point(1e4, 0.8, seeds=dict.fromkeys(range(3), 0.8))]
+    text = told(same, "a limit", same[1:])
+    assert "The change does not vary with the seed (3 seeds); picked from 34" in text
+    assert "Smaller points: 1 worse by the same at every seed." in text
+    varying = point(9e3, 0.5, seeds={0: 0.5, 1: 0.52, 2: 0.48})
+    text = told([*same[:1], varying, same[1]], "a limit", same[1:])
+    assert "Smaller points: 1 worse at the 95 % level; 1 worse by the same at every seed." in text
+    # Scores that are equal at every seed cannot be told apart either.
+    equal = point(9e3, 0.8, seeds=dict.fromkeys(range(3), 0.8))
+    assert "The seeds cannot tell it from q9000, 9.00 KB (×111)." in told([equal, same[1]], "a limit", same[1:])
+
+
+@pytest.mark.parametrize(
+    ("scores", "certain", "line"),
+    [
+        ((0.79, 0.81, 0.8), True, "The limit is held: 95 % sure, for all 34 configurations at once."),
+        ((0.79, 0.81, 0.8), False, "The mean keeps the limit; 3 seeds cannot tell whether it is held."),
+        ((0.79, 0.81), None, "The mean keeps the limit; 2 seeds cannot tell whether it is held."),
+        ((0.8,), None, "The mean keeps the limit; 1 seed cannot tell whether it is held."),
+        ((0.8, 0.8, 0.8), None, "Every seed keeps the limit alike; they do not tell how other test rows would."),
+    ],
+)
+def test_a_limit_is_held_only_where_seeds_can_tell(scores: tuple[float, ...], certain: bool | None, line: str) -> None:
+    pick = point(1e4, 0.8, seeds=dict(enumerate(scores)), allowed=0.25, certain=certain)
+    assert line in told([pick], "within 25%", [pick])
 
 
 @pytest.mark.parametrize("others", [0, 6])

@@ -120,15 +120,20 @@ def frontier(trials: list[dict[str, Any]], scores: list[dict[str, Any]], **more:
 
 
 def test_seeds_are_aggregated() -> None:
-    trials = [trial("a", "rq", 100, 0), trial("b", "rq", 104, 1), trial("i", "identity", 400)]
-    rows = frontier(trials, [score("a", 0.8), score("b", 0.9), score("i", 1.0)])
+    trials = [*(trial(key, "rq", size, seed) for seed, (key, size) in enumerate(zip("abc", (98, 100, 102), strict=True)))]
+    trials += [trial("i", "identity", 400), trial("p", "pq", 50, 0), trial("q", "pq", 50, 1)]
+    scores = [score("a", 0.8), score("b", 0.9), score("c", 0.7), score("i", 1.0), score("p", 0.1), score("q", 0.2)]
+    rows = frontier(trials, scores)
     row = rows["rq"]
-    assert (row["payload_bytes_mean"], row["value_mean"], row["num_seeds"]) == (102, pytest.approx(0.85), 2)
-    assert row["compression_ratio"] == pytest.approx(400 / 102)
-    # t(0.975, 1) = 12.7062; the standard error of 0.8 and 0.9 is 0.05, of 100 and 104 it is 2.
-    assert row["value_high"] - row["value_mean"] == pytest.approx(12.7062 * 0.05, rel=1e-5)
-    assert row["value_mean"] - row["value_low"] == pytest.approx(12.7062 * 0.05, rel=1e-5)
-    assert row["payload_bytes_high"] == pytest.approx(102 + 12.7062 * 2, rel=1e-5)
+    assert (row["payload_bytes_mean"], row["value_mean"], row["num_seeds"]) == (100, pytest.approx(0.8), 3)
+    assert row["compression_ratio"] == pytest.approx(4)
+    # t(0.975, 2) = 4.30265; the standard errors are 0.1 / sqrt(3) and 2 / sqrt(3). "acc" is not known to have bounds.
+    assert row["value_high"] - row["value_mean"] == pytest.approx(4.30265 * 0.1 / 3**0.5, rel=1e-5)
+    assert row["value_mean"] - row["value_low"] == pytest.approx(4.30265 * 0.1 / 3**0.5, rel=1e-5)
+    assert row["payload_bytes_high"] == pytest.approx(100 * np.exp(4.30265 * 0.02 / 3**0.5), rel=1e-5)
+    assert (row["value_lowest"], row["value_highest"]) == (0.7, 0.9)
+    two = rows["pq"]  # two seeds have no interval, but a range
+    assert (two["value_low"], two["value_high"], two["value_lowest"], two["value_highest"]) == (None, None, 0.1, 0.2)
     assert rows["identity"]["value_low"] is None
     assert rows["identity"]["num_seeds"] == 1
     assert row["on_frontier"]
@@ -177,19 +182,27 @@ def test_infinite_score_is_best() -> None:
 
 
 def test_probability_is_the_share_of_resamples() -> None:
-    # rq draws two of {0.8, 0.9}: its mean is 0.8, 0.85, 0.85 or 0.9, and pq has 0.84 in the same bytes.
-    trials = [trial("a", "rq", 100, 0), trial("b", "rq", 100, 1), trial("c", "pq", 100, 0), trial("d", "pq", 100, 1)]
-    scores = [score("a", 0.8), score("b", 0.9), score("c", 0.84), score("d", 0.84)]
+    # rq draws three of {0.7, 0.8, 0.9}; its mean is below 0.8 in 10 of 27 draws, then 0.77 or less, and pq has 0.79 in the
+    # same bytes.
+    trials = [trial(f"{name}{seed}", name, 100, seed) for name in ("rq", "pq") for seed in range(3)]
+    scores = [score(f"rq{seed}", value) for seed, value in enumerate((0.7, 0.8, 0.9))]
+    scores += [score(f"pq{seed}", 0.79) for seed in range(3)]
     rows = frontier(trials, scores, bootstrap=4000)
-    assert rows["rq"]["frontier_probability"] == pytest.approx(0.75, abs=0.03)
-    assert rows["pq"]["frontier_probability"] == pytest.approx(0.25, abs=0.03)
+    assert rows["rq"]["frontier_probability"] == pytest.approx(17 / 27, abs=0.03)
+    assert rows["pq"]["frontier_probability"] == pytest.approx(10 / 27, abs=0.03)
     assert frontier(trials, scores, seed=5) == frontier(trials, scores, seed=5)
 
 
 def test_probability_is_null_where_nothing_was_repeated() -> None:
     rows = frontier([trial("a", "rq", 100), trial("b", "pq", 50)], [score("a", 0.8), score("b", 0.7)])
     assert rows["rq"]["frontier_probability"] is None
-    rows = frontier([trial("a", "rq", 100), trial("b", "rq", 100, 1)], [score("a", 0.8), score("b", 0.7)], bootstrap=0)
+    # Two seeds draw themselves half of the time, and seeds that agree always do.
+    rows = frontier([trial("a", "rq", 100), trial("b", "rq", 100, 1)], [score("a", 0.8), score("b", 0.7)])
+    assert rows["rq"]["frontier_probability"] is None
+    agreed = [trial(str(seed), "rq", 100, seed) for seed in range(3)]
+    assert frontier(agreed, [score(str(seed), 0.8) for seed in range(3)])["rq"]["frontier_probability"] is None
+    some = [trial(str(seed), "rq", 100, seed) for seed in range(3)]
+    rows = frontier(some, [score(str(seed), 0.8 + seed / 100) for seed in range(3)], bootstrap=0)
     assert rows["rq"]["frontier_probability"] is None
 
 
@@ -198,8 +211,9 @@ def test_ties_hold_for_any_number_of_seeds() -> None:
     trials = [trial("i", "identity", 400), *(trial(f"c{seed}", "cast", 400, seed) for seed in range(3))]
     rows = frontier(trials, [score("i", 0.1), *(score(f"c{seed}", 0.1) for seed in range(3))])
     assert rows["cast"]["value_mean"] == rows["identity"]["value_mean"] == 0.1
-    assert rows["cast"]["value_low"] == rows["cast"]["value_high"] == 0.1
-    assert all(row["on_frontier"] and row["frontier_probability"] == 1 for row in rows.values())
+    assert rows["cast"]["value_lowest"] == rows["cast"]["value_highest"] == 0.1
+    assert rows["cast"]["value_low"] is None
+    assert all(row["on_frontier"] for row in rows.values())
 
 
 def test_one_fit_for_two_budgets_is_one_configuration() -> None:

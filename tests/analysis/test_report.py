@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.compute as pc
 import pytest
 from matplotlib import colors, image
 
@@ -168,7 +169,23 @@ def test_the_pick_comes_first_with_its_command(run_dir: Path, tmp_path: Path) ->
     assert f"Take {pick.quantizer} with {pick.payload_bytes / 1000:.0f} KB, " in section
     assert f"the knee of the frontier of {pick.metric}." in section
     assert f"frontier export {run_dir} --trial {pick.trial_keys[0]} -o small.safetensors" in section
-    assert "95&nbsp;% interval over 2 seeds: +" in section
+    assert re.search(r"2 seeds: \+[0-9.]+ to \+[0-9.]+, no interval\.", section)
+    rows = store.read_frontier(run_dir).filter(pc.field("metric") == pick.metric.partition(".")[2]).to_pylist()
+    compared = sum(row["quantizer"] != "identity" for row in rows)
+    assert f"picked among {compared} configurations by these very scores" in section
+
+
+def test_three_seeds_have_intervals_within_what_a_metric_can_be(tmp_path: Path) -> None:
+    run_dir = make_run(tmp_path / "run", methods=("rq", "cast"), seeds=(0, 1, 2))
+    rows = store.read_frontier(run_dir).to_pylist()
+    shares = [row for row in rows if row["metric"] in ("recall_at_10", "accuracy") and row["num_seeds"] == 3]
+    assert shares and all(0 < row["value_low"] < row["value_mean"] < row["value_high"] < 1 for row in shares)
+    page = write_report([run_dir], tmp_path / "report.html").read_text()
+    section = re.sub(r"<[^>]*>", "", page[page.index('id="pick"') : page.index('id="plots"')])
+    assert "95 % interval of the change over 3 seeds: +" in section
+    (found,) = recommend(run_dir, max_drop="90%", task="neighbours").found
+    assert found.drop_worst is not None and found.drop_high is not None
+    assert found.drop_worst > found.drop_high and found.certain is not None
 
 
 def test_words_need_the_compressed_files(run_dir: Path, tmp_path: Path) -> None:
@@ -325,10 +342,10 @@ def test_recommended_within_a_drop(run_dir: Path) -> None:
     assert found.payload_bytes == min(good)
     (absolute,) = recommend(run_dir, max_drop="0.2", task="neighbours.recall_at_10").found
     assert absolute == found
-    # One seed says nothing about the interval; two do.
+    # One seed says nothing about the interval, and neither do two.
     (lossless,) = recommend(run_dir, max_drop="0%", task="neighbours").found
     assert (lossless.quantizer, lossless.drop, lossless.certain) == ("identity", 0, None)
-    assert found.certain is not None
+    assert (found.allowed, found.certain, found.drop_low) == (pytest.approx(0.2), None, None)
 
 
 def test_no_limit_is_the_whole_frontier(run_dir: Path) -> None:
