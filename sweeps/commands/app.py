@@ -6,11 +6,14 @@ imported where needed, so that ``--help`` answers at once.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import importlib.metadata
+import json
+import math
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -84,6 +87,7 @@ AcceptOption = Annotated[
     bool,
     typer.Option("--accept-changed-table", help="Go on although the table has changed; all trials run again."),
 ]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead, and nothing else: docs/json.md.")]
 SetOption = Annotated[list[str] | None, typer.Option("--set", help="Override a key: KEY=VALUE. Repeatable.")]
 
 
@@ -106,6 +110,23 @@ def checked(command: Callable[..., Any]) -> Callable[..., Any]:
         raise typer.Exit(2)
 
     return inner
+
+
+def print_json(told: Any) -> None:
+    """Print ``told`` as JSON to standard output: objects of dataclasses too; numbers that JSON lacks are null."""
+    typer.echo(json.dumps(_plain(told), indent=2, allow_nan=False))
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): _plain(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(one) for one in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return str(value) if isinstance(value, Path) else value
 
 
 def size(option: str, text: str | None) -> int | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import math
 import shutil
@@ -14,7 +13,19 @@ from rich.markup import escape
 
 from quantizers.errors import InputError
 from quantizers.files import writing
-from sweeps.commands.app import DataOption, RunDir, app, check_data, checked, out, remembered_data, run_folder, size
+from sweeps.commands.app import (
+    DataOption,
+    JsonOption,
+    RunDir,
+    app,
+    check_data,
+    checked,
+    out,
+    print_json,
+    remembered_data,
+    run_folder,
+    size,
+)
 
 MaxBytes = Annotated[str | None, typer.Option(help="Largest payload, such as 2MB.")]
 MaxDrop = Annotated[
@@ -41,7 +52,7 @@ def recommend(
     max_drop: MaxDrop = None,
     task: Task = None,
     everything: Annotated[bool, typer.Option("--all", help="List every point instead.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print all of it as JSON.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Say which configuration to take: within a limit of size or accuracy, or else at the knee of the frontier."""
     from analysis.answer import answers, lines
@@ -52,8 +63,7 @@ def recommend(
     limits += [f"within {max_drop} of uncompressed"] if max_drop else []
     found = answers(advice, " and ".join(limits))
     if as_json:
-        told = {"answers": [dataclasses.asdict(one) for one in found], "unmet": advice.unmet, "frontiers": advice.frontiers}
-        out.print_json(json.dumps(told, default=dataclasses.asdict, allow_nan=False))
+        print_json({"answers": found, "unmet": advice.unmet, "frontiers": advice.frontiers})
     elif everything:
         for one in advice.found:
             parameters = ", ".join(f"{name}={value}" for name, value in one.config.items() if value is not None)

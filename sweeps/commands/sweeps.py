@@ -21,12 +21,14 @@ from quantizers.errors import InputError
 from sweeps.commands.app import (
     AcceptOption,
     DataOption,
+    JsonOption,
     RunDir,
     SetOption,
     app,
     check_data,
     checked,
     out,
+    print_json,
     remembered_data,
     run_folder,
     seconds,
@@ -132,11 +134,30 @@ def _run(
     raise typer.Exit(worst)
 
 
-@app.command(epilog="Example:  frontier status runs/quick --watch")
+_STATUS = (
+    *(
+        "name",
+        "phase",
+        "started_at",
+        "updated_at",
+        "total",
+        "done",
+        "failed",
+        "reused",
+        "skipped",
+        "running",
+        "seconds_left",
+    ),
+    *("objective", "best", "frontier", "failures"),
+)
+
+
+@app.command(epilog="Examples:  frontier status runs/quick --watch   |   frontier status runs/quick --json")
 @checked
 def status(
     run_dir: RunDir,
     watch: Annotated[bool, typer.Option("--watch", help="Update until the sweep ends.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Show the progress of a sweep and the best result so far for each budget."""
     from rich.live import Live
@@ -146,11 +167,16 @@ def status(
     from sweeps.record.status import is_alive, read_status
     from sweeps.storage.mirror import origin
 
+    if watch and as_json:
+        raise InputError("Give --watch or --json, not both.")
     state = read_status(run_dir)
     if state is None and (run_dir / STATUS_FILE).exists():
         raise InputError(f"{run_dir / STATUS_FILE}: damaged; a sweep at work, or frontier resume {run_dir}, writes it anew.")
     if state is None:
         raise InputError(f"{run_dir}: not a run (it has no status.json).")
+    if as_json:
+        print_json({name: state[name] for name in _STATUS} | {"alive": is_alive(state), "run_dir": run_dir})
+        return
     if not watch:
         out.print(render(state))
         if state["phase"] not in ("finished", "interrupted") and not is_alive(state):
@@ -182,18 +208,23 @@ def report(
             help="Write the AdaComp paper's tables and figures beside our results instead, as .html or .md.",
         ),
     ] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Write the HTML report of one or more runs. It needs no network."""
+    pictures: list[Path] = []
     if paper_tables:
         from analysis.paper.page import write_paper
 
         path, *pictures = write_paper(run_dirs, output or run_dirs[0] / "paper-tables.html")
-        for picture in pictures:
-            out.print(f"Figure: {picture}", soft_wrap=True)
     else:
         from analysis.report.page import write_report
 
         path = write_report(run_dirs, output or run_dirs[0] / REPORT_FILE)
+    if as_json:
+        print_json({"report": path, "report_bytes": path.stat().st_size, "figures": pictures, "run_dirs": run_dirs})
+        return
+    for picture in pictures:
+        out.print(f"Figure: {picture}", soft_wrap=True)
     out.print(f"Report: {path}", soft_wrap=True)
 
 

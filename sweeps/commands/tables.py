@@ -10,42 +10,87 @@ from rich.markup import escape
 from rich.table import Table as Grid
 
 from quantizers.errors import InputError
-from sweeps.commands.app import TABLE_HELP, DataOption, SetOption, UnpackedOption, app, check_data, checked, err, out, size
+from sweeps.commands.app import (
+    TABLE_HELP,
+    DataOption,
+    JsonOption,
+    SetOption,
+    UnpackedOption,
+    app,
+    check_data,
+    checked,
+    err,
+    out,
+    print_json,
+    size,
+)
 
+_EXAMPLE = "builtin:glove-10k-50d"
 _RATIOS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 
-@app.command(epilog="Example:  frontier methods --names")
+@app.command(epilog="Examples:  frontier methods --names   |   frontier methods --json")
 @checked
-def methods(names: Annotated[bool, typer.Option("--names", help="Print only the names, one per line.")] = False) -> None:
+def methods(
+    names: Annotated[bool, typer.Option("--names", help="Print only the names, one per line.")] = False,
+    as_json: JsonOption = False,
+) -> None:
     """List the quantizers with their papers and compression ratios."""
     import quantizers
     from quantizers import Budget, Skip, TableStats
     from trainables.tables.formats import read_table
 
+    if names and as_json:
+        raise InputError("Give --names or --json, not both.")
     if names:
         for name in quantizers.list_methods():
             out.print(name)
         return
-    stats = TableStats.of(read_table("builtin:glove-10k-50d"))
+    stats = TableStats.of(read_table(_EXAMPLE))
+    reached = {}
+    for name, cls in quantizers.list_methods().items():
+        ratios = []
+        for ratio in _RATIOS:
+            proposed = cls.configs_for(Budget.from_ratio(ratio, stats.shape), stats)
+            if not isinstance(proposed, Skip):
+                sizes = [cls.storage(config, stats.shape).payload_bytes for config in proposed]
+                ratios += [stats.dense_bytes / size for size in sizes]
+        reached[name] = (min(ratios), max(ratios)) if ratios else None
+    if as_json:
+        print_json({"ratios_of": _EXAMPLE, "methods": [_method(name, found) for name, found in reached.items()]})
+        return
     grid = Grid(box=None, header_style="bold", pad_edge=False)
     grid.add_column("method", no_wrap=True)
     grid.add_column("ratios", no_wrap=True)
     grid.add_column("paper")
     grid.add_column("parameters")
     for name, cls in quantizers.list_methods().items():
-        reached = []
-        for ratio in _RATIOS:
-            proposed = cls.configs_for(Budget.from_ratio(ratio, stats.shape), stats)
-            if not isinstance(proposed, Skip):
-                sizes = [cls.storage(config, stats.shape).payload_bytes for config in proposed]
-                reached += [stats.dense_bytes / size for size in sizes]
-        span = f"x{min(reached):.0f} to x{max(reached):.0f}" if reached else "-"
+        ends = reached[name]
+        span = "-" if ends is None else f"x{ends[0]:.0f} to x{ends[1]:.0f}"
         grid.add_row(name, span, escape(cls.reference), escape(", ".join(cls.Config.model_fields)))
     out.print(grid)
     out.print(
         f"[dim]Ratios: what each proposes for the built-in table of {stats.num_embeddings:,} x {stats.embedding_dim}.[/]"
     )
+
+
+def _method(name: str, ratios: tuple[float, float] | None) -> dict[str, Any]:
+    """A method as ``frontier methods --json`` has it."""
+    from pydantic_core import to_jsonable_python
+
+    import quantizers
+
+    cls = quantizers.get(name)
+    return {
+        "name": name,
+        "reference": cls.reference,
+        "smallest_ratio": ratios and ratios[0],
+        "largest_ratio": ratios and ratios[1],
+        "parameters": {
+            key: to_jsonable_python(field.get_default(call_default_factory=True), inf_nan_mode="null")
+            for key, field in cls.Config.model_fields.items()
+        },
+    }
 
 
 @app.command(epilog="Example:  frontier tasks --names")
@@ -163,7 +208,10 @@ def _print_sizes(artifact: Any) -> None:
     out.print(f"file: {artifact.file_bytes:,} bytes, of them words {artifact.vocab_bytes:,}")
 
 
-@app.command(epilog="Example:  frontier inspect small.safetensors dog cat --neighbours --table glove.txt")
+@app.command(
+    epilog="Examples:  frontier inspect small.safetensors dog cat --neighbours --table glove.txt   |   "
+    "frontier inspect small.safetensors --json"
+)
 @checked
 def inspect(
     file: Annotated[Path, typer.Argument(help="A compressed file.")],
@@ -172,44 +220,83 @@ def inspect(
     table: Annotated[str | None, typer.Option(help="The uncompressed table, to show neighbours before and after.")] = None,
     max_unpacked: UnpackedOption = None,
     data: DataOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Show the sizes in a compressed file, and the codes and neighbours of words."""
     import quantizers
-    from quantizers import CodeQuantizer
 
     check_data(data)
     artifact = quantizers.read(file)
     quantizer = artifact.quantizer
-    _print_sizes(artifact)
-    out.print(f"digest: {artifact.digest}")
-    if not words:
-        return
-    if quantizer.words is None:
+    words = words or []
+    if words and quantizer.words is None:
         raise InputError(f"{file}: has no words. From Python, rows can be read by number.")
-    index = {word: row for row, word in reversed(list(enumerate(quantizer.words)))}
+    index = {word: row for row, word in reversed(list(enumerate(quantizer.words or ())))}
     for word in words:
         if word not in index:
             raise unknown_word(word, index, file)
     rows = [index[word] for word in words]
-    if isinstance(quantizer, CodeQuantizer):
-        import torch
+    codes = _codes(quantizer, rows)
+    sides = _nearest(quantizer, rows, _original(quantizer, table, data, max_unpacked)) if neighbours and words else {}
+    if as_json:
+        told: list[dict[str, Any]] = [{"word": word, "row": row} for word, row in zip(words, rows, strict=True)]
+        for place, one in enumerate(told):
+            one["codes"] = codes[place] if codes else None
+            one["neighbours"] = {side: found[place] for side, found in sides.items()} or None
+        print_json({"file": file, **_sizes(artifact), "words": told})
+        return
+    _print_sizes(artifact)
+    out.print(f"digest: {artifact.digest}")
+    for word, code in zip(words, codes, strict=False):
+        out.print(f"{escape(word)}\t{' '.join(map(str, code))}", soft_wrap=True)
+    for word, code in list(zip(words, codes, strict=False))[1:]:
+        same = sum(one == other for one, other in zip(codes[0], code, strict=True))
+        out.print(f"{escape(words[0])} and {escape(word)} share {same} of {len(code)} codes", soft_wrap=True)
+    for side, found in sides.items():
+        for word, near in zip(words, found, strict=True):
+            out.print(escape(f"{word} {side}: {' '.join(near)}"), soft_wrap=True)
 
-        codes = quantizer.codes(torch.tensor(rows))
-        for word, code in zip(words, codes.tolist(), strict=True):
-            out.print(f"{word}\t{' '.join(map(str, code))}", soft_wrap=True)
-        for number, word in enumerate(words[1:], 1):
-            same = int((codes[0] == codes[number]).sum())
-            out.print(f"{words[0]} and {word} share {same} of {codes.shape[1]} codes")
-    if neighbours:
-        original = None
-        if table is not None:
-            from trainables.tables.formats import read_table
 
-            limit = size("--max-unpacked", max_unpacked)
-            original = read_table(table, data_dir=data, rows=quantizer.num_embeddings, max_unpacked=limit)
-            if original.shape != quantizer.shape:
-                raise InputError(f"{table}: is {original.shape}, the compressed file {quantizer.shape}.")
-        _print_neighbours(quantizer, words, rows, original)
+def _sizes(artifact: Any) -> dict[str, Any]:
+    """What ``frontier inspect --json`` says of a file as a whole."""
+    quantizer, storage = artifact.quantizer, artifact.storage
+    return {
+        "method": quantizer.name,
+        "config": quantizer.config.model_dump(mode="json"),
+        "num_embeddings": quantizer.num_embeddings,
+        "embedding_dim": quantizer.embedding_dim,
+        "payload_bytes": storage.payload_bytes,
+        "code_bytes": storage.code_bytes,
+        "codebook_bytes": storage.codebook_bytes,
+        "side_bytes": storage.side_bytes,
+        "compression_ratio": 4 * quantizer.num_embeddings * quantizer.embedding_dim / storage.payload_bytes,
+        "file_bytes": artifact.file_bytes,
+        "vocab_bytes": artifact.vocab_bytes,
+        "has_words": quantizer.words is not None,
+        "digest": artifact.digest,
+    }
+
+
+def _codes(quantizer: Any, rows: list[int]) -> list[list[int]]:
+    """The codes of some rows; none where the method has no codes."""
+    import torch
+
+    from quantizers import CodeQuantizer
+
+    return list(quantizer.codes(torch.tensor(rows)).tolist()) if isinstance(quantizer, CodeQuantizer) and rows else []
+
+
+def _original(quantizer: Any, table: str | None, data: Path | None, max_unpacked: str | None) -> Any:
+    """The uncompressed table, where one is given."""
+    from trainables.tables.formats import read_table
+
+    if table is None:
+        return None
+    limit = size("--max-unpacked", max_unpacked)
+    original = read_table(table, data_dir=data, rows=quantizer.num_embeddings, max_unpacked=limit)
+    if original.shape != quantizer.shape:
+        raise InputError(f"{table}: is {original.shape}, the compressed file {quantizer.shape}.")
+    return original
 
 
 def unknown_word(word: str, known: Any, file: Path) -> InputError:
@@ -220,19 +307,21 @@ def unknown_word(word: str, known: Any, file: Path) -> InputError:
     return InputError(f"{file}: has no word {word!r}.{f' Did you mean {near[0]!r}?' if near else ''}")
 
 
-def _print_neighbours(quantizer: Any, words: list[str], rows: list[int], original: Any) -> None:
+def _nearest(quantizer: Any, rows: list[int], original: Any) -> dict[str, list[list[str]]]:
+    """The nearest words of some rows, after compression and, with the original table, before."""
     import torch
 
     sides = {"after": quantizer.to_dense()}
     if original is not None:
         sides = {"before": original.vectors, **sides}
+    out = {}
     for side, vectors in sides.items():
         unit = torch.nn.functional.normalize(vectors, dim=1)
         similar = unit[rows] @ unit.T
         similar[range(len(rows)), rows] = -2.0  # a word is not its own neighbour
         nearest = similar.topk(min(10, len(unit) - 1)).indices
-        for word, found in zip(words, nearest.tolist(), strict=True):
-            out.print(f"{word} {side}: {' '.join(quantizer.words[row] for row in found)}", soft_wrap=True)
+        out[side] = [[quantizer.words[row] for row in found] for found in nearest.tolist()]
+    return out
 
 
 @app.command(

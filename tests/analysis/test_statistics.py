@@ -101,14 +101,19 @@ def test_bounds_that_a_value_breaks_are_not_believed() -> None:
 
 
 @pytest.mark.parametrize("num_seeds", [3, 5, 10])
-@pytest.mark.parametrize(("kind", "least"), [("share near 1", 0.93), ("share", 0.94), ("error", 0.925)])
+@pytest.mark.parametrize(
+    ("kind", "least"),
+    [("share near 1", 0.93), ("share", 0.94), ("share mostly 1", 0.84), ("error", 0.945), ("wild error", 0.925)],
+)
 def test_intervals_hold_the_mean_as_often_as_they_say(kind: str, least: float, num_seeds: int) -> None:
     dice, repeats = np.random.default_rng(num_seeds), 10_000
     shape = (repeats, num_seeds)
     values, true, bounds = {
         "share near 1": (dice.beta(0.95 * 52, 0.05 * 52, shape), 0.95, SHARE),  # scatters by 0.03
         "share": (dice.beta(0.8 * 399, 0.2 * 399, shape), 0.8, SHARE),  # by 0.02
-        "error": (dice.lognormal(0, 0.5, shape), np.exp(0.125), ERROR),
+        "share mostly 1": (dice.beta(0.95 * 3.75, 0.05 * 3.75, shape), 0.95, SHARE),  # by 0.1
+        "error": (dice.lognormal(0, 0.1, shape), np.exp(0.005), ERROR),
+        "wild error": (dice.lognormal(0, 0.5, shape), np.exp(0.125), ERROR),
     }[kind]
     found = grouped(values.ravel(), np.repeat(np.arange(repeats), num_seeds), repeats, bounds)
     covered = ((found.low <= true) & (true <= found.high)).mean()
