@@ -143,10 +143,10 @@ def _cost(point: Recommendation) -> list[str]:
     return told
 
 
-def signed(change: float, direction: str) -> str:
+def signed(change: float, direction: str, digits: int = 2) -> str:
     """A change of a metric, with its sign; ``change`` is positive where it is for the better."""
     value = change if direction == "max" else -change
-    return f"{'+' if value > 0 else '−' if value < 0 else ''}{text.number(abs(value), 2)}"
+    return f"{'+' if value > 0 else '−' if value < 0 else ''}{text.number(abs(value), digits)}"
 
 
 def change_over_seeds(point: Recommendation) -> str:
@@ -157,10 +157,18 @@ def change_over_seeds(point: Recommendation) -> str:
     if len(set(drops)) == 1:
         return f"The change does not vary with the seed ({len(drops)} seeds)"
     low, high = (point.drop_low, point.drop_high) if point.drop_low is not None else (min(drops), max(drops))
-    ends = [signed(-end, point.direction) for end in (high, low) if end is not None]
+    # As many digits as it takes to tell the ends apart.
+    texts = ([signed(-(end or 0.0), point.direction, digits) for end in (high, low)] for digits in range(2, 8))
+    ends = next((f"{first} to {second}" for first, second in texts if first != second), "the same but for rounding")
     if point.drop_low is None:
-        return f"{len(drops)} seeds: {' to '.join(ends)}, no interval"
-    return f"95 % interval of the change over {len(drops)} seeds: {' to '.join(ends)}"
+        return f"{len(drops)} seeds: {ends}, no interval"
+    return f"95 % interval of the change over {len(drops)} seeds: {ends}"
+
+
+def lucky(point: Recommendation) -> bool:
+    """Whether a point may owe its place to chance: not where an error of the whole table is the same for every seed."""
+    exact = point.metric.startswith("reconstruction.") and len(point.by_seed) > 1 and len(set(point.by_seed.values())) == 1
+    return point.compared > 1 and not exact
 
 
 def held(point: Recommendation) -> str:

@@ -244,20 +244,27 @@ def figure(
             )
     ticks = round_ticks(*plot.x_range)
     axis: dict[str, Any] = {"type": "log", "range": [math.log10(end) for end in plot.x_range], "gridcolor": _GRID}
+    axis["automargin"] = False  # plotly draws everything again where a margin grows
     fig.update_layout(
         template="plotly_white",
         showlegend=False,
-        height=420,
-        margin={"l": 64, "r": 16, "t": 34, "b": 48},
+        height=440,
+        margin={"l": 68, "r": 16, "t": 34, "b": 68},
         font={"family": "system-ui, sans-serif", "size": 12, "color": "#1f2937"},
         hoverlabel={"bgcolor": "white", "font": {"family": "system-ui, sans-serif", "size": 12, "color": "#111827"}},
-        xaxis={**axis, "tickvals": ticks, "ticktext": [size(tick, short=True) for tick in ticks], "title": "payload"},
+        xaxis={
+            **axis,
+            "tickvals": ticks,
+            "ticktext": [size(tick, short=True) for tick in ticks],
+            "title": {"text": "payload", "standoff": 8},
+        },
         yaxis={
             "type": "log" if plot.axis.log else "linear",
             "range": [math.log10(end) for end in plot.axis.view] if plot.axis.log else list(plot.axis.view),
             "title": html.escape(plot.y_label),
             "gridcolor": _GRID,
             "zeroline": False,
+            "automargin": False,
         },
     )
     if plot.axis.log:

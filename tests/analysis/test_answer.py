@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from analysis.answer import answers, knee, lines
+from analysis.answer import answers, knee, lines, lucky
 from analysis.recommend import Advice, Recommendation
 
 RUN = Path("runs/mine")
@@ -66,6 +66,18 @@ def test_one_seed_or_two_tell_nothing_apart() -> None:
     text = told([point(1e3, 0.1, seeds={0: 0.1, 1: 0.1}), point(1e4, 0.8, seeds={0: 0.81, 1: 0.79})])
     assert "2 seeds: small differences cannot be told from chance." in text
     assert "2 seeds: −0.21 to −0.19, no interval; picked from 34" in text
+
+
+def test_ends_have_digits_enough_to_differ() -> None:
+    pick = point(1e4, 0.8, seeds={0: 0.80001, 1: 0.80002})
+    assert "2 seeds: −0.19999 to −0.19998, no interval; picked from 34" in told([pick], "a limit", [pick])
+
+
+def test_an_exact_error_of_the_whole_table_is_no_luck() -> None:
+    same = dict.fromkeys(range(3), 0.8)
+    assert lucky(point(1e4, 0.8, seeds=same)) and lucky(point(1e4, 0.8, metric="reconstruction.nmse"))
+    assert not lucky(point(1e4, 0.8, seeds=same, metric="reconstruction.nmse"))
+    assert not lucky(point(1e4, 0.8, compared=1))
 
 
 def test_what_does_not_vary_with_the_seed_is_not_shown_as_certain() -> None:

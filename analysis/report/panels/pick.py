@@ -10,7 +10,7 @@ from typing import Any
 from markupsafe import Markup
 
 from analysis import text
-from analysis.answer import Answer, answers, change_over_seeds, evidence, signed
+from analysis.answer import Answer, answers, change_over_seeds, evidence, lucky, signed
 from analysis.recommend import Recommendation, recommend
 from analysis.report.panel import Panel, Report
 from analysis.report.units import Unit
@@ -44,6 +44,7 @@ def _told(answer: Answer, run_dir: Path, size: Unit) -> dict[str, Any]:
         "config": text.config_label(json.dumps(dict(pick.config)), given=True),
         "change": None if pick.drop is None else signed(-pick.drop, pick.direction),
         "over_seeds": change_over_seeds(pick),
+        "lucky": lucky(pick),
         "close": [f"{_named(one, size)}, {text.number(one.value)}" for one in answer.close],
         "evidence": evidence(answer, lambda point: _named(point, size)),
         "command": f"frontier export {shlex.quote(str(run_dir))} --trial {key} -o small.safetensors",

@@ -39,12 +39,21 @@ const report = (function () {
   const figures = new Map();
   let complete = false;
   const waiting = new IntersectionObserver((entries) => {
+    const idle = queue.length === 0;
     for (const entry of entries.filter((one) => one.isIntersecting)) {
       waiting.unobserve(entry.target);
-      figures.get(entry.target).seen = true;
-      redraw(entry.target);
+      queue.push(entry.target);
     }
+    if (idle && queue.length) drawNext();
   }, { rootMargin: "400px" });
+  // One at a time: the first is seen while the others are being drawn.
+  const queue = [];
+  function drawNext() {
+    figures.get(queue[0]).seen = true;
+    redraw(queue[0]);
+    queue.shift();
+    if (queue.length) requestAnimationFrame(() => setTimeout(drawNext));
+  }
   function redraw(place) {
     const { figure, seen } = figures.get(place);
     if (!seen) return;
