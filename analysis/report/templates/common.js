@@ -55,12 +55,14 @@ const report = (function () {
     if (queue.length) requestAnimationFrame(() => setTimeout(drawNext));
   }
   function redraw(place) {
-    const { figure, seen } = figures.get(place);
-    if (!seen) return;
+    const known = figures.get(place);
+    if (!known.seen) return;
+    if (typeof known.figure === "function") known.figure = known.figure();
+    const figure = known.figure;
     const layout = { ...themed(figure.layout), paper_bgcolor: colour("white"), plot_bgcolor: "rgba(0,0,0,0)" };
     Plotly.react(place, themed(figure.data), layout, { responsive: true, displayModeBar: false });
   }
-  /** Show a figure {data, layout} in an element, now or as soon as it is in view. */
+  /** Show a figure {data, layout}, or what a function gives then, in an element, now or as soon as it is in view. */
   function draw(place, figure) {
     const known = figures.get(place);
     figures.set(place, { figure, seen: known !== undefined && known.seen });

@@ -38,7 +38,7 @@ document.addEventListener("DOMContentLoaded", () => {
 
   const [xSelect, ySelect] = [byId("cost-x"), byId("cost-y")];
   const escape = (text) => text.replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");
-  function plot() {
+  function figure() {
     const [xName, yName] = [xSelect.value, ySelect.value];
     const usable = (name) => {
       const found = configurations.map((one) => one.values[name]).filter(Number.isFinite);
@@ -64,8 +64,9 @@ document.addEventListener("DOMContentLoaded", () => {
       title: { text: escape(axes[name].title) }, zeroline: false, automargin: true, gridcolor: "#e5e7eb",
       ...(end.log && end.values.length ? report.logAxis(end.values, axes[name].tick || axes[name].write) : {}),
     });
-    report.draw(byId("cost-plot"), { data, layout: report.layout({ xaxis: axis(xName, ends.x), yaxis: axis(yName, ends.y) }) });
+    return { data, layout: report.layout({ xaxis: axis(xName, ends.x), yaxis: axis(yName, ends.y) }) };
   }
+  const plot = () => report.draw(byId("cost-plot"), figure);
   /** The points that no other beats on both axes, joined. */
   function frontier(shown, xName, yName) {
     const worth = (one, name) => one.values[name] * (axes[name].direction === "min" ? -1 : 1);
