@@ -50,6 +50,7 @@ bench: setup
 	$(BIN)/python benchmarks/search.py --seeds 3
 	$(BIN)/python benchmarks/overhead.py
 	$(BIN)/python benchmarks/scale.py
+	$(BIN)/python benchmarks/report.py
 
 clean:
 	rm -rf .venv runs build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
