@@ -44,6 +44,11 @@ def interval(low: float | None, high: float | None) -> str:
     return f"{number(low)} to {number(high)}"
 
 
+def counted(count: int, noun: str) -> str:
+    """A number and its noun: ``1 trial``, ``2,000 trials``."""
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+
+
 def share(value: float | None) -> str:
     """A share in per cent: ``0.998`` as ``99.8 %``."""
     return "" if value is None or math.isnan(value) else f"{100 * value:.3g} %"

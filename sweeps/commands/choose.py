@@ -14,7 +14,18 @@ from rich.markup import escape
 
 from quantizers.errors import InputError
 from quantizers.files import writing
-from sweeps.commands.app import DataOption, RunDir, app, check_data, checked, out, remembered_data, run_folder, size
+from sweeps.commands.app import (
+    DataOption,
+    RunDir,
+    app,
+    check_data,
+    checked,
+    out,
+    remembered_data,
+    run_folder,
+    say_incomplete,
+    size,
+)
 
 MaxBytes = Annotated[str | None, typer.Option(help="Largest payload, such as 2MB.")]
 MaxDrop = Annotated[
@@ -46,15 +57,21 @@ def recommend(
     """Say which configuration to take: within a limit of size or accuracy, or else at the knee of the frontier."""
     from analysis.answer import answers, lines
     from analysis.recommend import recommend as advise
+    from analysis.runs import incomplete
+    from sweeps.record.run_folder import course_of
 
     advice = advise(run_dir, max_bytes=size("--max-bytes", max_bytes), max_drop=max_drop, task=task)
     limits = [f"at most {max_bytes}"] if max_bytes else []
     limits += [f"within {max_drop} of uncompressed"] if max_drop else []
     found = answers(advice, " and ".join(limits))
     if as_json:
-        told = {"answers": [dataclasses.asdict(one) for one in found], "unmet": advice.unmet, "frontiers": advice.frontiers}
+        missing = incomplete(run_dir, course_of(run_dir))
+        told: dict[str, Any] = {"incomplete": None if missing is None else dataclasses.asdict(missing)}
+        told |= {"answers": [dataclasses.asdict(one) for one in found], "unmet": advice.unmet, "frontiers": advice.frontiers}
         out.print_json(json.dumps(told, default=dataclasses.asdict, allow_nan=False))
-    elif everything:
+        return
+    say_incomplete(run_dir)
+    if everything:
         for one in advice.found:
             parameters = ", ".join(f"{name}={value}" for name, value in one.config.items() if value is not None)
             out.print(f"{one.metric} {_numbers(one)}  {one.quantizer}  {one.trial_keys[0] if one.trial_keys else ''}")
@@ -127,6 +144,7 @@ def export(
     ]
     for target in targets:
         refuse_overwriting(target, kind, force=force)
+    say_incomplete(run_dir)
     for (index, name), target in zip(chosen, targets, strict=True):
         path = mirror.artifact(run_dir, row["trial_key"], name if index else None)
         if not path.is_file():

@@ -16,9 +16,9 @@ from analysis.recommend import recommend
 from sweeps.driver import Run
 from sweeps.record.display import duration
 from sweeps.record.estimate import estimate
-from sweeps.record.finish import cores
 from sweeps.record.ledger import Ledger
 from sweeps.record.run_folder import check_run_dir, check_table
+from sweeps.record.snapshot import cores
 from sweeps.spec.config import SweepConfig, default_tracking_uri
 from sweeps.spec.prepare import Prepared, prepare
 from sweeps.storage import open_storage
