@@ -9,6 +9,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table as Grid
 
+from analysis.text import counted
 from quantizers.errors import InputError
 from sweeps.commands.app import TABLE_HELP, DataOption, SetOption, UnpackedOption, app, check_data, checked, err, out, size
 
@@ -199,7 +200,7 @@ def inspect(
             out.print(f"{word}\t{' '.join(map(str, code))}", soft_wrap=True)
         for number, word in enumerate(words[1:], 1):
             same = int((codes[0] == codes[number]).sum())
-            out.print(f"{words[0]} and {word} share {same} of {codes.shape[1]} codes")
+            out.print(f"{words[0]} and {word} share {same} of {counted(codes.shape[1], 'code')}")
     if neighbours:
         original = None
         if table is not None:

@@ -169,8 +169,8 @@ class Running:
 class Remaining:
     """How long the trials that are left will take, by those that ran now and by how far those are that run.
 
-    A trial takes what those of its method take, by the root of its payload; where none has run, the median of the methods
-    that have. Trials of the ledger and trials that failed do not count: they say nothing of those to come.
+    A trial takes what those of its method take, by the root of its payload; where none has run, the median of what the
+    methods take that have. Trials of the ledger and trials that failed do not count: they say nothing of those to come.
 
     Args:
         planned: the trials by key, in a sweep whose trials are known before.
@@ -216,15 +216,16 @@ class Remaining:
                 known.setdefault((job.method, job.cut), Sum()).add(job, one.projected)
         if not known:
             return None
-        means = {kind: one.seconds / one.count for kind, one in known.items()}
-        fits = [mean for (method, cut), mean in means.items() if method != "identity" and not cut]
-        typical = statistics.median(fits or means.values())
-        least = means.get(("identity", False), 0.0)  # the baseline fits nothing, and is measured as all are
+        rates = {kind: one.seconds / one.work for kind, one in known.items()}
+        fits = [rate for (method, cut), rate in rates.items() if method != "identity" and not cut]
+        typical = statistics.median(fits or rates.values())
+        baseline = known.get(("identity", False), Sum())  # it fits nothing, and is measured as all are
+        least = baseline.seconds / max(1, baseline.count)
 
         def expected(method: str, cut: bool, count: int, work: float) -> float:
             if (one := known.get((method, cut))) is not None:
                 return one.seconds * work / one.work
-            return least * count + _CUT_SHARE * expected(method, False, count, work) if cut else typical * count
+            return least * count + _CUT_SHARE * expected(method, False, count, work) if cut else typical * work
 
         totals = [
             one.projected or max(expected(job.method, job.cut, 1, job.work), _OVERDUE * one.seconds)

@@ -169,7 +169,8 @@ class Intake:
         if self.stop_reason is not None or not self.has_more():
             return None
         if self._config.stop.trials is not None and self._handed_out >= self._config.stop.trials:
-            self.stop(f"stop.trials: {self._config.stop.trials} were run")
+            most = self._config.stop.trials
+            self.stop(f"stop.trials: {most} {'was' if most == 1 else 'were'} run")
             return None
         self._handed_out += 1
         spec, self._next = self._next, None

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from analysis import store
+from analysis.text import counted
 from quantizers.errors import InputError
 from sweeps.record.ledger import Ledger
 from sweeps.record.status import is_alive, read_status
@@ -79,7 +80,7 @@ def send_records(run_dir: Path) -> Sent:
         sent += runs.summarize(files, metrics, finished_at=finished_at, finished=not run.get("interrupted"), frontier=front)
         ended = runs.end_left()
     except UnreachableError as error:
-        raise InputError(f"MLflow at {config.tracking_uri}: {error} ({sent} records sent before that).") from None
+        raise InputError(f"MLflow at {config.tracking_uri}: {error} ({counted(sent, 'record')} sent before that).") from None
     return Sent(sent, ended, runs.refused)
 
 
