@@ -189,6 +189,21 @@ def test_a_kill_between_two_files_leaves_a_run_that_is_read_or_one_line(
     assert told == [2, 2, 2, 2, 0, 0, 0, 0]
 
 
+def test_a_run_that_is_kept_elsewhere_is_sent_each_snapshot_once(
+    fresh: tuple[Prepared, dict[str, TrialResult]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepared, measured = fresh
+    sent: list[list[str]] = []
+    monkeypatch.setattr("sweeps.record.snapshot.mirror.push", lambda config, names: sent.append(list(names)))
+    snapshots = snapshots_of(prepared, measured, later := Later())
+    snapshots.send()
+    later.end(snapshots, next(iter(measured.values())))
+    snapshots.send()
+    snapshots.send()
+    files = ["run.json", "scores.parquet", "trials.parquet", "frontier.parquet"]
+    assert sent == [["status.json"], [*files, "status.json"], ["status.json"]]
+
+
 def test_a_snapshot_that_cannot_be_written_ends_no_sweep(
     fresh: tuple[Prepared, dict[str, TrialResult]], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
