@@ -15,6 +15,8 @@ from trainables.trial import TrialResult, TrialSpec
 # What a fit takes that is cut from a larger one, as a share of a whole fit: 3 to 7 % in docs/results/glove100.
 _CUT_SHARE = 0.05
 _LEAST_FRACTION = 0.05  # of a fit: before it, how far a fit is says little of how long it takes
+_TELLING = 5  # trials after which the share of the slots that was in use says something
+_LEAST_USE = 0.1
 _OVERDUE = 1.25  # what has run for longer than was expected goes on for a quarter of that
 
 
@@ -182,6 +184,15 @@ class Remaining:
         self._left: dict[tuple[str, bool], Sum] = collections.defaultdict(Sum)
         for job in self._jobs.values():
             self._left[job.method, job.cut].add(job)
+        self._ends, self._busy, self._capacity = 0, 0.0, 0.0
+        self._until: float | None = None
+
+    def use(self, slots: int, now: float, *, begins: bool = False) -> None:
+        """There were so many slots until ``now``, in seconds; it counts from when a trial first begins."""
+        if self._until is not None:
+            self._capacity += slots * (now - self._until)
+        if self._until is not None or begins:
+            self._until = now
 
     def no_longer_left(self, key: str) -> None:
         """The trial of ``key`` begins, or its result was found."""
@@ -195,6 +206,7 @@ class Remaining:
 
     def ended(self, key: str, row: Mapping[str, object], seconds: float) -> None:
         """A trial that ran has ended after ``seconds``."""
+        self._ends, self._busy = self._ends + 1, self._busy + seconds
         if row["status"] == "failed":
             return
         method, cut = str(row["quantizer"]), bool(row.get("shared_fit"))
@@ -236,4 +248,10 @@ class Remaining:
         if others:
             left += others * sum(one.seconds for one in known.values()) / sum(one.count for one in known.values())
         count = len(running) + others + sum(one.count for one in self._left.values())
-        return max([(left + sum(rest)) / max(1, min(slots, count)), *rest])
+        used: float
+        if self._ends >= _TELLING and self._capacity > 0:  # short trials leave slots empty while the next one is brought
+            busy = self._busy + sum(one.seconds for one in running)
+            used = max(_LEAST_USE, slots * min(1.0, busy / self._capacity))
+        else:
+            used = slots
+        return max([(left + sum(rest)) / max(_LEAST_USE, min(used, count)), *rest])

@@ -155,7 +155,9 @@ class Progress(Observer):
 
     def set_slots(self, slots: int) -> None:
         """How many trials run at the same time, at the most; for the time that is left."""
-        self._slots = max(1, slots)
+        with self._lock:
+            self._remaining.use(self._slots, time.time())
+            self._slots = max(1, slots)
 
     def started(self, spec: TrialSpec) -> None:
         """A trial has started."""
@@ -164,6 +166,7 @@ class Progress(Observer):
                 self.state["phase"] = "running"
             one = {"label": f"{spec.method} seed {spec.seed}", "fraction": 0.0, "phase": "", "phases": 0}
             self.state["running"][spec.key] = {**one, "method": spec.method, "started_at": time.time()}
+            self._remaining.use(self._slots, time.time(), begins=True)
             self._remaining.no_longer_left(spec.key)
         self._changed()
 
@@ -261,6 +264,7 @@ class Progress(Observer):
             for key, one in state["running"].items()
         ]
         others = state["total"] - state["done"] - state["failed"] - len(running)
+        self._remaining.use(self._slots, now)
         state["seconds_left"] = self._remaining.seconds(running, self._slots, 0 if self._all_known else max(0, others))
 
     def _write(self) -> None:

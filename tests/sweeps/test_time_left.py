@@ -97,6 +97,16 @@ def test_trials_that_failed_or_were_known_say_nothing_and_long_ones_count_by_how
     assert remaining.seconds([], 2) == pytest.approx(5 * 60 / 2)
 
 
+def test_slots_that_stand_empty_between_short_trials_count() -> None:
+    remaining = Remaining({str(number): Job("pq", False, 100) for number in range(20)})
+    for number in range(10):  # 1 s each on one of two slots, and 1 s until the next begins
+        remaining.use(2, 2.0 * number, begins=True)
+        remaining.no_longer_left(str(number))
+        remaining.ended(str(number), {"status": "ok", "quantizer": "pq"}, 1.0)
+    remaining.use(2, 20.0)
+    assert remaining.seconds([], 2) == pytest.approx(20)
+
+
 def test_one_trial_of_each_method_runs_first_and_cut_fits_are_known() -> None:
     def nested(method: str, books: int, seed: int = 0) -> TrialSpec:
         largest = {"num_codebooks": 4, "codebook_size": 16}
