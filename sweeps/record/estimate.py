@@ -14,7 +14,7 @@ from trainables.trial import TrialResult, TrialSpec
 
 # What a fit takes that is cut from a larger one, as a share of a whole fit: 3 to 7 % in docs/results/glove100.
 _CUT_SHARE = 0.05
-_LEAST_FRACTION = 0.05  # of a fit: before it, how far a fit is says little of how long it takes
+_LEAST_FRACTION = 0.05  # of a fit, between two reports: less of it says little of how long it takes
 _TELLING = 5  # trials after which the share of the slots that was in use says something
 _LEAST_USE = 0.1
 _OVERDUE = 1.25  # what has run for longer than was expected goes on for a quarter of that
@@ -150,22 +150,28 @@ class Running:
         key: of the trial.
         method: name of the quantizer.
         seconds: since it began.
-        fraction: how far what it does now is, 0 to 1.
         phases: how many things it has done, that one counted: a fit, the training of a network.
+        first: seconds since it began, and how far that thing was (0 to 1), at its first report.
+        last: the same at its last report.
     """
 
     key: str
     method: str
     seconds: float
-    fraction: float
     phases: int
+    first: tuple[float, float] = (0.0, 0.0)
+    last: tuple[float, float] = (0.0, 0.0)
 
     @property
     def projected(self) -> float | None:
-        """Its seconds from beginning to end, by how far it is; None where that says nothing."""
-        if self.phases > 1 or not _LEAST_FRACTION <= self.fraction < 1:
+        """Its seconds from beginning to end, by how fast it goes between its reports; None where they say nothing.
+
+        Not by how far it has come since it began: a worker that is new takes seconds to begin.
+        """
+        (began, from_), (now, to) = self.first, self.last
+        if self.phases > 1 or to >= 1 or to - from_ < _LEAST_FRACTION:
             return None
-        return self.seconds / self.fraction
+        return now + (1 - to) * (now - began) / (to - from_)
 
 
 class Remaining:

@@ -39,6 +39,7 @@ _BEAT_SECONDS = 5.0
 _SEND_SECONDS = 10.0
 _JOIN_SECONDS = 10.0
 _FAILURES_SHOWN = 3
+_NO = (0.0, 0.0)
 
 
 class Progress(Observer):
@@ -211,6 +212,8 @@ class Progress(Observer):
             if not running["phases"] or step.fraction < running["fraction"]:  # what a trial does goes from 0 to 1, each
                 running["phases"] += 1
             running["phase"], running["fraction"] = step.phase, step.fraction
+            running["last"] = (time.time() - running["started_at"], step.fraction)
+            running.setdefault("first", running["last"])
         self._changed()
 
     def ended(self, result: TrialResult) -> None:
@@ -260,7 +263,7 @@ class Progress(Observer):
     def _estimate(self) -> None:
         state, now = self.state, time.time()
         running = [
-            Running(key, one["method"], now - one["started_at"], one["fraction"], one["phases"])
+            Running(key, one["method"], now - one["started_at"], one["phases"], one.get("first", _NO), one.get("last", _NO))
             for key, one in state["running"].items()
         ]
         others = state["total"] - state["done"] - state["failed"] - len(running)

@@ -64,7 +64,7 @@ def test_the_time_left_is_right_within_a_factor_of_two_after_five_trials(file: s
         remaining.ended(str(number), {"status": "ok", "quantizer": job.method, "shared_fit": job.cut}, seconds)
         ended += 1
         at_work = [
-            Running(str(one), trials[one][0].method, now - since, (now - since) / (until - since), 1)
+            Running(str(one), trials[one][0].method, now - since, 1, last=(now - since, (now - since) / (until - since)))
             for until, one, since in running
         ]
         told.append((ended, now, remaining.seconds(at_work, SLOTS)))
@@ -84,13 +84,13 @@ def test_trials_that_failed_or_were_known_say_nothing_and_long_ones_count_by_how
         remaining.no_longer_left(str(number))  # of the ledger, or begun
     remaining.ended("4", {"status": "failed", "quantizer": "pq"}, 1000.0)
     assert remaining.seconds([], 2) is None
-    far = Running("5", "pq", 30.0, 0.25, 1)  # 120 s from beginning to end
+    far = Running("5", "pq", 30.0, 1, (6.0, 0.05), (30.0, 0.25))  # 120 s from beginning to end
     assert remaining.seconds([far], 2) == pytest.approx((90 + 4 * 120) / 2)
     remaining.ended("3", {"status": "ok", "quantizer": "pq"}, 60.0)
     assert remaining.seconds([far], 2) == pytest.approx((90 + 4 * 90) / 2)
-    silent = Running("5", "pq", 30.0, 0.0, 0)
+    silent = Running("5", "pq", 30.0, 0)
     assert remaining.seconds([silent], 2) == pytest.approx((30 + 4 * 60) / 2)
-    second_phase = Running("5", "pq", 30.0, 0.9, 2)  # 90 % of what? It is known of fits alone
+    second_phase = Running("5", "pq", 30.0, 2, (6.0, 0.05), (30.0, 0.9))  # 90 % of what? It is known of fits alone
     assert remaining.seconds([second_phase], 2) == remaining.seconds([silent], 2)
     assert remaining.seconds([far], 100) == pytest.approx(90)  # no sooner than the longest that runs
     remaining.left_again("5")
@@ -134,8 +134,8 @@ def test_off_a_terminal_lines_say_how_far_trials_are(tmp_path: Path, monkeypatch
         progress.started(trials[1])
         for second in range(60):  # no trial ends
             now[0] += 1
-            if second == 20:
-                progress.stepped(trials[0], FitStep("train", 0.5))
+            if second in (20, 22):
+                progress.stepped(trials[0], FitStep("train", 0.4 if second == 20 else 0.5))
             progress.tick()
         now[0] += 20
         progress.ended(TrialResult(blank_row(trials[0], ("t", 10, 4), status="ok")))
