@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
-from analysis.layout import RUN_FILE, SWEEP_FILE
+from analysis.layout import RUN_FILE, SWEEP_FILE, TRIALS_FILE
 from analysis.schema import DIGESTS_SINCE, SCHEMA_VERSION, SCHEMAS, FileName, check_content, to_table
 from quantizers.errors import InputError
 from quantizers.files import ALTERED, digest_of, is_altered, sealed_json, unsealed_json, write_bytes
@@ -130,7 +130,7 @@ def read_frontier(run_dir: str | Path) -> pa.Table:
 def _read(run_dir: Path, name: FileName) -> pa.Table:
     path = run_dir / f"{name}.parquet"
     if not path.is_file():
-        raise InputError(f"{path}: no such file. `frontier run` makes it: is {run_dir} the folder of a run?")
+        raise InputError(_missing(path))
     try:
         content = path.read_bytes()
         sealed = _is_sealed(content)
@@ -168,6 +168,17 @@ def _read(run_dir: Path, name: FileName) -> pa.Table:
         except ValueError as error:
             raise InputError(f"{path}: {error}; {_anew(run_dir)}") from None
     return found
+
+
+def _missing(path: Path) -> str:
+    """What to say of a file that is not there."""
+    run_dir = path.parent
+    if (run_dir / SWEEP_FILE).is_file():
+        return (
+            f"{path}: no such file. A sweep writes it once its first trial has ended: see frontier status {run_dir}, or "
+            f"go on with frontier resume {run_dir}"
+        )
+    return f"{path}: no such file. `frontier run` makes it: is {run_dir} the folder of a run?"
 
 
 def _anew(run_dir: Path) -> str:
@@ -224,6 +235,7 @@ class _RunFile(_Facts):
     finished_at: _Time | None = None
     trial_seconds: float | None = None
     stop_reason: str | None = None
+    planned: int | None = None
 
 
 def write_run(run_dir: str | Path, run: Mapping[str, Any]) -> Path:
@@ -244,7 +256,7 @@ def read_run(run_dir: str | Path) -> dict[str, Any]:
         run = unsealed_json(path.read_bytes())
         _RunFile.model_validate(run)
     except FileNotFoundError:
-        raise InputError(f"{path}: no such file. `frontier run` makes it: is {run_dir} the folder of a run?") from None
+        raise InputError(_missing(path)) from None
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
@@ -252,6 +264,23 @@ def read_run(run_dir: str | Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: not readable as JSON ({_first_line(error)}); {_anew(Path(run_dir))}") from None
     return run
+
+
+def has_ended(run_dir: str | Path) -> bool:
+    """Whether the run's files are those of its end: not missing yet, and no snapshot of a sweep under way.
+
+    Raises:
+        InputError: ``run.json`` is damaged.
+    """
+    folder = Path(run_dir)
+    if not (folder / TRIALS_FILE).is_file():
+        return False
+    return not (folder / RUN_FILE).is_file() or not is_snapshot(read_run(folder))
+
+
+def is_snapshot(run: Mapping[str, Any]) -> bool:
+    """Whether ``run`` (``run.json``) was written while its sweep was under way."""
+    return run.get("finished_at", "") is None
 
 
 def read_sweep(run_dir: str | Path) -> str:

@@ -67,6 +67,11 @@ def of_point(point: Mapping[str, Any]) -> str:
     return over_seeds(low, high, lowest, highest, point["num_seeds"])
 
 
+def counted(count: int, noun: str) -> str:
+    """A number and its noun: ``1 trial``, ``2,000 trials``."""
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+
+
 def share(value: float | None) -> str:
     """A share in per cent: ``0.998`` as ``99.8 %``."""
     return "" if value is None or math.isnan(value) else f"{100 * value:.3g} %"

@@ -69,6 +69,7 @@ def fill(folder: Path, trials: int) -> None:
         row = blank_row(spec, (prepared.table.name, *SHAPE), status="ok")
         row.update(payload_bytes=size, predicted_payload_bytes=size, compression_ratio=4 * SHAPE[0] * SHAPE[1] / size)
         row.update(started_at="2026-01-01T00:00:00+00:00", mse=float(dice.random()), sqnr_db=float(dice.random()))
+        row.update(dense_bytes=4 * SHAPE[0] * SHAPE[1], fit_key=spec.fit_key)
         scores = [
             {"trial_key": spec.key, "role": "input", "task": "reconstruction", "task_version": 1, "metric": metric.name}
             | {"direction": metric.direction, "value": float(dice.random()), "baseline": 0.0, "num_examples": SHAPE[0]}

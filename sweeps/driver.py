@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import datetime
-import functools
 import logging
 from pathlib import Path
 
@@ -16,17 +15,19 @@ from rich.console import Console
 
 from quantizers.errors import InputError
 from quantizers.files import sealed_text, write_bytes
+from sweeps.record.estimate import jobs, one_of_each_first
 from sweeps.record.finish import finish
 from sweeps.record.intake import UNFINISHED, Intake, Listed
 from sweeps.record.ledger import Ledger
 from sweeps.record.run_folder import VANISHED, FolderWatch, check_run_dir, check_table, delete_working_files, owned
+from sweeps.record.snapshot import Snapshots
 from sweeps.record.status import Progress
 from sweeps.search.adaptive import make_judge, make_search
 from sweeps.search.plateau import Plateau
 from sweeps.spec.config import SweepConfig
 from sweeps.spec.prepare import prepare
 from sweeps.storage import is_remote, join, mirror, open_storage
-from sweeps.storage.layout import RAY, SHARED, STATUS_FILE, SWEEP_FILE
+from sweeps.storage.layout import RAY, SHARED, SWEEP_FILE
 from sweeps.storage.temporary import leave
 from sweeps.storage.through_driver import Places
 from sweeps.tune import engine
@@ -139,6 +140,17 @@ def _run(
         methods = {spec.method for spec in prepared.plan.trials} | {row["quantizer"] for row in prepared.plan.skipped}
         tracker = Tracker(config.tracking_uri, config.name, prepared.objectives, methods)
         interrupts.on_termination(tracker.hurry)
+    search = make_search(prepared, open_storage(config.run_location))
+    total = len(prepared.plan.trials) if search is None else search.total
+    snapshots = Snapshots(
+        prepared,
+        lambda: intake.results,
+        lambda: prepared.plan if search is None else search.plan(),
+        total,
+        started=started,
+        command=command,
+    )
+    order = one_of_each_first(prepared.plan.trials)
     metric = next((name for name in prepared.objectives if name != "payload_bytes"), "reconstruction.nmse")
     with (
         Places(config.run_location, location, elsewhere=engine.elsewhere(address)) as places,
@@ -146,17 +158,17 @@ def _run(
             console,
             run_dir,
             name=config.name,
-            total=len(prepared.plan.trials),
+            total=total,
             skipped=len(prepared.plan.skipped),
             objective=(metric, prepared.directions[metric]["direction"]),
+            planned=jobs(order, prepared.plan.predicted_bytes) if search is None else None,
             data_dir=data_dir,
             sweep=config.model_dump(mode="json"),
             table_digest=prepared.table.digest,
-            send=functools.partial(mirror.push, config, [STATUS_FILE]) if is_remote(config.run_location) else None,
+            send=snapshots.send if is_remote(config.run_location) else None,
         ) as progress,
     ):
         mirror.push(config)
-        search = make_search(prepared, open_storage(config.run_location))
         stop = config.stop.hypervolume
         intake = Intake(
             config,
@@ -168,17 +180,18 @@ def _run(
             observers=[
                 FolderWatch(run_dir, lambda why: intake.stop(why)),
                 progress,
+                snapshots,
                 *([] if tracker is None else [tracker]),
             ],
         )
         if search is None:
-            ledger.prefetch(spec.key for spec in prepared.plan.trials)
-            intake.draw_from(Listed([spec for spec in prepared.plan.trials if not intake.adopt(spec)]))
+            ledger.prefetch(spec.key for spec in order)
+            intake.draw_from(Listed([spec for spec in order if not intake.adopt(spec)]))
         else:
             intake.draw_from(search)
-            progress.state["total"] = search.total
         if intake.has_more():
-            engine.run_trials(prepared, intake, ledger, places, progress, address, interrupts)
+            with snapshots:
+                engine.run_trials(prepared, intake, ledger, places, progress, address, interrupts)
         if search is not None:
             search.close()
             prepared = dataclasses.replace(prepared, plan=search.plan())
@@ -189,10 +202,18 @@ def _run(
         if not (run_dir / SWEEP_FILE).is_file():
             reason = VANISHED
             _write_sweep(config)
-        counts, lost = finish(prepared, intake.results, tracker, started=started, command=command, stop_reason=reason)
+        unfinished = reason in UNFINISHED
+        counts, lost = finish(
+            prepared,
+            intake.results,
+            tracker,
+            started=started,
+            command=command,
+            stop_reason=reason,
+            planned=total if unfinished else len(prepared.plan.trials),
+        )
         for key in lost:
             ledger.forget(key)  # so that a resumed run measures it again, and makes its file
-        unfinished = reason in UNFINISHED
         delete_working_files(config, keep_shared=unfinished)
         progress.phase("interrupted" if unfinished else "finished")
     mirror.push(config)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 import quantizers
 from analysis import store, text
-from analysis.layout import SWEEP_FILE, TRIALS_FILE, artifact_name
+from analysis.layout import SWEEP_FILE, artifact_name
 from analysis.paper.numbers import Column
 from analysis.paper.significance import Counts
 from analysis.statistics import metric_bounds, paired_difference, t_interval
@@ -109,8 +109,8 @@ class Trial:
 
 
 def unfinished(run_dir: Path) -> bool:
-    """Whether it is the folder of a run that has no results yet."""
-    return (run_dir / SWEEP_FILE).is_file() and not (run_dir / TRIALS_FILE).is_file()
+    """Whether it is the folder of a run that has not ended: rows of the paper's tables would lack seeds."""
+    return (run_dir / SWEEP_FILE).is_file() and not store.has_ended(run_dir)
 
 
 def read_trials(run_dirs: Sequence[str | Path]) -> list[Trial]:

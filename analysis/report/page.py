@@ -19,12 +19,13 @@ from analysis.runs import Runs, load
 from quantizers.files import write_bytes
 
 
-def write_report(run_dirs: Sequence[str | Path], out: str | Path) -> Path:
+def write_report(run_dirs: Sequence[str | Path], out: str | Path, how: Mapping[Path, str | None] | None = None) -> Path:
     """Write the report.
 
     Args:
         run_dirs: directories of runs; several are merged into one report with one frontier.
         out: where the HTML file goes; it is written atomically.
+        how: how runs go that have not ended ("running", "stopped", "killed"), for the page to say.
 
     Returns:
         ``out``.
@@ -32,12 +33,14 @@ def write_report(run_dirs: Sequence[str | Path], out: str | Path) -> Path:
     Raises:
         InputError: a file of a run is missing or damaged, or the report cannot be written.
     """
-    report = Report.of(load(run_dirs))
+    report = Report.of(load(run_dirs, how))
     runs = report.runs
+    names = [str(info.get("name", run_dir.name)) for info, run_dir in zip(runs.infos, runs.dirs, strict=True)]
     sections = [(panel, panel.html(report)) for panel in all_panels()]
     page = report.render(
         "report.html.j2",
-        title=" + ".join(str(info.get("name", run_dir.name)) for info, run_dir in zip(runs.infos, runs.dirs, strict=True)),
+        title=" + ".join(names),
+        incomplete=[(name, one) for name, one in zip(names, runs.incomplete, strict=True) if one is not None],
         sections=[
             {"anchor": panel.name, "title": panel.title, "html": html} for panel, html in sections if html is not None
         ],

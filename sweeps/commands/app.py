@@ -163,6 +163,16 @@ def check_data(data: Path | None) -> None:
         raise InputError(f"--data {data}: no such folder.")
 
 
+def say_incomplete(run_dir: Path) -> None:
+    """Print what is missing of a run; nothing where nothing is."""
+    from analysis.runs import incomplete
+    from sweeps.record.run_folder import course_of
+
+    missing = incomplete(run_dir, course_of(run_dir))
+    if missing is not None:
+        out.print(f"[yellow]{escape(str(missing))}[/]")
+
+
 def remembered_data(run_dir: Path) -> Path | None:
     """The data folder that a run was started with."""
     from sweeps.record.status import read_status

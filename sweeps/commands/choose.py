@@ -24,6 +24,7 @@ from sweeps.commands.app import (
     print_json,
     remembered_data,
     run_folder,
+    say_incomplete,
     size,
 )
 
@@ -57,14 +58,19 @@ def recommend(
     """Say which configuration to take: within a limit of size or accuracy, or else at the knee of the frontier."""
     from analysis.answer import answers, lines
     from analysis.recommend import recommend as advise
+    from analysis.runs import incomplete
+    from sweeps.record.run_folder import course_of
 
     advice = advise(run_dir, max_bytes=size("--max-bytes", max_bytes), max_drop=max_drop, task=task)
     limits = [f"at most {max_bytes}"] if max_bytes else []
     limits += [f"within {max_drop} of uncompressed"] if max_drop else []
     found = answers(advice, " and ".join(limits))
     if as_json:
-        print_json({"answers": found, "unmet": advice.unmet, "frontiers": advice.frontiers})
-    elif everything:
+        missing = incomplete(run_dir, course_of(run_dir))
+        print_json({"incomplete": missing, "answers": found, "unmet": advice.unmet, "frontiers": advice.frontiers})
+        return
+    say_incomplete(run_dir)
+    if everything:
         for one in advice.found:
             parameters = ", ".join(f"{name}={value}" for name, value in one.config.items() if value is not None)
             out.print(f"{one.metric} {_numbers(one)}  {one.quantizer}  {one.trial_keys[0] if one.trial_keys else ''}")
@@ -138,6 +144,7 @@ def export(
     ]
     for target in targets:
         refuse_overwriting(target, kind, force=force)
+    say_incomplete(run_dir)
     for (index, name), target in zip(chosen, targets, strict=True):
         path = mirror.artifact(run_dir, row["trial_key"], name if index else None)
         if not path.is_file():

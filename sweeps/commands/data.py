@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.markup import escape
 
+from analysis.text import counted
 from quantizers.errors import unknown_name
 from sweeps.commands.app import DataOption, app, checked, err, out
 
@@ -88,7 +89,7 @@ def _fetch(one: PublishedData, folder: Path, base_url: str | None) -> None:
 
         def report(what: str, done: int, total: int | None) -> None:
             of = f" of {_size(total)}" if total is not None else ""
-            state = f"{done:,} files" if what == "unpacking" else f"{_size(done)}{of}"
+            state = counted(done, "file") if what == "unpacking" else f"{_size(done)}{of}"
             shown.update(bar, description=what, completed=done, total=total, state=state)
 
         new = fetch_data(one, folder, report, base_url=base_url)

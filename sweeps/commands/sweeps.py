@@ -17,6 +17,7 @@ from typing import Annotated, Any
 import typer
 from rich.markup import escape
 
+from analysis.text import counted
 from quantizers.errors import InputError
 from sweeps.commands.app import (
     AcceptOption,
@@ -31,6 +32,7 @@ from sweeps.commands.app import (
     print_json,
     remembered_data,
     run_folder,
+    say_incomplete,
     seconds,
 )
 from sweeps.storage.layout import REPORT_FILE, STATUS_FILE
@@ -210,7 +212,7 @@ def report(
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Write the HTML report of one or more runs. It needs no network."""
+    """Write the HTML report of one or more runs, of one under way too. It needs no network."""
     pictures: list[Path] = []
     if paper_tables:
         from analysis.paper.page import write_paper
@@ -218,11 +220,15 @@ def report(
         path, *pictures = write_paper(run_dirs, output or run_dirs[0] / "paper-tables.html")
     else:
         from analysis.report.page import write_report
+        from sweeps.record.run_folder import course_of
 
-        path = write_report(run_dirs, output or run_dirs[0] / REPORT_FILE)
+        path = write_report(run_dirs, output or run_dirs[0] / REPORT_FILE, {one: course_of(one) for one in run_dirs})
     if as_json:
         print_json({"report": path, "report_bytes": path.stat().st_size, "figures": pictures, "run_dirs": run_dirs})
         return
+    if not paper_tables:
+        for one in run_dirs:
+            say_incomplete(one)
     for picture in pictures:
         out.print(f"Figure: {picture}", soft_wrap=True)
     out.print(f"Report: {path}", soft_wrap=True)
@@ -254,8 +260,8 @@ def sync(run_dir: RunDir) -> None:
     from sweeps.record.tracking.sync import send_records
 
     sent = send_records(run_dir.absolute())
-    out.print(f"{sent.records} {'record' if sent.records == 1 else 'records'} sent.")
+    out.print(f"{counted(sent.records, 'record')} sent.")
     if sent.ended:
-        out.print(f"{sent.ended} {'run' if sent.ended == 1 else 'runs'} ended that nobody had ended.")
+        out.print(f"{counted(sent.ended, 'run')} ended that nobody had ended.")
     for key, why in sent.refused.items():
         out.print(f"[yellow]refused[/]: {key}: {escape(why)}", soft_wrap=True)

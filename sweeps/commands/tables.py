@@ -9,6 +9,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table as Grid
 
+from analysis.text import counted
 from quantizers.errors import InputError
 from sweeps.commands.app import (
     TABLE_HELP,
@@ -251,7 +252,7 @@ def inspect(
         out.print(f"{escape(word)}\t{' '.join(map(str, code))}", soft_wrap=True)
     for word, code in list(zip(words, codes, strict=False))[1:]:
         same = sum(one == other for one, other in zip(codes[0], code, strict=True))
-        out.print(f"{escape(words[0])} and {escape(word)} share {same} of {len(code)} codes", soft_wrap=True)
+        out.print(f"{escape(words[0])} and {escape(word)} share {same} of {counted(len(code), 'code')}", soft_wrap=True)
     for side, found in sides.items():
         for word, near in zip(words, found, strict=True):
             out.print(escape(f"{word} {side}: {' '.join(near)}"), soft_wrap=True)

@@ -10,7 +10,7 @@ from analysis import store
 from quantizers.errors import InputError
 from quantizers.files import PART_SUFFIX
 from sweeps.storage import open_storage
-from sweeps.storage.layout import BASELINES, FITS, RESULTS, SWEEP_FILE, TRIALS_FILE, result_key
+from sweeps.storage.layout import BASELINES, FITS, RESULTS, SWEEP_FILE, result_key
 
 _KINDS = (RESULTS, FITS, BASELINES)
 _LEFT_OVER = (".claim", PART_SUFFIX, ".gone", ".stale")  # of processes that were killed
@@ -71,7 +71,7 @@ def referred_to(runs: Sequence[Path]) -> set[str]:
         if not found:
             raise InputError(f"{folder}: neither a run nor a folder of runs.")
         for run_dir in found:
-            if not (run_dir / TRIALS_FILE).is_file():
+            if not store.has_ended(run_dir):
                 raise InputError(f"{run_dir}: this run has not ended. First: frontier resume {run_dir}")
             table = store.read_trials(run_dir).select(["trial_key", "fit_key"])
             keys.update(key for column in table.columns for key in column.to_pylist() if key is not None)

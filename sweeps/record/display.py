@@ -10,19 +10,30 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from analysis.text import counted
+
 _POINTS_SHOWN = 12
+_RUNNING_SHOWN = 4
 
 
-def one_line(state: Mapping[str, Any]) -> str:
-    """The state in one line."""
+def one_line(state: Mapping[str, Any], now: float) -> str:
+    """The state in one line; ``now`` in seconds since the epoch."""
     left = state["seconds_left"]
-    parts = [f"{state['done'] + state['failed']}/{state['total']} trials"]
+    parts = [f"{state['done'] + state['failed']}/{counted(state['total'], 'trial')}"]
     parts += [f"{state[name]} {name}" for name in ("failed", "reused", "skipped") if state[name]]
-    if state["running"]:
-        parts.append(f"{len(state['running'])} running")
+    if running := list(state["running"].values()):
+        shown = [how_far(one, now) for one in running[:_RUNNING_SHOWN]]
+        more = len(running) - len(shown)
+        parts.append(f"{len(running)} running ({'; '.join([*shown, *([f'{more} more'] if more else [])])})")
     if left is not None and state["done"] + state["failed"] < state["total"]:
         parts.append(f"about {duration(left)} left")
     return f"{state['name']}: " + ", ".join(parts)
+
+
+def how_far(one: Mapping[str, Any], now: float) -> str:
+    """How far a trial is that runs, and for how long it has run: ``dccl seed 0: train 45%, 2 min 05 s``."""
+    reported = f"{one['phase']} {one['fraction']:.0%}, ".lstrip() if one["fraction"] or one.get("phase") else ""
+    return f"{one['label']}: {reported}{duration(max(0.0, now - one['started_at']))}"
 
 
 def render(state: Mapping[str, Any]) -> RenderableType:
@@ -47,8 +58,8 @@ def render(state: Mapping[str, Any]) -> RenderableType:
     ]
     running = list(state["running"].values())
     if running:
-        shown = "; ".join(f"{one['label']} {one['fraction']:.0%}" for one in running[:6])
-        parts.append(Text("now: " + shown + (" ..." if len(running) > 6 else ""), style="dim"))
+        shown = "; ".join(how_far(one, state["updated_at"]) for one in running[:_RUNNING_SHOWN])
+        parts.append(Text("now: " + shown + (" ..." if len(running) > _RUNNING_SHOWN else ""), style="dim"))
     if state["best"]:
         parts.append(best_table(state["best"], state["objective"]))
     if state.get("frontier"):

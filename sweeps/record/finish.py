@@ -5,28 +5,23 @@ from __future__ import annotations
 import collections
 import contextlib
 import datetime
-import os
-import platform
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
-import torch
 
 from analysis import store
 from analysis.pareto import build_frontier
 from analysis.report.page import write_report
 from analysis.report.plots import frontier_png
-from analysis.schema import SCHEMA_VERSION
 from sweeps.record import checkpoints
 from sweeps.record.artifacts import fetch_copy
 from sweeps.record.intake import UNFINISHED
+from sweeps.record.snapshot import facts, gather, trial_seconds
 from sweeps.spec.prepare import Prepared
 from sweeps.storage import Storage, open_storage
 from sweeps.storage.layout import ARTIFACTS, PLOT_FILE, REPORT_FILE, SWEEP_FILE, artifact_names
-from trainables.provenance import versions
-from trainables.trial import TrialResult, blank_row
+from trainables.trial import TrialResult
 
 if TYPE_CHECKING:
     from sweeps.record.tracking import Tracker
@@ -40,10 +35,11 @@ def finish(
     started: datetime.datetime,
     command: str | None,
     stop_reason: str | None,
+    planned: int,
 ) -> tuple[dict[str, int], tuple[str, ...]]:
     """Write the run directory's files from what there is.
 
-    ``stop_reason`` says why not all trials ran, if so.
+    ``stop_reason`` says why not all trials ran, if so; ``planned`` is how many there would have been.
 
     Returns:
         Trials by status, and the keys of those whose compressed file is gone although the sweep keeps it.
@@ -51,30 +47,8 @@ def finish(
     pa.set_memory_pool(pa.system_memory_pool())  # Arrow's own keeps what it has freed, some 8 kB a trial
     config, run_dir = prepared.config, prepared.config.run_dir
     interrupted = stop_reason in UNFINISHED
-    shape = (prepared.table.name, *prepared.table.shape)
-    rows: list[dict[str, Any]] = []
-    scores: list[dict[str, Any]] = []
-    for spec in prepared.plan.trials:
-        result = results.get(spec.key)
-        if result is None:
-            rows.append(blank_row(spec, shape, status="stopped", reason=stop_reason or "the sweep ended before it ran"))
-        else:
-            rows.append(result.row)
-            scores.extend(result.scores)
-        rows[-1]["predicted_payload_bytes"] = prepared.plan.predicted_bytes[spec.key]
-        rows[-1].setdefault("dense_bytes", prepared.plan.space.dense_bytes)
-    for row in prepared.plan.skipped:
-        table: dict[str, Any] = {
-            "table": shape[0],
-            "table_digest": prepared.table.digest,
-            "task_scope": prepared.plan.trials[0].task_scope,
-        }
-        table |= {"num_embeddings": shape[1], "embedding_dim": shape[2], "dense_bytes": prepared.plan.space.dense_bytes}
-        rows.append({**row, **table})
-    for row in rows:
-        row["sweep"], row["schema_version"] = config.name, SCHEMA_VERSION
-        if isinstance(row.get("started_at"), str):
-            row["started_at"] = datetime.datetime.fromisoformat(row["started_at"])
+    not_run = stop_reason or "the sweep ended before it ran"
+    rows, scores = gather(prepared, prepared.plan, results, not_run)
     if tracker is not None:
         for row in rows:
             # Where a person has stopped the sweep, what did not run is still to come; `frontier sync` sends it as it stands.
@@ -86,24 +60,12 @@ def finish(
             row["mlflow_run_id"] = run_ids.get(row["trial_key"])
     finished = datetime.datetime.now(datetime.UTC).isoformat()
     run = {
-        "name": config.name,
-        "command": command or f"frontier run {run_dir / SWEEP_FILE}",
-        "started_at": started.isoformat(),
-        "trial_seconds": sum(result.seconds or 0.0 for result in results.values()),
+        **facts(prepared, started=started, command=command),
+        "trial_seconds": trial_seconds(results),
         "finished_at": finished,
-        "table": {
-            "name": prepared.table.name,
-            "digest": prepared.table.digest,
-            "num_embeddings": shape[1],
-            "embedding_dim": shape[2],
-            "eigenvalues": prepared.stats.eigenvalues.tolist(),
-        },
-        "machine": machine(),
-        "versions": versions(),
-        "metrics": prepared.directions,
-        "objectives": list(prepared.objectives),
         "interrupted": interrupted,
         "stop_reason": stop_reason,
+        "planned": planned,
     }
     store.write_run(run_dir, run)
     trials_path = store.write(run_dir, "trials", rows)
@@ -161,24 +123,3 @@ def _lost(storage: Storage, rows: list[dict[str, Any]]) -> tuple[str, ...]:
     """The keys of rows whose compressed files are not all in the run's folder."""
     there = {f"{ARTIFACTS}/{name}" for name in (storage.names(ARTIFACTS) if rows else ())}
     return tuple(row["trial_key"] for row in rows if not there.issuperset(artifact_names(row)))
-
-
-def cores() -> int:
-    """Processor cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def machine() -> dict[str, Any]:
-    """What the numbers were measured on."""
-    cpu = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        names = [line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
-        cpu = names[0] if names else cpu
-    return {
-        "cpu": cpu,
-        "cores": cores(),
-        "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
-        "gpus": [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())],
-        "platform": platform.platform(),
-    }

@@ -6,6 +6,7 @@ code in ``benchmarks/replay.py``; tests drive it by hand::
     while (spec := intake.next_trial()) is not None:
         intake.begin(spec)
         reason = intake.report(spec, step, seconds)  # as often as the fit reports; a reason means: stop it
+        intake.tick()                                # now and then, whatever happens
         intake.take(spec, result)                    # or intake.lose(spec, why, again=...)
 
 Promises: a trial ends once, whatever arrives after; every end is one call of ``ended`` on every observer, in the order in
@@ -54,6 +55,9 @@ class Observer:
     def ended(self, result: TrialResult) -> None:
         """A trial has ended, or its result was found in the ledger (``row["reused"]``)."""
 
+    def tick(self) -> None:
+        """Some time has passed while trials run; called several times a second."""
+
 
 class Source(Protocol):
     """Where trials come from: a plan, or a search."""
@@ -80,7 +84,7 @@ class Rule(Protocol):
 
 
 class Listed:
-    """The trials of a plan, in order."""
+    """Given trials, in order."""
 
     def __init__(self, trials: Iterable[TrialSpec]) -> None:
         self._trials: Iterator[TrialSpec] = iter(trials)
@@ -165,7 +169,8 @@ class Intake:
         if self.stop_reason is not None or not self.has_more():
             return None
         if self._config.stop.trials is not None and self._handed_out >= self._config.stop.trials:
-            self.stop(f"stop.trials: {self._config.stop.trials} were run")
+            most = self._config.stop.trials
+            self.stop(f"stop.trials: {most} {'was' if most == 1 else 'were'} run")
             return None
         self._handed_out += 1
         spec, self._next = self._next, None
@@ -189,6 +194,11 @@ class Intake:
         """A trial has started."""
         for observer in self._observers:
             observer.started(spec)
+
+    def tick(self) -> None:
+        """Some time has passed while trials run."""
+        for observer in self._observers:
+            observer.tick()
 
     def report(self, spec: TrialSpec, step: FitStep, seconds: float) -> str | None:
         """A fit reports; returns why the trial must be stopped now, or None. One that must be has ended with this.

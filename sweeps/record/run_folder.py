@@ -19,7 +19,7 @@ import yaml
 from analysis.store import read_run
 from quantizers.errors import InputError
 from sweeps.record.intake import Observer
-from sweeps.record.status import read_status
+from sweeps.record.status import is_alive, read_status
 from sweeps.spec.config import SweepConfig
 from sweeps.spec.sweep_file import as_run
 from sweeps.storage import claims, is_remote, mirror, open_storage
@@ -211,6 +211,16 @@ def latest_status(run_dir: Path) -> dict[str, Any] | None:
     if location is not None and not _driven_here(location):
         mirror.pull(location, [STATUS_FILE])
     return read_status(run_dir)
+
+
+def course_of(run_dir: Path) -> str | None:
+    """How the run in ``run_dir`` goes: "running", "stopped" or "killed"; None: it has ended, or nobody knows."""
+    state = read_status(run_dir)
+    if state is None or state["phase"] == "finished":
+        return None
+    if state["phase"] == "interrupted":
+        return "stopped"
+    return "running" if is_alive(state) else "killed"
 
 
 def _driven_here(location: str) -> bool:

@@ -20,10 +20,12 @@ from pydantic import BaseModel, ConfigDict, Field
 from rich.console import Console, RenderableType
 from rich.live import Live
 
+from analysis.text import counted
 from quantizers import FitStep
 from quantizers.errors import InputError
 from quantizers.files import sealed_json, unsealed_json, write_bytes
 from sweeps.record.display import one_line, render
+from sweeps.record.estimate import Job, Remaining, Running
 from sweeps.record.intake import Observer
 from sweeps.storage.claims import STALE_SECONDS
 from sweeps.storage.layout import STATUS_FILE
@@ -31,11 +33,13 @@ from sweeps.storage.processes import is_gone, is_here, note
 from trainables.records import TrialResult, TrialSpec
 
 _WRITE_SECONDS = 1.0
-_LINE_SECONDS = 15.0
+_LINE_SECONDS = 15.0  # between lines off a terminal; a minute once the sweep has run for ten
+_LATER_LINE_SECONDS, _LATER = 60.0, 600.0
 _BEAT_SECONDS = 5.0
 _SEND_SECONDS = 10.0
 _JOIN_SECONDS = 10.0
 _FAILURES_SHOWN = 3
+_NO = (0.0, 0.0)
 
 
 class Progress(Observer):
@@ -50,6 +54,7 @@ class Progress(Observer):
         name: of the sweep.
         total: trials of the sweep, reused ones included, skipped ones not.
         skipped: configurations that are not run.
+        planned: what is known of the trials by key, for the time that is left; none where a search chooses them.
         objective: (task.metric, direction) by which "best" is judged.
         data_dir: where the sweep's data is, for ``frontier resume``.
         sweep: the sweep file, resolved: a later edit of it is compared with what was run.
@@ -66,6 +71,7 @@ class Progress(Observer):
         total: int,
         skipped: int,
         objective: tuple[str, str],
+        planned: Mapping[str, Job] | None = None,
         data_dir: Path | None = None,
         sweep: Mapping[str, Any] | None = None,
         table_digest: str | None = None,
@@ -77,7 +83,7 @@ class Progress(Observer):
         self._slots = 1
         self._started = time.time()
         self._last_write = self._last_line = 0.0
-        self._ran, self._ran_seconds = 0, 0.0
+        self._remaining, self._all_known = Remaining(planned or {}), bool(planned)
         self._live: Live | None = None
         self._send = send
         self._lock = threading.RLock()  # of the state and its file; nothing is printed or sent while it is held
@@ -150,39 +156,65 @@ class Progress(Observer):
 
     def set_slots(self, slots: int) -> None:
         """How many trials run at the same time, at the most; for the time that is left."""
-        self._slots = max(1, slots)
+        with self._lock:
+            self._remaining.use(self._slots, time.time())
+            self._slots = max(1, slots)
 
     def started(self, spec: TrialSpec) -> None:
         """A trial has started."""
         with self._lock:
             if self.state["phase"] == "starting":
                 self.state["phase"] = "running"
-            label = f"{spec.method} seed {spec.seed}"
-            self.state["running"][spec.key] = {"label": label, "fraction": 0.0, "started_at": time.time()}
+            one = {"label": f"{spec.method} seed {spec.seed}", "fraction": 0.0, "phase": "", "phases": 0}
+            self.state["running"][spec.key] = {**one, "method": spec.method, "started_at": time.time()}
+            self._remaining.use(self._slots, time.time(), begins=True)
+            self._remaining.no_longer_left(spec.key)
         self._changed()
 
     def set_aside(self, spec: TrialSpec) -> None:
         """A trial was lost; it will start again later."""
         with self._lock:
-            self.state["running"].pop(spec.key, None)
+            if self.state["running"].pop(spec.key, None) is not None:
+                self._remaining.left_again(spec.key)
         self._changed()
+
+    def tick(self) -> None:
+        """Some time has passed: off a terminal, a line now and then says how far the trials are."""
+        if self._console is None or self._live is not None:
+            return
+        now = time.time()
+        if now - self._last_line >= (_LINE_SECONDS if now - self._started < _LATER else _LATER_LINE_SECONDS):
+            self._print_line()
+
+    def _print_line(self) -> None:
+        assert self._console is not None
+        with self._lock:
+            self._last_line = time.time()
+            self._estimate()
+            line = one_line(self.state, self._last_line)
+        self._console.print(line, highlight=False, soft_wrap=True)
 
     def ending(self, grace_seconds: float | None = None) -> None:
         """The sweep is to end: what runs goes on to its end, or for so many seconds."""
         self.phase("ending")
         if self._console is not None:
-            count = len(self.state["running"])
-            trials = f"{count} {'trial' if count == 1 else 'trials'}"
+            trials = counted(len(self.state["running"]), "trial")
             goes = "goes on to its end" if grace_seconds is None else f"has {grace_seconds:g} s more"
             again = " Ctrl-C again stops at once." if grace_seconds is None else ""
             self._console.print(f"Ending: what runs ({trials}) {goes}, then comes the report.{again}")
 
     def stepped(self, spec: TrialSpec, step: FitStep) -> None:
         """A trial is this far."""
-        running = self.state["running"].get(spec.key)
-        if running is not None:
-            running["fraction"] = step.fraction
-            self._changed()
+        with self._lock:
+            running = self.state["running"].get(spec.key)
+            if running is None:
+                return
+            if not running["phases"] or step.fraction < running["fraction"]:  # what a trial does goes from 0 to 1, each
+                running["phases"] += 1
+            running["phase"], running["fraction"] = step.phase, step.fraction
+            running["last"] = (time.time() - running["started_at"], step.fraction)
+            running.setdefault("first", running["last"])
+        self._changed()
 
     def ended(self, result: TrialResult) -> None:
         """A trial has ended, or was found in the ledger."""
@@ -190,8 +222,9 @@ class Progress(Observer):
         with self._lock:
             running = self.state["running"].pop(row["trial_key"], None)
             if running is not None:
-                self._ran += 1
-                self._ran_seconds += time.time() - running["started_at"]
+                self._remaining.ended(row["trial_key"], row, time.time() - running["started_at"])
+            else:
+                self._remaining.no_longer_left(row["trial_key"])
             self.state["failed" if row["status"] == "failed" else "done"] += 1
             self.state["reused"] += bool(row.get("reused"))
             if row["status"] == "failed":
@@ -219,19 +252,27 @@ class Progress(Observer):
             self.state["best"][str(budget)] = {**entry, "ratio": dense / budget}
 
     def _changed(self) -> None:
-        now = time.time()
         left = self.state["total"] - self.state["done"] - self.state["failed"]
-        if self._ran:
-            mean = self._ran_seconds / self._ran
-            self.state["seconds_left"] = max(0.0, mean * left / min(self._slots, max(1, left)))
-        if now - self._last_write >= _WRITE_SECONDS or left == 0:
+        if time.time() - self._last_write >= _WRITE_SECONDS or left == 0:
             self._write()
-        if self._console is not None and self._live is None and (now - self._last_line >= _LINE_SECONDS or left == 0):
-            self._last_line = now
-            self._console.print(one_line(self.state), highlight=False)
+        if left == 0 and self._console is not None and self._live is None:
+            self._print_line()
+        else:
+            self.tick()
+
+    def _estimate(self) -> None:
+        state, now = self.state, time.time()
+        running = [
+            Running(key, one["method"], now - one["started_at"], one["phases"], one.get("first", _NO), one.get("last", _NO))
+            for key, one in state["running"].items()
+        ]
+        others = state["total"] - state["done"] - state["failed"] - len(running)
+        self._remaining.use(self._slots, now)
+        state["seconds_left"] = self._remaining.seconds(running, self._slots, 0 if self._all_known else max(0, others))
 
     def _write(self) -> None:
         with self._lock:
+            self._estimate()
             self._last_write = self.state["updated_at"] = time.time()
             try:
                 write_bytes(self._path, sealed_json(self.state))
@@ -252,6 +293,7 @@ class _Part(BaseModel):
 class _Running(_Part):
     label: str
     fraction: Annotated[float, Field(ge=0, le=1)]
+    phase: str = ""
     started_at: _Moment
 
 

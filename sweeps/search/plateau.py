@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from analysis.pareto import Direction, hypervolume, reference_point
+from analysis.text import counted
 from sweeps.spec.config import HypervolumeStop
 from trainables.trial import TrialResult
 
@@ -37,7 +38,7 @@ class Plateau:
     @property
     def reason(self) -> str:
         """What to say of it."""
-        return f"stop.hypervolume: no better for {self._rule.trials} trials"
+        return f"stop.hypervolume: no better for {counted(self._rule.trials, 'trial')}"
 
     def know(self, result: TrialResult) -> None:
         """Take note of a trial of an earlier run: a gain is one over it, but it is none of the trials without a gain."""

@@ -31,11 +31,11 @@ from sweeps.storage.layout import (
 if TYPE_CHECKING:
     from sweeps.spec.config import SweepConfig
 
-FILES = (
+FILES = (  # in this order they are sent, and in the other fetched, so that what one names is in those before it
     SWEEP_FILE,
     RUN_FILE,
-    TRIALS_FILE,
     SCORES_FILE,
+    TRIALS_FILE,
     FRONTIER_FILE,
     REPORT_FILE,
     PLOT_FILE,
@@ -54,7 +54,7 @@ def pull(location: str, names: Sequence[str] = FILES) -> Path:
     """Bring this machine's copy of a run up to date, or those files of it; returns the copy."""
     storage, folder = open_storage(location), copy_of(location)
     folder.mkdir(parents=True, exist_ok=True)
-    for name in names:
+    for name in reversed(names):
         content = storage.read(name)
         if content is None:
             (folder / name).unlink(missing_ok=True)
@@ -66,10 +66,12 @@ def pull(location: str, names: Sequence[str] = FILES) -> Path:
 def push(config: SweepConfig, names: Sequence[str] = FILES) -> None:
     """Send the files of a run, or some of them, to where it is kept."""
     if is_remote(config.run_location):
-        storage = open_storage(config.run_location)
-        for name in names:
+        storage, contents = open_storage(config.run_location), {}
+        for name in names:  # all are read first: sending takes long enough for the next snapshot
             with contextlib.suppress(FileNotFoundError):
-                storage.write(name, (config.run_dir / name).read_bytes())
+                contents[name] = (config.run_dir / name).read_bytes()
+        for name, content in contents.items():
+            storage.write(name, content)
 
 
 def run_folder(text: str) -> Path:

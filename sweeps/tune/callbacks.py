@@ -38,7 +38,8 @@ class Callbacks(Callback):  # type: ignore[misc]
         return TrialSpec.from_json(trial.config["spec"])
 
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
-        """Ten times a second: end what has run for too long."""
+        """Ten times a second: tell the intake, and end what has run for too long."""
+        self._intake.tick()
         stop, timeout, now = self._config.stop, self._config.trial_timeout, time.monotonic()
         if stop.time is not None and now - self._began >= stop.time:
             self._intake.stop(f"stop.time: {stop.time:g} s were over")

@@ -10,6 +10,7 @@ from typer.testing import CliRunner, Result
 
 import quantizers
 from sweeps.commands import application
+from sweeps.commands.show import why_nothing
 from sweeps.driver import Run
 from sweeps.spec.config import SweepConfig
 
@@ -211,3 +212,19 @@ def test_the_ui_wants_records_that_are_there(tmp_path: Path, monkeypatch: pytest
                 file.write_text(yaml.safe_dump(sweep | tracking))
             done = frontier("ui", *words)
             assert (done.exit_code, expected in done.stderr) == (2, True), done.output
+
+
+def test_a_sweep_without_a_usable_trial_says_why_and_what_to_change() -> None:
+    def row(quantizer: str, status: str, reason: str | None = None) -> dict[str, str | None]:
+        return {"quantizer": quantizer, "status": status, "reason": reason}
+
+    too_large = [row(method, "infeasible", f"{size:,} bytes (x9.3) would break payload_bytes <= 100") for method, size in
+                 (("pq", 1028), ("pq", 556), ("rq", 700))]  # fmt: skip
+    said = why_nothing([row("identity", "ok"), row("cast", "skipped", "a cast keeps 1 byte a value"), *too_large])
+    assert said[1:] == [
+        "  3 infeasible (pq, rq): such as 1,028 bytes (x9.3) would break payload_bytes <= 100",
+        "  1 skipped (cast): a cast keeps 1 byte a value",
+        "Loosen 'constraints' in the sweep file, or give budgets and configurations that keep to them.",
+        "Give larger 'budgets' in the sweep file, other parameters, or methods that fit in them (frontier methods).",
+    ]
+    assert "the uncompressed table alone" in why_nothing([row("identity", "ok")])[0]

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import signal
+import time
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner, Result
 
 import quantizers
-from sweeps.commands import application
+from quantizers import FitStep
+from sweeps.commands import application, train
+from trainables.networks.network_task import NetworkTask
 from trainables.tables.formats import read_table
 
 QUICK = ["hidden_size=8", "epochs=2", "batch_size=16", "learning_rate=0.01"]
@@ -77,3 +81,37 @@ def test_mistakes_end_in_one_line_and_leave_nothing(corpora: Path, tmp_path: Pat
 def test_help_has_examples(option: str) -> None:
     result = frontier(option)
     assert result.exit_code == 0 and "Examples" in result.output
+
+
+def test_a_training_that_is_cut_short_says_so(corpora: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sweeps.commands.train._LINE_SECONDS", 0.05)
+    honest = train._Progress.report
+
+    def report(self: train._Progress, step: FitStep) -> None:
+        honest(self, step)
+        if step.fraction == 0.5:
+            time.sleep(0.3)
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(train._Progress, "report", report)
+    sets = [option for one in ["epochs=4", *QUICK[:1], *QUICK[2:]] for option in ("--set", one)]
+    words = ("--embedding", "builtin:glove-10k-50d", "--data", corpora)
+    result = frontier("sentiment", *words, *sets, "-o", tmp_path / "cut")
+    assert result.exit_code == 130, result.output
+    assert "The training was cut short: Ctrl-C in epoch 2 of 4." in result.output and "2 epochs in" in result.output
+    assert "epoch 2 of 4  loss" in result.output and "epoch 3 of 4 goes on" in result.output
+    for file in ("scores.json", "task.json"):
+        assert json.loads((tmp_path / "cut" / file).read_text())["cut_short"] == "Ctrl-C in epoch 2 of 4"
+    again = frontier("sentiment", "--evaluate", tmp_path / "cut", *words, "-o", tmp_path / "again")
+    assert again.exit_code == 0 and "The training was cut short" in again.output
+    assert json.loads((tmp_path / "again" / "scores.json").read_text())["cut_short"] == "Ctrl-C in epoch 2 of 4"
+    assert scores(tmp_path / "again") == scores(tmp_path / "cut")
+
+
+def test_a_training_that_is_stopped_before_it_began_writes_nothing(
+    corpora: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(NetworkTask, "baseline", lambda *about, **options: signal.raise_signal(signal.SIGTERM))
+    result = frontier("sentiment", "--embedding", "builtin:glove-10k-50d", "--data", corpora, "-o", tmp_path / "never")
+    assert result.exit_code == 143 and "nothing was written" in result.output
+    assert not (tmp_path / "never").exists()

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from analysis import store
+from analysis.text import counted
 from quantizers.errors import InputError
 from sweeps.record.ledger import Ledger
 from sweeps.record.status import is_alive, read_status
@@ -56,7 +57,7 @@ def send_records(run_dir: Path) -> Sent:
     rows, run = store.read_trials(run_dir).to_pylist(), store.read_run(run_dir)
     finished_at = run.get("finished_at")
     if finished_at is None:
-        raise InputError(f"{run_dir / RUN_FILE}: does not say when the run ended; write it anew: frontier resume {run_dir}")
+        raise InputError(f"{run_dir / RUN_FILE}: the run has not ended; go on with: frontier resume {run_dir}")
     scores: dict[str, list[dict[str, Any]]] = {}
     for score in store.read_scores(run_dir).to_pylist():
         scores.setdefault(score["trial_key"], []).append(score)
@@ -79,7 +80,7 @@ def send_records(run_dir: Path) -> Sent:
         sent += runs.summarize(files, metrics, finished_at=finished_at, finished=not run.get("interrupted"), frontier=front)
         ended = runs.end_left()
     except UnreachableError as error:
-        raise InputError(f"MLflow at {config.tracking_uri}: {error} ({sent} records sent before that).") from None
+        raise InputError(f"MLflow at {config.tracking_uri}: {error} ({counted(sent, 'record')} sent before that).") from None
     return Sent(sent, ended, runs.refused)
 
 
