@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 _EXAMPLE = "builtin:glove-10k-50d"
 # In the order of the file. The last two are an order of magnitude slower than the others, and go further at small sizes.
-_METHODS = ("scalar", "pq", "transform_entropy", "lowrank", "pruned", "rq", "dccl")
-_SLOW = {"rq", "dccl"}
+_METHODS = ("scalar", "pq", "trellis", "transform_entropy", "lowrank", "pruned", "rq", "dccl")
+_SLOW = {"trellis", "rq", "dccl"}
 _MOST_SLOW = 50_000_000  # values of a table, beyond which their fits take many minutes each
 _RATIOS = (4, 8, 16, 32, 64, 128)
 _MOST_RATIOS = 5

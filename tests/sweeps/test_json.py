@@ -50,7 +50,7 @@ def test_status(run_dir: Path, frontier: Frontier) -> None:
 
 
 def test_report(run_dir: Path, frontier: Frontier, monkeypatch: pytest.MonkeyPatch) -> None:
-    def write(run_dirs: list[Path], path: Path) -> Path:
+    def write(run_dirs: list[Path], path: Path, how: dict[Path, str | None]) -> Path:
         store.read_sweep(run_dirs[0])
         path.write_text("page")
         return path
@@ -64,7 +64,7 @@ def test_report(run_dir: Path, frontier: Frontier, monkeypatch: pytest.MonkeyPat
 
 def test_recommend_with_a_metric_that_is_infinite(run_dir: Path, frontier: Frontier) -> None:
     found = told(frontier("recommend", run_dir, "--task", "reconstruction.sqnr_db", "--json"))
-    assert set(found) == {"answers", "unmet", "frontiers"}
+    assert set(found) == {"incomplete", "answers", "unmet", "frontiers"} and found["incomplete"] is None
     (answer,) = found["answers"]
     assert set(answer) == {"pick", "why", "close", "smaller", "alike", "fixed", "tested"}
     lossless = found["frontiers"][0][-1]
