@@ -5,17 +5,19 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+_LONGEST = 2000  # characters of a message
+
 
 class InputError(ValueError):
     """The input is wrong; the message is one clear line. The command line exits with code 2 on it.
 
     Names from files may be in the message: what does not print (line breaks, a terminal's commands, bytes that are no text)
-    is shown by its code.
+    is shown by its code, and of a message of thousands of characters the middle is left out.
     """
 
     def __init__(self, message: str = "") -> None:
         shown = message if message.isprintable() else "".join(one if one.isprintable() else _code(one) for one in message)
-        super().__init__(shown)
+        super().__init__(shown if len(shown) <= _LONGEST else f"{shown[: _LONGEST - 405]} ... {shown[-400:]}")
 
 
 def _code(character: str) -> str:

@@ -28,6 +28,7 @@ import yaml
 from quantizers.errors import InputError, unknown_name
 from sweeps.cluster.packages import copy_packages
 from sweeps.spec.config import SweepConfig
+from sweeps.spec.yaml_text import load_documents
 from sweeps.storage import is_remote, join
 from sweeps.storage.layout import SWEEP_FILE
 from trainables.tables.credentials import refuse_credentials
@@ -74,12 +75,16 @@ def read_cluster(target: str) -> Cluster:
     if not path.is_file():
         raise InputError(f"{target}: no such cluster file; give one of `ray up`, or the http:// address of a dashboard.")
     try:
-        config = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise InputError(f"{target}: not valid YAML: {' '.join(str(error).split())}.") from None
+        documents = load_documents(path.read_bytes(), target)
+    except OSError as error:
+        raise InputError(f"{target}: cannot be read: {error.strerror or error}.") from None
+    config = documents[0] if len(documents) == 1 else None
     if not isinstance(config, dict) or "provider" not in config:
         raise InputError(f"{target}: not a cluster file of `ray up` (it has no `provider`).")
-    settings = (config.get("metadata") or {}).get("frontier") or {}
+    settings: Any = config.get("metadata") or {}
+    settings = (settings.get("frontier") or {}) if isinstance(settings, dict) else settings
+    if not isinstance(settings, dict):
+        raise InputError(f"{target}: metadata.frontier must be a mapping of settings to values.")
     refuse_credentials(f"{path}: metadata.frontier", settings)
     for name in settings:
         if name not in _SETTINGS:

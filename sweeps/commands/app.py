@@ -80,7 +80,7 @@ UnpackedOption = Annotated[
     str | None,
     typer.Option(
         "--max-unpacked",
-        help="Largest unpacked size of a compressed table, such as 10GB. Default: 30 times its file, at least 64 MiB.",
+        help="Largest unpacked size of a compressed table, such as 10GB. Default: 30 times its file, at least 16 MiB.",
     ),
 ]
 AcceptOption = Annotated[
@@ -97,6 +97,7 @@ def checked(command: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(command)
     def inner(*args: Any, **kwargs: Any) -> Any:
         try:
+            _refuse_credentials(kwargs)
             return command(*args, **kwargs)
         except InputError as error:
             messages = getattr(error, "lines", (str(error),))  # a sweep file's mistakes, all of them
@@ -127,6 +128,14 @@ def _plain(value: Any) -> Any:
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     return str(value) if isinstance(value, Path) else value
+
+
+def _refuse_credentials(arguments: Mapping[str, Any]) -> None:
+    """Refuse an address with a password in it, in any argument: what is said of an argument often repeats it."""
+    from trainables.tables.credentials import refuse_credentials
+
+    for name, value in arguments.items():
+        refuse_credentials(name, str(value) if isinstance(value, Path) else value)
 
 
 def size(option: str, text: str | None) -> int | None:

@@ -104,7 +104,7 @@ class Retrain(_Section):
 class Limits(_Section):
     """Guards against a slip that would take days or all memory: the most trials, and bytes of an unpacked table.
 
-    Without ``unpacked``, a compressed table may unpack to 30 times its size, or to 64 MiB where that is more.
+    Without ``unpacked``, a compressed table may unpack to 30 times its size, or to 16 MiB where that is more.
     """
 
     trials: int = Field(default=100_000, ge=1)

@@ -73,12 +73,17 @@ def test_what_is_sent_runs_by_itself(tmp_path: Path) -> None:
         ("a: [", "not valid YAML"),
         ("name: quick\ntable: t\n", "no `provider`"),
         ("provider: {type: local}\nmetadata: {frontier: {otput: x}}\n", "Did you mean 'output'"),
+        ("provider: {type: local}\nmetadata: [1]\n", "must be a mapping"),
+        ("provider: 2001-99-99\n", "not valid YAML"),
+        ("a: \udcff\n", "not valid YAML"),
+        ("a: " + "[" * 3000, "nests more than 50 deep"),
+        ("a: 1\n--- \nprovider: {type: local}\n", "no `provider`"),
     ],
 )
 def test_files_that_are_none(tmp_path: Path, text: str | None, expected: str) -> None:
     path = tmp_path / "c.yaml"
     if text is not None:
-        path.write_text(text)
+        path.write_text(text, errors="surrogateescape")
     with pytest.raises(InputError, match=expected):
         submit.read_cluster(str(path))
 

@@ -30,6 +30,10 @@ SWEEP = {"name": "s", "table": "builtin:glove-10k-50d", "quantizers": ["pq"]}
         ("ledger", f"s3://KEY:{SECRET}@bucket/ledger?scheme=http", "AWS_SECRET_ACCESS_KEY"),
         ("table", f"S3://KEY:{SECRET}@bucket/t.npy", "AWS_SECRET_ACCESS_KEY"),
         ("weights", f"s3://KEY:{SECRET}@bucket/w.npy", "AWS_SECRET_ACCESS_KEY"),
+        ("tracking", f"postgresql://host/mlflow?user=me&password={SECRET}", "PGPASSWORD"),
+        ("tracking", f"https://host:5000/?access_token={SECRET}", "MLFLOW_TRACKING_TOKEN"),
+        ("output", f"s3://bucket/runs?scheme=http&secret_key={SECRET}", "AWS_SECRET_ACCESS_KEY"),
+        ("table", f"https://bucket/t.npy?X-Amz-Signature={SECRET}", "MLFLOW"),
     ],
 )
 def test_a_sweep_takes_no_credentials(key: str, address: str, instead: str) -> None:
@@ -51,6 +55,8 @@ def test_nor_does_a_change_on_the_command_line() -> None:
         ["ui", "--tracking", f"http://a:{SECRET}@host"],
         ["report", f"s3://a:{SECRET}@bucket/run"],
         ["recommend", f"s3://a:{SECRET}@bucket/run"],
+        ["inspect", f"s3://a:{SECRET}@bucket/x.safetensors"],
+        ["status", f"https://host/run?token={SECRET}"],
         ["compress", f"s3://a:{SECRET}@bucket/t.npy", "-o", "x.safetensors", "--method", "pq", "--ratio", "8"],
     ],
     ids=lambda words: words[0],
@@ -82,6 +88,7 @@ def test_nor_do_storage_and_cluster_files(tmp_path: Path) -> None:
         "a@b",
         "mail: me@example.org",
         "http://host/?user=me@x",
+        "s3://bucket/secrets/token=1?endpoint_override=h:1&scheme=http",
     ],
 )
 def test_an_at_elsewhere_is_fine(address: str) -> None:

@@ -285,3 +285,18 @@ def test_big_endian_and_long_floats(tmp_path):
     np.save(tmp_path / "t.npy", np.full((2, 2), 1e300))
     with pytest.raises(InputError, match="2 of 2 rows hold NaN or infinity"):
         read_table(str(tmp_path / "t.npy"))
+
+
+@pytest.mark.parametrize("ending", [".zip", ".npz"])
+def test_an_archive_with_a_file_without_a_name(tmp_path, ending):
+    store = io.BytesIO()
+    with zipfile.ZipFile(store, "w") as archive:
+        info = zipfile.ZipInfo("x")
+        info.filename = ""
+        archive.writestr(info, "a 1 2\n")
+    assert "a file without a name" in refused(tmp_path, f"t{ending}", store.getvalue())
+
+
+def test_an_index_of_shards_that_names_no_file(tmp_path):
+    index = json.dumps({"weight_map": {"wte.weight": {"a": 1}}}).encode()
+    assert "not the index of safetensors files" in refused(tmp_path, "model.safetensors.index.json", index)

@@ -11,8 +11,14 @@ from typing import Any
 
 from quantizers.errors import InputError
 
-# Scheme, then a user before the @ of the host; a path, a query or a fragment may have an @ of its own.
-_WITH_USER = re.compile(r"\b([A-Za-z][A-Za-z0-9+.-]*)://[^/?#\s]*@")
+# Scheme, then a user before the @ of the host; a path, a query or a fragment may have an @ of its own. One slash: as a path.
+_WITH_USER = re.compile(r"\b([A-Za-z][A-Za-z0-9+.-]+):/{1,2}[^/?#\s]*@")
+# Or a parameter that is called like one.
+_IN_QUERY = re.compile(
+    r"\b([A-Za-z][A-Za-z0-9+.-]+):/[^\s]*[?&;][^=&;\s]*"
+    r"(?:passw|passphrase|pwd|secret|token|api[-_]?key|access[-_]?key|private[-_]?key|credential|signature|\bsig\b)[^=&;\s]*=",
+    re.IGNORECASE,
+)
 _INSTEAD = {
     "http": "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD (or MLFLOW_TRACKING_TOKEN)",
     "https": "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD (or MLFLOW_TRACKING_TOKEN)",
@@ -32,7 +38,7 @@ def refuse_credentials(where: str, value: Any) -> None:
         InputError: there is one; it says which variables to set instead.
     """
     for place, text in _texts(where, value):
-        found = _WITH_USER.search(text)
+        found = _WITH_USER.search(text) or _IN_QUERY.search(text)
         if found:
             scheme = found[1].lower().partition("+")[0]
             instead = _INSTEAD.get(scheme, "the variables or files that its client reads")

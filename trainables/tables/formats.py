@@ -75,7 +75,7 @@ def read_table(
             The last two and word2vec's also as ``.gz``, ``.xz`` or ``.zip`` (``X.zip#member`` where several are in it).
         data_dir: where tables are looked for too.
         rows: read the first rows only (at most as many as there are).
-        max_unpacked: the most bytes that a compressed file may unpack to. By default 30 times its size, or 64 MiB where
+        max_unpacked: the most bytes that a compressed file may unpack to. By default 30 times its size, or 16 MiB where
             that is more.
 
     Raises:

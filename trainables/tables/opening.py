@@ -15,7 +15,7 @@ from quantizers.errors import InputError, unknown_name
 
 # Text tables shrink by 2 to 5, tables of one repeated row by some hundred: those are small, and below the floor.
 _RATIO = 30
-_FLOOR = 1 << 26
+_FLOOR = 1 << 24
 _SHOWN = 10
 _ENCRYPTED = 0x1  # bit of a ZIP member's flags
 
@@ -27,7 +27,7 @@ def opened(path: Path, member: str | None, max_unpacked: int | None = None) -> I
     Args:
         path: a file; ``.gz``, ``.xz`` and ``.zip`` are unpacked.
         member: of a ``.zip`` with several files, the one that is meant.
-        max_unpacked: the most bytes that a compressed file may unpack to. By default 30 times its size, or 64 MiB where
+        max_unpacked: the most bytes that a compressed file may unpack to. By default 30 times its size, or 16 MiB where
             that is more.
 
     Raises:
@@ -58,7 +58,10 @@ def archive(path: Path) -> zipfile.ZipFile:
         InputError: it is none, or damaged.
     """
     try:
-        return zipfile.ZipFile(path)
+        found = zipfile.ZipFile(path)
+        if not all(info.filename for info in found.infolist()):  # which zipfile itself stumbles over later
+            raise zipfile.BadZipFile("a file without a name")
+        return found
     except OSError:
         raise
     except Exception as error:  # a damaged directory trips zipfile in many ways: struct, text encodings, negative places

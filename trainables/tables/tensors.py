@@ -95,7 +95,9 @@ def read_shards(path: Path, name: str | None, rows: int | None) -> Table:
         if path.stat().st_size > _MAX_INDEX_BYTES:
             raise InputError(f"{path}: larger than {_MAX_INDEX_BYTES >> 20} MiB: not the index of safetensors files.")
         places = json.loads(path.read_bytes())["weight_map"]
-        files = {str(place) for place in places.values()}
+        if not all(isinstance(place, str) for place in places.values()):
+            raise TypeError("a tensor is in no file")
+        files = set(places.values())
     except InputError:
         raise
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:

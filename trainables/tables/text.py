@@ -22,7 +22,7 @@ from quantizers.errors import InputError
 from quantizers.table import Table
 
 _LOG = logging.getLogger(__name__)
-_BLOCK_BYTES = 1 << 24
+_BLOCK_BYTES = 1 << 22  # the lines of a block take up to 80 times its bytes
 _MAX_LINE_BYTES = 1 << 23
 _MAX_HEADER_DIGITS = 18
 _PEEK_LINES = 100

@@ -125,6 +125,7 @@ class CompressedTable:
         Raises:
             IndexError: an id is negative or not below N.
             TypeError: the ids are not whole numbers.
+            ReadError: a row's codes point to nothing, which a file that was altered, digest and all, may have.
         """
         array = np.asarray(ids)
         if array.size and array.dtype.kind not in "iu":
@@ -135,7 +136,12 @@ class CompressedTable:
         out = np.empty((len(flat), self.shape[1]), dtype=np.float32)
         step = max(1, _CHUNK_VALUES // self.shape[1])
         for start in range(0, len(flat), step):
-            out[start : start + step] = self._rows(flat[start : start + step])
+            try:
+                out[start : start + step] = self._rows(flat[start : start + step])
+            except IndexError as error:  # the ids are in the table, so that the codes are at fault
+                raise ReadError(
+                    f"a {self.method} table of shape {self.shape} whose codes point to nothing ({error})."
+                ) from None
         return out.reshape(*array.shape, self.shape[1])
 
     def to_dense(self) -> Floats:
@@ -173,7 +179,7 @@ def load(path: str | os.PathLike[str]) -> CompressedTable:
         rows = method(state, header["config"], shape)
         if rows(np.array([0, shape[0] - 1])).shape != (2, shape[1]):
             raise ValueError("its rows have another length")
-    except (ValueError, LookupError, TypeError, OverflowError, MemoryError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, MemoryError) as error:
         raise ReadError(f"{path}: what it holds is no {header['method']} table of {shape}: {error}.") from None
     return CompressedTable(header, rows, words, sum(array.nbytes for array in state.values()), shape)
 
@@ -195,7 +201,9 @@ def _parsed(path: Path, data: bytes) -> tuple[dict[str, Any], dict[str, tuple[ND
         tensors[name] = np.frombuffer(tensor["data"], dtype=numpy_type).reshape(tensor["shape"]), digest_type
     try:
         header = json.loads(metadata[_KEY])
-        int(header["format_version"]), str(header["method"]), dict(header["config"]), str(header["digest"])
+        dict(header["config"]), str(header["digest"])
+        if not isinstance(header["format_version"], int) or not isinstance(header["method"], str):
+            raise TypeError("the version is a whole number, the method a name")
         if min(int(header["num_embeddings"]), int(header["embedding_dim"])) < 1:
             raise ValueError("a table has at least one row and one column")
     except (ValueError, LookupError, TypeError, OverflowError, RecursionError) as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import subprocess
@@ -109,3 +110,52 @@ def test_a_table_says_what_it_is() -> None:
     assert repr(table) == f"CompressedTable(rq, 40 x 10, payload_bytes={table.payload_bytes})"
     assert table.config["num_codebooks"] == 4 and len(table.digest) == 32
     assert table.payload_bytes == 40 * 2 + 4 * 16 * 10 * 4
+
+
+def signed(content: bytes, **changes: object) -> bytes:
+    """The file with keys of its header changed, and a digest that fits."""
+    length = int.from_bytes(content[:8], "little")
+    whole = json.loads(content[8 : 8 + length])
+    header = json.loads(whole["__metadata__"]["embedding_frontier"]) | changes
+    tensors = {
+        name: (np.frombuffer(content[8 + length :][slice(*one["data_offsets"])], np.uint8), one)
+        for name, one in whole.items()
+        if name != "__metadata__"
+    }
+    kinds = {"F32": "torch.float32", "F16": "torch.float16", "U8": "torch.uint8", "I64": "torch.int64"}
+    state = hashlib.blake2b(digest_size=16)
+    state.update(json.dumps({key: value for key, value in header.items() if key != "digest"}, sort_keys=True).encode())
+    for name in sorted(tensors):
+        array, one = tensors[name]
+        state.update(f"{name}:{kinds[one['dtype']]}:{tuple(one['shape'])};".encode() + array.tobytes())
+    whole["__metadata__"]["embedding_frontier"] = json.dumps({**header, "digest": state.hexdigest()}, sort_keys=True)
+    text = json.dumps(whole).encode()
+    return len(text).to_bytes(8, "little") + text + content[8 + length :]
+
+
+def test_files_that_mean_harm_are_refused(tmp_path: Path) -> None:
+    good, file = (DATA / "pq-3.safetensors").read_bytes(), tmp_path / "f.safetensors"
+    config = dict(load(DATA / "pq-3.safetensors").config)
+    file.write_bytes(signed(good))
+    assert load(file).shape == (40, 10)
+    for changes, message in [
+        ({"method": ["pq"]}, "the header is damaged"),
+        ({"format_version": "1"}, "the header is damaged"),
+        ({"config": {**config, "codebook_size": 5.0}}, "no pq table"),
+        ({"config": {**config, "num_codebooks": 0}}, "no pq table"),
+    ]:
+        file.write_bytes(signed(good, **changes))
+        refused(file, message)
+
+
+def test_codes_that_point_to_nothing_are_refused_with_their_row(tmp_path: Path) -> None:
+    good, file = (DATA / "dccl-5.safetensors").read_bytes(), tmp_path / "f.safetensors"
+    whole = json.loads(good[8 : 8 + int.from_bytes(good[:8], "little")])
+    start = 8 + int.from_bytes(good[:8], "little") + whole["codes"]["data_offsets"][0]
+    row_bytes = whole["codes"]["shape"][1]
+    bad = good[: start + 7 * row_bytes] + b"\xff" * row_bytes + good[start + 8 * row_bytes :]
+    file.write_bytes(signed(bad))
+    table = load(file)
+    assert table[6].shape == (10,)
+    with pytest.raises(ReadError, match="point to nothing"):
+        table[7]
