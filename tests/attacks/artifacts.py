@@ -141,6 +141,6 @@ def _inspect(path: Path) -> None:
 
 
 def lines(stderr: str) -> None:
-    """What a command that refuses prints: one line."""
-    if not stderr.startswith("error: ") or len(stderr.strip().splitlines()) != 1:
+    """What a command that refuses prints: a line, or one for each mistake of a sweep file."""
+    if not stderr or not all(line.startswith("error: ") for line in stderr.strip().splitlines()):
         raise BrokenPromiseError("lines", f"stderr: {stderr[:400]!r}")

@@ -404,3 +404,17 @@ def test_a_changed_table_is_refused_unless_accepted(tmp_path: Path, ran: list[st
     assert accepted.exit_code == 0 and len(ran) == len(before), accepted.output
     assert not set(before) & set(store.read_trials(run_dir)["trial_key"].to_pylist())
     assert frontier("resume", run_dir).exit_code == 0 and len(ran) == len(before), "the new table is the run's now"
+
+
+@pytest.mark.parametrize("words", [["export", "-o", "x.safetensors"], ["recommend"]], ids=lambda words: words[0])
+def test_a_frontier_of_other_trials(place: Path, frontier: Callable[..., Result], words: list[str]) -> None:
+    """Whole files that do not belong together, as after a copy of only one of them."""
+    run_dir = place / "s"
+    trials = store.read_trials(run_dir)
+    store.write(run_dir, "trials", trials.slice(0, 0))
+    done = frontier(words[0], run_dir, *words[1:], "--max-bytes", "200B")
+    if words[0] == "export":
+        assert done.exit_code == 2 and "trials.parquet has no trial of what frontier.parquet names" in done.stderr
+        assert len(done.stderr.splitlines()) == 1 and not (place / "x.safetensors").exists()
+    else:
+        assert done.exit_code == 0, done.output
