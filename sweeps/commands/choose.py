@@ -191,12 +191,12 @@ def _chosen(
     advice = advise(run_dir, max_bytes=max_bytes, max_drop=max_drop, task=task)
     if not advice.found:
         raise InputError(" ".join(advice.unmet) or f"{run_dir}: no trial is within these limits.")
-    found = next((row for row in rows if row["trial_key"] in advice.found[0].trial_keys[:1]), None)
-    if found is None:
+    named = [row for row in rows if row["trial_key"] in advice.found[0].trial_keys[:1]]
+    if not named:
         raise InputError(
             f"{run_dir}: trials.parquet has no trial of what frontier.parquet names: write both anew with: frontier resume {run_dir}"
         )
-    return dict(found)
+    return dict(named[0])
 
 
 def _verify(artifact: Any, row: dict[str, Any], run_dir: Path, data: Path | None, *, again: bool) -> str:
