@@ -135,7 +135,7 @@ def _refuse_credentials(arguments: Mapping[str, Any]) -> None:
     from trainables.tables.credentials import refuse_credentials
 
     for name, value in arguments.items():
-        refuse_credentials(name, str(value) if isinstance(value, Path) else value)
+        refuse_credentials(name, value)
 
 
 def size(option: str, text: str | None) -> int | None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from pathlib import PurePath
 from typing import Any
 
 from quantizers.errors import InputError
@@ -32,7 +33,7 @@ def refuse_credentials(where: str, value: Any) -> None:
 
     Args:
         where: what is named in the error; the address itself is not.
-        value: text, or mappings and sequences with text in them.
+        value: text or a path, or mappings and sequences with such in them.
 
     Raises:
         InputError: there is one; it says which variables to set instead.
@@ -49,8 +50,8 @@ def refuse_credentials(where: str, value: Any) -> None:
 
 
 def _texts(where: str, value: Any) -> Iterator[tuple[str, str]]:
-    if isinstance(value, str):
-        yield where, value
+    if isinstance(value, str | PurePath):
+        yield where, str(value)
     elif isinstance(value, Mapping):
         for key, one in value.items():
             yield from _texts(f"{where}.{key}", one)
