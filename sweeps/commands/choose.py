@@ -194,7 +194,8 @@ def _chosen(
     named = [row for row in rows if row["trial_key"] in advice.found[0].trial_keys[:1]]
     if not named:
         raise InputError(
-            f"{run_dir}: trials.parquet has no trial of what frontier.parquet names: write both anew with: frontier resume {run_dir}"
+            f"{run_dir}: trials.parquet has no trial of what frontier.parquet names: write both anew with: "
+            f"frontier resume {run_dir}"
         )
     return dict(named[0])
 

@@ -118,7 +118,7 @@ def _command(dice: Random, folder: Path, place: Path) -> tuple[str, list[object]
         return kind, ["report", folder / "s", "-o", place / "r.html"], place / "r.html"
     return (
         kind,
-        ["export", folder / "s", "--max-drop", "90%", "--force", "-o", place / "x.safetensors"],
+        ["export", folder / "s", "--max-bytes", "10KB", "--force", "-o", place / "x.safetensors"],
         place / "x.safetensors",
     )
 
@@ -194,14 +194,17 @@ def _read_only(dice: Random, folder: Path, name: list[str]) -> None:
         _remount(place, "ro")
         run = place / "s"
         reads: list[list[Any]] = [["status", run], ["recommend", run], ["report", run, "-o", folder / "r.html"]]
-        reads += [["export", run, "--max-drop", "90%", "-o", folder / "x.safetensors"], ["run", file, "--dry-run"]]
+        reads += [["export", run, "--max-bytes", "10KB", "-o", folder / "x.safetensors"], ["run", file, "--dry-run"]]
         writes: list[list[Any]] = [
             ["resume", run],
             ["run", file],
             ["report", run],
             ["convert", place / "t.npy", "-o", place / "x.npy"],
         ]
-        writes += [["export", run, "--max-drop", "90%", "-o", place / "x.safetensors"], ["run", file, "--set", "name=other"]]
+        writes += [
+            ["export", run, "--max-bytes", "10KB", "-o", place / "x.safetensors"],
+            ["run", file, "--set", "name=other"],
+        ]
         words, writing = dice.choice([(one, False) for one in reads] + [(one, True) for one in writes])
         name.append(" ".join(Path(str(word)).name for word in words))
         with without_ray():

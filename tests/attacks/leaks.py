@@ -112,7 +112,7 @@ def _in_environment(dice: Random, secret: str, folder: Path, patch: pytest.Monke
     run = folder / "s"
     words: list[list[object]] = [["run", sweep_file(folder)], ["status", run], ["recommend", run], ["report", run]]
     words += [["resume", run], ["sync", run], ["inspect", folder / "t.npy"]]
-    words += [["export", run, "--max-drop", "90%", "-o", folder / "x.safetensors"]]
+    words += [["export", run, "--max-bytes", "10KB", "-o", folder / "x.safetensors"]]
     return f"environment of a sweep and {len(words) - 1} commands", words
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import logging
 import lzma
+import os
 import struct
 import zipfile
 from pathlib import Path
@@ -16,6 +18,7 @@ from safetensors.torch import save_file
 
 from quantizers import InputError, Table
 from quantizers.table import TableStats
+from trainables.tables import writing
 from trainables.tables.builtin import synthetic
 from trainables.tables.formats import from_shared, read_table, to_shared
 from trainables.tables.writing import write_table
@@ -330,3 +333,13 @@ def test_sharing(recwarn):
     assert back.vectors.data_ptr() == table.vectors.data_ptr()
     assert (back.words, back.name, back.digest) == (["a", "b", "c"], "t", "carried along")
     assert not recwarn.list
+
+
+def test_a_table_that_does_not_fit_leaves_no_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(stream: object, table: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setitem(writing._WRITERS, ".npy", full)
+    with pytest.raises(InputError, match=r"t\.npy: cannot write the table: No space left"):
+        writing.write_table(Table(torch.ones(2, 3), ["a", "b"], torch.ones(2)), tmp_path / "t.npy")
+    assert list(tmp_path.iterdir()) == []

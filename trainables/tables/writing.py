@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -59,13 +60,18 @@ def write_table(table: Table, path: str | Path, kind: str | None = None) -> None
         raise unknown_name("ending of a table's file", path.suffix, _WRITERS)
     if table.words is None and path.suffix in _WITH_WORDS:
         raise InputError(f"{path}: a {path.suffix} table needs words, and {table.name} has none: use .npy or .safetensors.")
-    if path.suffix == ".npy":
-        _write_companions(table, path)
-    _replace(path, lambda stream: _WRITERS[path.suffix](stream, table))
+    files = _companions(table, path) if path.suffix == ".npy" else {}
+    files[path] = lambda stream: _WRITERS[path.suffix](stream, table)
+    with contextlib.ExitStack() as written:  # all are there before the first gets its name: what does not fit leaves none
+        for place, write in files.items():
+            stream = written.enter_context(writing(place, "the table"))
+            write(stream)
+            stream.flush()
 
 
-def _write_companions(table: Table, path: Path) -> None:
+def _companions(table: Table, path: Path) -> dict[Path, Callable[[IO[bytes]], Any]]:
     """Words and counts beside an ``.npy`` file; files of another table that would be taken for them are refused."""
+    found: dict[Path, Callable[[IO[bytes]], Any]] = {}
     words = path.with_suffix(".words") if table.words is not None else None
     counts = path.with_suffix(array_tables.COUNTS_SUFFIX) if table.counts is not None else None
     for suffix in (*array_tables.WORD_SUFFIXES, array_tables.COUNTS_SUFFIX):
@@ -76,12 +82,8 @@ def _write_companions(table: Table, path: Path) -> None:
         text = encode_words(table.words)
         if b"\r\n" in text + b"\n":
             raise InputError(f"{path}: a word ends in a carriage return, which would be taken for a Windows line end.")
-        _replace(words, lambda stream: stream.write(text + b"\n"))
+        found[words] = lambda stream: stream.write(text + b"\n")
     if counts is not None and table.counts is not None:
         array = table.counts.cpu().numpy()
-        _replace(counts, lambda stream: np.save(stream, array))
-
-
-def _replace(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
-    with writing(path, "the table") as stream:
-        write(stream)
+        found[counts] = lambda stream: np.save(stream, array)
+    return found
