@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import gzip
 import importlib.util
 import io
@@ -12,6 +13,7 @@ import re
 import resource
 import struct
 import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -300,3 +302,19 @@ def test_an_archive_with_a_file_without_a_name(tmp_path, ending):
 def test_an_index_of_shards_that_names_no_file(tmp_path):
     index = json.dumps({"weight_map": {"wte.weight": {"a": 1}}}).encode()
     assert "not the index of safetensors files" in refused(tmp_path, "model.safetensors.index.json", index)
+
+
+# An Arrow file with words in a dictionary that says it has millions, found by atheris: Arrow read beyond its memory.
+BEYOND = zlib.decompress(
+    base64.b85decode(
+        "c-pm6y-LGS6h67RNuxx}5F~?xgF{EfSxmvD;43&38>mn%mY}OI;qK_>;@-hUd;k$#`V786{La1SmgZKWizl3%oZs(!r)`?1$pWH`"
+        "ST-r8m?BE>1qn21m>1NrRnRdsC$2A06;lTt86vhnh&Xo&-Ggef!uD=59rAaAha>z>jh{k0#^(XH&*HuT7om)2?#mpkN(aywdRtx8"
+        "lPMW5K{l2hc^|hMd$L=|cGuhMvaYUde{A|K0ui8_C*ewF*IX`>nyI9;$#o@fFJ^hUTNbF)k~x#O!)6KTZ*jPV*sY~pVCEdJ^zgh5"
+        "xvQ(MN7eP<^%<uc)Q7_Bv&Czt%`4Ofvs_GV^B4;cwS*hd`qK5RAJ08L%B$0!uT~*Wh#qHO+x_xk_HhLN9{<Mj{kwldG-p~pFzC5E"
+        "D(`n#_ddlx-6!*GJ3cQl_dNV%&z3A0I!0`N05eTQb^"
+    )
+)
+
+
+def test_an_arrow_file_whose_lengths_are_wrong(tmp_path):
+    assert "Dictionary array invalid" in refused(tmp_path, "t.arrow", BEYOND)

@@ -179,10 +179,10 @@ def _read(
         vectors, word, count = _choose(schema, name, str(path))
         limit = None if unlimited else limit_of(path.stat().st_size, max_unpacked)
         for batch in found:
+            batch.validate(full=True)  # before all else: what is not valid makes Arrow read beyond its memory
             size += batch.nbytes
             if limit is not None and size > limit:
                 raise too_much(path, limit)
-            batch.validate(full=True)
             parts.append(_vectors(batch, vectors, str(path), done))
             if word is not None:
                 words += batch.column(word).cast(pa.string()).to_pylist()
