@@ -22,7 +22,6 @@ from safetensors.torch import save as safetensors_bytes
 from torch import Tensor
 
 from quantizers.base import Quantizer, StorageCost
-from quantizers.codes import CodeQuantizer
 from quantizers.embedding import CompressedEmbedding
 from quantizers.errors import ArtifactError, InputError
 from quantizers.files import write_bytes
@@ -32,7 +31,6 @@ from quantizers.table import decode_words, encode_words
 FORMAT_VERSION = 1
 _KEY = "embedding_frontier"
 _WORDS = "words"
-_CHUNK_CODES = 1 << 20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -154,25 +152,12 @@ def _rebuild(cls: type[Quantizer], config: Any, tensors: Mapping[str, Tensor], s
     expected, found = cls.storage(config, shape), quantizer.measured_storage()
     if found.payload_bytes > expected.payload_bytes or (expected.exact and found != expected):
         raise InputError(f"its tensors should take {expected}, and take {found}")
+    quantizer.verify()
     with torch.no_grad():
         ends = quantizer.reconstruct(torch.tensor([0, shape[0] - 1]))
     if tuple(ends.shape) != (2, shape[1]) or ends.dtype != torch.float32:
         raise InputError(f"its rows come out as {tuple(ends.shape)} {ends.dtype}")
-    if isinstance(quantizer, CodeQuantizer):
-        _check_codes(quantizer)
     return quantizer
-
-
-def _check_codes(quantizer: CodeQuantizer) -> None:
-    """Refuse codes that point past the last value; where a code's bits have no room for such, nothing is read."""
-    config, values = quantizer.config, quantizer.code_values(quantizer.config)
-    if values >= 1 << quantizer.code_bits(config):
-        return
-    step = max(1, _CHUNK_CODES // quantizer.num_codes(config, quantizer.embedding_dim))
-    for rows in torch.split(torch.arange(quantizer.num_embeddings), step):
-        largest = int(quantizer.codes(rows).max())
-        if largest >= values:
-            raise InputError(f"a code is {largest}, and there are {values} values")
 
 
 def load(path: str | Path) -> CompressedEmbedding:

@@ -224,6 +224,17 @@ class Quantizer(ABC):
         self._require_fitted()
         return self
 
+    def verify(self) -> None:
+        """Refuse tensors, of a file that is read, that do not belong together; their bytes are right already.
+
+        A file's digest tells damage; this tells what somebody's program wrote wrong. Types and shapes need no look where
+        ``reconstruct`` would fail on them.
+
+        Raises:
+            InputError: what does not fit, in the words of the file.
+        """
+        self._require_fitted()
+
     def measured_storage(self) -> StorageCost:
         """Bytes of the state's tensors by role."""
         totals: dict[Role, int] = {"code": 0, "codebook": 0, "side": 0}

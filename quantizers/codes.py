@@ -8,10 +8,14 @@ from __future__ import annotations
 from abc import abstractmethod
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from quantizers.base import Quantizer
 from quantizers.coding.bits import bits_for, row_bytes, unpack
+from quantizers.errors import InputError
+
+_CHUNK_CODES = 1 << 20  # looked at at once
 
 
 class CodeQuantizer(Quantizer):
@@ -57,6 +61,17 @@ class CodeQuantizer(Quantizer):
         """Codes of rows ``ids`` (default: of all): (B, M) int64."""
         packed = self.state()["codes"]
         return self.unpack(packed if ids is None else packed[ids])
+
+    def verify(self) -> None:
+        """No code points past the last value; where a code's bits have no room for such, nothing is read."""
+        values = self.code_values(self.config)
+        if values >= 1 << self.code_bits(self.config):
+            return
+        step = max(1, _CHUNK_CODES // self.num_codes(self.config, self.embedding_dim))
+        for rows in torch.split(torch.arange(self.num_embeddings), step):
+            largest = int(self.codes(rows).max())
+            if largest >= values:
+                raise InputError(f"a code is {largest}, and there are {values} values")
 
     def reconstruct(self, ids: Tensor) -> Tensor:
         """See :meth:`Quantizer.reconstruct`."""

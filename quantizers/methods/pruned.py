@@ -33,6 +33,7 @@ from quantizers.base import Budget, FitStep, Quantizer, QuantizerConfig, Role, S
 from quantizers.coding.bits import MAX_BITS, bits_for, pack, row_bytes, unpack
 from quantizers.coding.dtypes import DTYPES
 from quantizers.coding.streams import pack_stream, read_stream, unpack_stream
+from quantizers.errors import InputError
 from quantizers.table import Table, TableStats
 
 _CHUNK_VALUES = 1 << 20  # bounds the temporaries to some tens of MB
@@ -181,6 +182,16 @@ class Pruned(Quantizer):
                 counts = unpack_stream(self._state["row_counts"], self.num_embeddings, bits_for(self.embedding_dim + 1))
             self._rows = (counts.cumsum(0) - counts, counts)
         return self._rows
+
+    def verify(self) -> None:
+        """As many places as values, each in a column of the table."""
+        kept, counts = len(self._state["values"]), self._row_starts()[1]
+        if int(counts.sum()) != kept or int(counts.max()) > self.embedding_dim:
+            raise InputError(f"its rows say that they keep {int(counts.sum())} values, and {kept} are stored")
+        if "columns" in self._state and kept:
+            largest = int(unpack_stream(self._state["columns"], kept, bits_for(self.embedding_dim)).max())
+            if largest >= self.embedding_dim:
+                raise InputError(f"a value stands in column {largest} of {self.embedding_dim}")
 
     def reconstruct(self, ids: Tensor) -> Tensor:
         """The kept values in their places, 0 elsewhere."""

@@ -31,6 +31,7 @@ from quantizers.base import Budget, FitStep, Quantizer, QuantizerConfig, Role, S
 from quantizers.coding.bits import row_bytes
 from quantizers.coding.dtypes import DTYPES
 from quantizers.coding.streams import pack_widths, unpack_widths
+from quantizers.errors import InputError
 from quantizers.fitting.principal_axes import principal_axes, project, sums_per_part
 from quantizers.table import Table, TableStats
 
@@ -182,6 +183,13 @@ class Transform(Quantizer):
         levels = torch.cat([torch.zeros(1)] + [gaussian_levels(b) for b in range(1, int(bits.max()) + 1)]).to(bits.device)
         codes = unpack_widths(self._state["codes"][ids], bits)
         return levels[codes + (1 << bits) - 1] * self._state["scale"]
+
+    def verify(self) -> None:
+        """No axis has more bits than there are levels for."""
+        bits = self._state["bits"]
+        most, used = int(bits.max()), _used_bits(self.config, len(self._state["basis"]))
+        if most > _MOST_BITS or int(bits.sum(dtype=torch.int64)) != used:
+            raise InputError(f"its axes have up to {most} bits, {used} in all are expected and at most {_MOST_BITS} each")
 
     def reconstruct(self, ids: Tensor) -> Tensor:
         """Coordinates times axes, plus the mean."""

@@ -77,7 +77,7 @@ def methods(
 
 def _method(name: str, ratios: tuple[float, float] | None) -> dict[str, Any]:
     """A method as ``frontier methods --json`` has it."""
-    from pydantic_core import to_jsonable_python
+    import pydantic
 
     import quantizers
 
@@ -88,7 +88,7 @@ def _method(name: str, ratios: tuple[float, float] | None) -> dict[str, Any]:
         "smallest_ratio": ratios and ratios[0],
         "largest_ratio": ratios and ratios[1],
         "parameters": {
-            key: to_jsonable_python(field.get_default(call_default_factory=True), inf_nan_mode="null")
+            key: pydantic.TypeAdapter(Any).dump_python(field.get_default(call_default_factory=True), mode="json")
             for key, field in cls.Config.model_fields.items()
         },
     }

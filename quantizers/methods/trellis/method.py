@@ -224,6 +224,11 @@ class Trellis(Quantizer):
             asked[part] = search(values, classes, rate_weight[part], learned.model, self.config.states).bits
         return asked
 
+    def verify(self) -> None:
+        """See :mod:`quantizers.methods.trellis.checking`."""
+        check_tables(self._state, *self.shape)
+        check_rows(self._state, read_classes(self._state, self.num_embeddings), self.num_embeddings)
+
     def reconstruct(self, ids: Tensor) -> Tensor:
         """Read the symbols of each row; their values times axes, plus the mean."""
         self._require_fitted()
@@ -245,9 +250,7 @@ class Trellis(Quantizer):
     def _opened(self) -> Reader:
         if self._reader is None:
             here = {name: tensor.detach().cpu() for name, tensor in self._state.items()}
-            check_tables(here, *self.shape)
             model, classes = Model.from_state(here), read_classes(here, self.num_embeddings)
-            check_rows(here, classes, self.num_embeddings)
             self._reader = Reader(model, classes, here["heads"], here["tails"], self.config.states)
         return self._reader
 
