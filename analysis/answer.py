@@ -109,7 +109,7 @@ def lines(found: Sequence[Answer], unmet: Sequence[str], run_dir: Path) -> list[
     The last line, a command to paste, may be longer where the run's path is.
     """
     if not found:
-        return [line for one in unmet for line in textwrap.wrap(one, WIDTH)]
+        return textwrap.wrap(nothing_found(unmet), WIDTH)
     first, *others = found
     pick = first.pick
     said = [f"Pick: {_named(pick)}, {first.why}"]
@@ -123,6 +123,12 @@ def lines(found: Sequence[Answer], unmet: Sequence[str], run_dir: Path) -> list[
     said = [_cut(line) for line in [*said, *unmet]][:7]
     key = pick.trial_keys[0] if pick.trial_keys else ""
     return [*said, f"Next: frontier export {shlex.quote(str(run_dir))} --trial {key} -o small.safetensors"]
+
+
+def nothing_found(unmet: Sequence[str]) -> str:
+    """Why nothing is within the limits, by the first objective, which decides; others are counted. Empty without any."""
+    more = f" The same for {text.counted(len(unmet) - 1, 'other objective')}." if len(unmet) > 1 else ""
+    return f"{unmet[0]}{more}" if unmet else ""
 
 
 def _named(point: Recommendation) -> str:

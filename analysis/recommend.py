@@ -128,7 +128,8 @@ def recommend(
         task: a task or a ``task.metric``; None: the sweep's objectives.
 
     Raises:
-        InputError: a file is missing or damaged, the task is not in the run, or a limit makes no sense.
+        InputError: a file is missing or damaged, the task is not in the run, or a limit makes no sense, such as a drop that
+            no value of the metric can exceed.
     """
     drop = parse_drop(max_drop) if isinstance(max_drop, str) else max_drop
     if max_bytes is not None and max_bytes <= 0:
@@ -136,6 +137,13 @@ def recommend(
     frontier = read_frontier(run_dir)
     measured = [f"{row['task']}.{row['metric']}" for row in frontier.group_by(["task", "metric"]).aggregate([]).to_pylist()]
     wanted = chosen_metrics(store.read_run(run_dir), measured, task)
+    if drop is not None and not drop.relative and wanted:
+        low, high = metric_bounds(*wanted[0].rsplit(".", 1))
+        if drop.amount >= high - low:
+            raise InputError(
+                f"a drop of {drop}: {wanted[0]} lies between {low:g} and {high:g}, so that every table keeps to it. "
+                f"Did you mean {drop}%?"
+            )
     points = _points(frontier, wanted, store.read_trials(run_dir), store.read_scores(run_dir))
     found: list[Recommendation] = []
     unmet: list[str] = []

@@ -7,6 +7,7 @@ imported where needed, so that ``--help`` answers at once.
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import functools
 import importlib.metadata
 import json
@@ -22,6 +23,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from quantizers.errors import InputError
+from sweeps.storage.layout import STATUS_FILE, SWEEP_FILE
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -29,6 +31,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+_MOST_NAMED = 10
 _WIDTH = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 140  # a log file has no width: keep rows on a line
 out = Console(highlight=False, width=_WIDTH)
 err = Console(stderr=True, highlight=False, width=_WIDTH)
@@ -57,13 +60,36 @@ def _options(
 
 
 def run_folder(text: str) -> Path:
-    """The folder that an argument RUN_DIR means: runs on ``s3://`` are fetched."""
+    """The folder that an argument RUN_DIR means: runs on ``s3://`` are fetched.
+
+    Raises:
+        typer.Exit: there is nothing, or a folder that only holds runs; it was said which there are.
+    """
     from sweeps.record.run_folder import open_run
+    from sweeps.storage import is_remote
 
     try:
-        return open_run(text)
+        path = open_run(text)
+        if not is_remote(text):
+            _check_there(path)
     except InputError as error:
-        raise typer.BadParameter(str(error)) from None
+        err.print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True)
+        raise typer.Exit(2) from None
+    return path
+
+
+def _check_there(path: Path) -> None:
+    """Refuse a path with nothing there, and a folder whose folders are the runs; name the runs that are meant perhaps."""
+    if path.is_file() or (path / SWEEP_FILE).exists() or (path / STATUS_FILE).exists():
+        return
+    beside = sorted(found.parent for found in (path if path.is_dir() else path.parent).glob(f"*/{SWEEP_FILE}"))
+    if not path.exists():
+        near = difflib.get_close_matches(path.name, [run.name for run in beside], n=1)
+        hint = f" Did you mean {path.parent / near[0]}?" if near else ""
+        there = f" Runs there: {', '.join(run.name for run in beside[:_MOST_NAMED])}." if beside and not near else ""
+        raise InputError(f"{path}: no such run.{hint}{there}")
+    if beside:
+        raise InputError(f"{path}: not a run, but holds some; name one: {', '.join(map(str, beside[:_MOST_NAMED]))}")
 
 
 TABLE_HELP = (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
 import shutil
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -175,6 +176,7 @@ def _chosen(
 ) -> dict[str, Any]:
     """The row of the trial that is meant."""
     from analysis import store
+    from analysis.answer import nothing_found
     from analysis.recommend import recommend as advise
 
     rows = [row for row in store.read_trials(run_dir).to_pylist() if row["status"] == "ok"]
@@ -187,10 +189,13 @@ def _chosen(
             raise InputError(f"--trial {trial} matches {len(found) or 'no'} finished trials of {run_dir}; {hint}.")
         return dict(found[0])
     if max_bytes is None and max_drop is None:
-        raise InputError("Choose a trial: give --trial KEY, --max-bytes or --max-drop.")
+        raise InputError(
+            "Choose a trial: give --trial KEY, --max-bytes or --max-drop. "
+            f"Without a limit of your own: frontier recommend {shlex.quote(str(run_dir))}"
+        )
     advice = advise(run_dir, max_bytes=max_bytes, max_drop=max_drop, task=task)
     if not advice.found:
-        raise InputError(" ".join(advice.unmet) or f"{run_dir}: no trial is within these limits.")
+        raise InputError(nothing_found(advice.unmet) or f"{run_dir}: no trial is within these limits.")
     named = [row for row in rows if row["trial_key"] in advice.found[0].trial_keys[:1]]
     if not named:
         raise InputError(

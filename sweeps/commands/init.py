@@ -79,6 +79,8 @@ def init(
     check_data(data)
     _check_output(output, force=force)
     source = read_table(brought(table), data_dir=data, rows=rows, max_unpacked=size("--max-unpacked", max_unpacked))
+    if (tensor := source.name.partition("#")[2]) and "#" not in table:
+        table = f"{table}#{tensor}"  # the choice among several tensors is the reader's to see, and to change
     stats = TableStats.of(source)
     proposal = _propose(source, stats, data)
     command = shlex.join(["frontier", "run", str(output), *(["--data", str(data)] if data is not None else [])])
@@ -88,6 +90,7 @@ def init(
     write_bytes(output, text.encode(), "the sweep")
     shape = f"{source.num_embeddings:,} x {source.embedding_dim}"
     methods = _counted(len(proposal.methods) + 1, "method")  # the casts too
+    shape = f"{tensor}, {shape}" if tensor else shape
     out.print(f"Written: {output}: {shape}, {methods}, {count} trials.", soft_wrap=True, markup=False)
     out.print("Change what you like; --dry-run shows the trials and runs nothing.")
     out.print(f"Next: {command}", soft_wrap=True, markup=False)
@@ -167,7 +170,7 @@ def _text(table: str, rows: int | None, max_unpacked: str | None, source: Table,
         f"# Run it with: {_one_line(command)}",
         "# All keys: docs/sweep-file.md. Methods and their parameters: frontier methods.",
         "",
-        _line(f"name: {_name(source.name)}", "results go to runs/<name>/"),
+        _line(f"name: {_name(source.name.partition('#')[0])}", "results go to runs/<name>/"),
         _line(f"table: {_scalar(table)}"),
     ]
     if rows is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import json
 import re
 import shlex
 from collections.abc import Mapping, Sequence
@@ -27,6 +28,9 @@ from sweeps.spec.config import SweepConfig, default_tracking_uri
 from sweeps.spec.prepare import Prepared, prepare
 from sweeps.storage import open_storage
 from sweeps.storage.layout import REPORT_FILE
+from trainables.records import TrialSpec
+
+_SEEDS_SHOWN = 9  # characters
 
 
 def show_plan(config: SweepConfig, data_dir: Path | None, console: Console, *, accept_changed_table: bool = False) -> None:
@@ -35,19 +39,30 @@ def show_plan(config: SweepConfig, data_dir: Path | None, console: Console, *, a
     prepared = prepare(config, data_dir)
     check_table(config.run_dir, prepared.table.digest, accept=accept_changed_table)
     dense = prepared.plan.space.dense_bytes
-    table = Table(title=f"{config.name}: {_count(prepared)}", box=None, header_style="dim", title_justify="left")
-    for column in ("quantizer", "budget (bytes)", "predicted (bytes)", "ratio", "seed", "parameters"):
-        table.add_column(column, justify="left" if column in ("quantizer", "parameters") else "right")
+    title = f"{config.name}: {_count(prepared)}; sizes in bytes"
+    table = Table(title=title, box=None, header_style="dim", title_justify="left")
+    for column in ("quantizer", "budget", "predicted", "ratio", "seeds", "parameters"):
+        left = column in ("quantizer", "parameters")
+        table.add_column(column, justify="left" if left else "right", overflow="fold")
+    alike: dict[tuple[Any, ...], list[TrialSpec]] = {}
     for spec in prepared.plan.trials:
+        alike.setdefault((spec.method, spec.budget_bytes, json.dumps(spec.config, sort_keys=True)), []).append(spec)
+    for spec, *others in alike.values():
         size = prepared.plan.predicted_bytes[spec.key]
         budget = "" if spec.budget_bytes is None else f"{spec.budget_bytes:,}"
         shown = ", ".join(f"{name}={value}" for name, value in spec.config.items() if value is not None)
-        table.add_row(spec.method, budget, f"{size:,}", f"x{dense / size:.1f}", str(spec.seed), escape(shown))
+        table.add_row(spec.method, budget, f"{size:,}", f"x{dense / size:.1f}", _seeds([spec, *others]), escape(shown))
     console.print(table)
     for row in prepared.plan.skipped:
         where = "" if row["budget_bytes"] is None else f" at {row['budget_bytes']:,} bytes"
         console.print(f"{row['status']}: {row['quantizer']}{where}: {escape(str(row['reason']))}")
     _show_estimate(config, prepared, console)
+
+
+def _seeds(specs: Sequence[TrialSpec]) -> str:
+    """The seeds of trials of one configuration: ``0, 1, 2``, or how many."""
+    listed = ", ".join(str(spec.seed) for spec in specs)
+    return listed if len(listed) <= _SEEDS_SHOWN else f"{len(specs)} seeds"
 
 
 def _count(prepared: Prepared) -> str:

@@ -83,8 +83,8 @@ def frontier_table(front: Sequence[Mapping[str, Any]], objective: str) -> Table:
 
 def best_table(best: Mapping[str, Mapping[str, Any]], objective: str) -> Table:
     """The best so far for each budget."""
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    for title in ("ratio at least", "budget (bytes)", "best so far", objective, "payload (bytes)"):
+    table = Table(box=None, pad_edge=False, header_style="dim")  # 80 columns hold the longest of our objectives
+    for title in ("ratio", "budget (bytes)", "best so far", objective, "payload"):
         table.add_column(title, justify="left" if title == "best so far" else "right")
     for budget in sorted(best, key=int, reverse=True):
         one = best[budget]

@@ -131,6 +131,8 @@ def _explained(errors: Sequence[Any], where: Sequence[str]) -> str:
     )
     if all(wants):
         message = f"must be {' or '.join(dict.fromkeys(str(want) for want in wants))}"
+        if wants == ["a list"] and isinstance(first["input"], int | float):
+            message += f", such as [{first['input']}]"
     value = "" if isinstance(first["input"], Mapping) else f" (given: {_shown(first['input'])})"
     return f"{place + ': ' if place else ''}{message}{value}.{hint}"
 

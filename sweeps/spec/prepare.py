@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import functools
 import hashlib
 import warnings
@@ -128,8 +129,10 @@ def wrong_names(keys: Mapping[str, Any]) -> list[Mistake]:
     """
     found: list[Mistake] = []
     quantizers = keys.get("quantizers")
+    # A misspelt key 'budgets' is told as such; that every method lacks budgets is no mistake of its own then.
+    has_budgets = keys.get("budgets") is not None or bool(difflib.get_close_matches("budgets", list(map(str, keys))))
     for number, entry in enumerate(quantizers if isinstance(quantizers, list) else ()):
-        found += _wrong_quantizer(entry, ("quantizers", number), has_budgets=keys.get("budgets") is not None)
+        found += _wrong_quantizer(entry, ("quantizers", number), has_budgets=has_budgets)
     tasks = keys.get("tasks", [])
     entries = [one for one in tasks if isinstance(one, str | dict)] if isinstance(tasks, list) else []
     wrong = [mistake for number, entry in enumerate(entries) for mistake in _wrong_task(entry, ("tasks", number))]

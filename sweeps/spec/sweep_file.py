@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import functools
+import shlex
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
@@ -14,7 +15,7 @@ from quantizers.errors import InputError, unknown_name
 from quantizers.files import unsealed_json
 from sweeps.spec.mistakes import Mistake
 from sweeps.spec.yaml_text import line_of, load_documents, node_of
-from sweeps.storage.layout import STATUS_FILE
+from sweeps.storage.layout import STATUS_FILE, SWEEP_FILE
 
 SCALES = ("small", "paper")  # the first is what runs where none is asked for
 
@@ -121,18 +122,31 @@ def read_documents(source: str, scale: str | None = None) -> list[Document]:
         raise InputError(f"--scale {scale}: {source} is a file; only presets have scales. See: frontier presets")
     elif Path(source).is_file():
         text, where = _read(Path(source)), source
+    elif (Path(source) / SWEEP_FILE).is_file():
+        raise InputError(f"{source}: the folder of a run; go on with it: frontier resume {shlex.quote(source)}")
+    elif Path(source).is_dir():
+        raise InputError(f"{source}: a folder; expected a sweep file.{_if_table(source)}")
     elif "/" in source or source.endswith((".yaml", ".yml")):
         raise InputError(f"{source}: no such sweep file. Presets: {', '.join(names)}.")
     else:
         raise unknown_name("preset", source, names)
-    documents = [(number, data) for number, data in enumerate(load_documents(text, where)) if data is not None]
+    hint = _if_table(source) if where == source and not source.endswith((".yaml", ".yml")) else ""
+    try:
+        documents = [(number, data) for number, data in enumerate(load_documents(text, where)) if data is not None]
+    except InputError as error:
+        raise InputError(f"{error}{hint}") from None
     found = []
     for count, (number, data) in enumerate(documents or [(0, None)], start=1):
         label = f", sweep {count}" if len(documents) > 1 else ""
         if not isinstance(data, dict) or not all(isinstance(key, str) for key in data):
-            raise InputError(f"{where}{label}: expected a mapping of keys to values (name, table, quantizers, ...).")
+            raise InputError(f"{where}{label}: expected a mapping of keys to values (name, table, quantizers, ...).{hint}")
         found.append(Document(where, label, data, text, number))
     return found
+
+
+def _if_table(path: str) -> str:
+    """What to do with a table that was given in place of a sweep file."""
+    return f" For a table, this writes a sweep file: frontier init {shlex.quote(path)}"
 
 
 def as_run(run_dir: Path) -> dict[str, Any] | None:

@@ -112,6 +112,8 @@ def test_lists(table: Path) -> None:
         (["run", "quick", "--set", "weights=counts"], "has no counts"),
         (["run", "quick", "--grace", "soon"], "--grace: 'soon' is not a time such as 90s"),
         (["resume", "."], "not a run"),
+        (["run", "."], "a folder; expected a sweep file. For a table, this writes a sweep file: frontier init ."),
+        (["status", "nowhere"], "nowhere: no such run."),
         (["status", "."], "not a run"),
         (["report", "nowhere"], "nowhere"),
         (["recommend", "nowhere", "--max-bytes", "1MB"], "nowhere"),

@@ -121,3 +121,15 @@ def test_presets_have_no_wrong_names(name: str) -> None:
 def test_one_mistake_reads_as_before() -> None:
     with pytest.raises(InputError, match="^sweep: the key 'table' is missing.$"):
         build({"name": "s", "quantizers": "all"})
+
+
+def test_a_misspelt_key_of_budgets_is_one_mistake() -> None:
+    assert wrong_names({"quantizers": ["pq", "rq"], "budgts": {"compression_ratio": [8]}}) == []
+    assert len(wrong_names({"quantizers": ["pq", "rq"]})) == 2
+
+
+def test_a_table_in_place_of_a_sweep_file_leads_to_init(tmp_path: Path) -> None:
+    table = tmp_path / "glove.txt"
+    table.write_text("the 0.1 0.2\nof 0.3 0.4\n")
+    with pytest.raises(InputError, match=r"writes a sweep file: frontier init .*glove\.txt"):
+        load_all(str(table))
