@@ -79,12 +79,13 @@ def init(
     check_data(data)
     _check_output(output, force=force)
     source = read_table(brought(table), data_dir=data, rows=rows, max_unpacked=size("--max-unpacked", max_unpacked))
-    if (tensor := source.name.partition("#")[2]) and "#" not in table:
+    title, tensor = _parts(table, source.name)
+    if tensor and not table.endswith(f"#{tensor}"):
         table = f"{table}#{tensor}"  # the choice among several tensors is the reader's to see, and to change
     stats = TableStats.of(source)
     proposal = _propose(source, stats, data)
     command = shlex.join(["frontier", "run", str(output), *(["--data", str(data)] if data is not None else [])])
-    text = _text(table, rows, max_unpacked, source, proposal, command)
+    text = _text(table, title, rows, max_unpacked, source, proposal, command)
     config = build(load_documents(text, str(output))[0], str(output))
     count = len(make_space(config, stats).configurations()) * len(config.seeds) + 1
     write_bytes(output, text.encode(), "the sweep")
@@ -157,7 +158,16 @@ def _lossless(table: Table) -> str | None:
     return None
 
 
-def _text(table: str, rows: int | None, max_unpacked: str | None, source: Table, proposal: _Proposal, command: str) -> str:
+def _parts(table: str, name: str) -> tuple[str, str]:
+    """A table's title, and the tensor that was read of several; empty where there is one. File names may have a ``#``."""
+    title, _, tensor = name.rpartition("#")
+    file = Path(table).name
+    return (title, tensor) if title and file.startswith(title) and not file.startswith(name) else (name, "")
+
+
+def _text(
+    table: str, title: str, rows: int | None, max_unpacked: str | None, source: Table, proposal: _Proposal, command: str
+) -> str:
     from analysis import text
 
     count, dim = source.shape
@@ -170,7 +180,7 @@ def _text(table: str, rows: int | None, max_unpacked: str | None, source: Table,
         f"# Run it with: {_one_line(command)}",
         "# All keys: docs/sweep-file.md. Methods and their parameters: frontier methods.",
         "",
-        _line(f"name: {_name(source.name.partition('#')[0])}", "results go to runs/<name>/"),
+        _line(f"name: {_name(title)}", "results go to runs/<name>/"),
         _line(f"table: {_scalar(table)}"),
     ]
     if rows is not None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from typer.testing import Result
 
@@ -129,3 +130,13 @@ def test_a_sweep_that_cannot_be_read_is_not_written(
 
     monkeypatch.setattr("sweeps.spec.config.build", refuse)
     assert frontier("init", "builtin:synthetic-50x8").exit_code == 2 and not Path("sweep.yaml").exists()
+
+
+def test_the_tensor_that_was_chosen_is_in_the_file(frontier: Callable[..., Result]) -> None:
+    tensors = {"encoder.embed_tokens.weight": torch.randn(60, 8), "lm_head.weight": torch.randn(60, 8)}
+    torch.save(tensors, "model.pt")
+    for table in ("model.pt", "model.pt#encoder.embed_tokens.weight"):
+        done = frontier("init", table, "--force")
+        assert "encoder.embed_tokens.weight, 60 x 8" in done.stdout, done.output
+        config = load("sweep.yaml")
+        assert (config.name, config.table) == ("model", "model.pt#encoder.embed_tokens.weight")
