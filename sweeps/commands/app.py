@@ -67,8 +67,10 @@ def run_folder(text: str) -> Path:
     """
     from sweeps.record.run_folder import open_run
     from sweeps.storage import is_remote
+    from trainables.tables.credentials import refuse_credentials
 
     try:
+        refuse_credentials("RUN_DIR", text)
         path = open_run(text)
         if not is_remote(text):
             _check_there(path)

@@ -29,7 +29,7 @@ GUIDED += [
     "ledger results",
     "artifact",
 ]
-HERE = {"readers": 50, "artifacts": 50, "leaks": 4}
+HERE = {"readers": 50, "artifacts": 50, "leaks": 1}
 
 
 @pytest.mark.parametrize("part", HERE)

@@ -57,7 +57,7 @@ def test_nor_does_a_change_on_the_command_line() -> None:
         ["recommend", f"s3://a:{SECRET}@bucket/run"],
         ["inspect", f"s3://a:{SECRET}@bucket/x.safetensors"],
         ["status", f"https://host/run?token={SECRET}"],
-        ["report", "run", f"https://host/run?token={SECRET}"],
+        ["report", ".", f"https://host/run?token={SECRET}"],
         ["compress", f"s3://a:{SECRET}@bucket/t.npy", "-o", "x.safetensors", "--method", "pq", "--ratio", "8"],
     ],
     ids=lambda words: words[0],
