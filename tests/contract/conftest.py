@@ -134,7 +134,7 @@ APPLIES: dict[str, Callable[[type[Quantizer]], bool]] = {
 }
 
 
-# Tests that take seconds for these methods, whose search looks far ahead; their further examples are left out with them.
+# Tests that take seconds for these methods.
 SLOW_FOR = {
     "trellis": {
         "test_fit",
@@ -146,7 +146,13 @@ SLOW_FOR = {
         "test_weighted_fit",
     },
     "transform_entropy": {"test_fit"},
+    "adacomp": {"test_proposals_are_within_their_budget"},
+    "dccl": {"test_proposals_are_within_their_budget"},
+    "dpq": {"test_proposals_are_within_their_budget"},
+    "lsq": {"test_proposals_are_within_their_budget"},
 }
+# Their search looks far ahead, so that one example is enough while one works.
+ONE_EXAMPLE = ("trellis", "transform_entropy")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -163,7 +169,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
                     continue
                 for number, config in enumerate(cls.examples()):
                     name = f"{_id(cls, device)}-{number}"
-                    rest = [pytest.mark.slow if cls.name in SLOW_FOR else later] if number else []
+                    rest = [pytest.mark.slow if cls.name in ONE_EXAMPLE else later] if number else []
                     marks = [*slow, *rest]
                     parameters.append(_parameter(Case(cls, config, device), name, *marks))
         metafunc.parametrize(argument, parameters)
