@@ -85,3 +85,14 @@ def test_what_unpacks_to_too_much(tmp_path, monkeypatch):
         InputError, match=r"train.txt.gz: unpacks to more than [\d,]+ bytes. If that is right, unpack it first"
     ):
         CORPORA["conll2000"].read(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["ptb", "wikitext2"])
+def test_a_text_of_blank_lines_is_refused(name: str, tmp_path: Path) -> None:
+    corpus = CORPORA[name]
+    for path in corpus.layouts[0]:
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_text("one two\n")
+    (tmp_path / corpus.layouts[0][2]).write_text(" \n")
+    with pytest.raises(InputError, match="holds no words"):
+        corpus.read(tmp_path)

@@ -58,6 +58,8 @@ WIKITEXT2 = Corpus(
 
 def _read(path: Path) -> Examples:
     lines = read_lines(path)
+    if not any(line.strip() for line in lines):
+        raise InputError(f"{path}: holds no words, only blank lines.")
     if not lines[-1].strip():  # behind the last line's end
         lines.pop()
     for number, line in enumerate(lines, start=1):
