@@ -93,6 +93,6 @@ def test_a_text_of_blank_lines_is_refused(name: str, tmp_path: Path) -> None:
     for path in corpus.layouts[0]:
         (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / path).write_text("one two\n")
-    (tmp_path / corpus.layouts[0][2]).write_text(" \n")
+    (tmp_path / corpus.layouts[0][2]).write_text("\u2003\n", encoding="utf-8")  # a space, and none of ASCII
     with pytest.raises(InputError, match="holds no words"):
         corpus.read(tmp_path)
