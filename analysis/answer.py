@@ -186,8 +186,7 @@ def held(point: Recommendation) -> str:
     drops = set(point.drop_by_seed.values())
     if len(drops) == 1 < len(point.drop_by_seed):
         return "Every seed keeps the limit alike; they do not tell how other test rows would."
-    seeds = "1 seed" if point.num_seeds == 1 else f"{point.num_seeds} seeds"
-    return f"The mean keeps the limit; {seeds} cannot tell whether it is held."
+    return f"The mean keeps the limit; {text.counted(point.num_seeds, 'seed')} cannot tell whether it is held."
 
 
 def evidence(answer: Answer, named: Callable[[Recommendation], str]) -> str:
@@ -198,8 +197,7 @@ def evidence(answer: Answer, named: Callable[[Recommendation], str]) -> str:
         smallest = min(answer.alike, key=lambda point: point.payload_bytes)
         return f"The seeds cannot tell it from {named(smallest)}."
     if not answer.tested:
-        seeds = answer.pick.num_seeds
-        return f"{seeds} {'seed' if seeds == 1 else 'seeds'}: small differences cannot be told from chance."
+        return f"{text.counted(answer.pick.num_seeds, 'seed')}: small differences cannot be told from chance."
     if answer.fixed:
         worse = answer.smaller - answer.fixed
         tested = f"{worse} worse at the 95 % level; " if worse else ""

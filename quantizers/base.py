@@ -52,7 +52,7 @@ class Quantizer(ABC):
         uses_weights: whether ``fit`` makes use of row weights.
         iterative: whether the fit reports more than its end, so that a scheduler may stop it.
         linear_state: the tensors (..., D) that rows are linear in, where that makes a row; such a method can be fitted under
-            a metric, see :mod:`quantizers.fitting.distortion`. One in whole numbers has its factors in ``<name>_scale``.
+            a metric, see :mod:`quantizers.fitting.distortion`. One in int8 has its factors in ``<name>_scale``.
         lookup: whether a row is rebuilt by look-up alone, so that it is the same bit for bit everywhere.
         uses_gpu: whether the fit has work for one; where False, a sweep keeps its GPUs for others.
     """

@@ -5,8 +5,8 @@ loss's gradients it is, to second order, what the error adds to the loss (the Fi
 a network's weights, here for vectors).
 
 A method whose rows are linear in stored vectors (codebooks, axes, a mean) needs nothing more for it: it is fitted to the
-table times A, and then the stored vectors are multiplied by the inverse of A. Vectors that are stored in whole numbers, with
-a factor each, get new factors. The file is as large as without, and is read by the same code::
+table times A, and then the stored vectors are multiplied by the inverse of A. Vectors that are stored in int8, with a
+factor each, get new factors. The file is as large as without, and is read by the same code::
 
     quantizer = unfold(quantizers.create("rq").fit(under(table, metric)), metric)
 
@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from quantizers.base import Quantizer
+from quantizers.coding.int8 import to_int8
 from quantizers.embedding import CompressedEmbedding
 from quantizers.errors import InputError
 from quantizers.learned import LearnedEmbedding
@@ -54,10 +55,7 @@ def unfold(quantizer: Quantizer, metric: Tensor) -> Quantizer:
         if name not in state:
             continue
         if (scale := state.get(f"{name}_scale")) is not None:
-            vectors = (state[name].double() * scale.double()[:, None]) @ inverse
-            scale = (vectors.abs().amax(dim=1) / torch.iinfo(state[name].dtype).max).to(scale.dtype)
-            whole = (vectors / scale.double().clamp_min(torch.finfo(scale.dtype).tiny)[:, None]).round()
-            state[name], state[f"{name}_scale"] = whole.to(state[name].dtype), scale
+            state[name], state[f"{name}_scale"] = to_int8((state[name].double() * scale.double()[:, None]) @ inverse)
         else:
             dtype = state[name].dtype
             largest = torch.finfo(dtype).max

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from analysis.statistics import MIN_SEEDS
+from analysis.text import counted
 from quantizers.errors import InputError
 from sweeps.commands.app import TABLE_HELP, DataOption, UnpackedOption, app, check_data, checked, out, size
 
@@ -90,9 +92,9 @@ def init(
     count = len(make_space(config, stats).configurations()) * len(config.seeds) + 1
     write_bytes(output, text.encode(), "the sweep")
     shape = f"{source.num_embeddings:,} x {source.embedding_dim}"
-    methods = _counted(len(proposal.methods) + 1, "method")  # the casts too
+    methods = counted(len(proposal.methods) + 1, "method")  # the casts too
     shape = f"{tensor}, {shape}" if tensor else shape
-    out.print(f"Written: {output}: {shape}, {methods}, {count} trials.", soft_wrap=True, markup=False)
+    out.print(f"Written: {output}: {shape}, {methods}, {counted(count, 'trial')}.", soft_wrap=True, markup=False)
     out.print("Change what you like; --dry-run shows the trials and runs nothing.")
     out.print(f"Next: {command}", soft_wrap=True, markup=False)
 
@@ -173,8 +175,8 @@ def _text(
     count, dim = source.shape
     dense = 4 * count * dim
     kind = {None: "float32", "float16": "float32 values that fit float16", "bfloat16": "float32 values that fit bfloat16"}
-    words = _counted(len(source.words), "word") if source.words is not None else "no words"
-    shape = f"{_counted(count, 'row')} x {_counted(dim, 'column')}"
+    words = counted(len(source.words), "word") if source.words is not None else "no words"
+    shape = f"{counted(count, 'row')} x {counted(dim, 'column')}"
     lines = [
         f"# {_one_line(table)}: {shape}, {words}, {kind[proposal.lossless]}, {text.size(dense, short=True)}.",
         f"# Run it with: {_one_line(command)}",
@@ -200,7 +202,7 @@ def _text(
         lines[-1] = "tasks: [reconstruction]"
     lines += [f"  # - {absent}" for absent in proposal.absent]
     objectives = ["payload_bytes", *(metric for _, metric in proposal.tasks), "reconstruction.nmse"]
-    more = "one seed, no intervals: add seeds when you have chosen" if proposal.seeds == 1 else "intervals need several"
+    more = "intervals need three" if proposal.seeds >= MIN_SEEDS else "no intervals: they need three seeds"
     limit = text.size(float(f"{dense / 20:.1g}"), short=True).replace(" ", "")
     lines += [
         _line(f"objectives: {_listed(objectives)}", "the first metric decides what is recommended"),
@@ -242,10 +244,6 @@ def _line(text: str, comment: str = "") -> str:
     if not comment or len(text) <= _COMMENT_COLUMN:
         return f"{text.ljust(_COMMENT_COLUMN)}  # {comment}" if comment else text
     return f"{' ' * (len(text) - len(text.lstrip()))}# {comment[:1].upper()}{comment[1:]}:\n{text}"
-
-
-def _counted(number: int, what: str) -> str:
-    return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
 def _listed(values: Iterable[object]) -> str:

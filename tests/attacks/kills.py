@@ -28,62 +28,13 @@ import quantizers
 from analysis import store
 from quantizers.files import PART_SUFFIX
 from tests.attacks.guard import BrokenPromiseError, Outcome
+from tests.sweeps.slow_method import SLOW_METHOD
 
 KILLS = 4
 COLUMNS, SEEDS = 8, 3  # trials: a method of as many columns, times as many seeds, and the uncompressed table
 PATIENCE = 900.0
 GONE_SECONDS = 60.0  # in which nothing of a killed sweep is left; 10 on an idle machine
 ROOT = Path(__file__).parents[2]
-
-METHOD = '''
-"""float16 that takes its time, and leaves a note when it begins."""
-
-import time
-from pathlib import Path
-from typing import Any, ClassVar
-
-import torch
-
-from quantizers import FitStep, Quantizer, QuantizerConfig, StorageCost
-
-
-class NotedConfig(QuantizerConfig):
-    """seconds: of the fit; columns: of the table that are kept; notes: a folder."""
-
-    seconds: float = 0.4
-    columns: int = 1
-    notes: str = ""
-
-
-class Noted(Quantizer):
-    """The first columns in float16."""
-
-    name = "noted_columns"
-    Config = NotedConfig
-    reference = "an attack"
-    state_roles: ClassVar[dict[str, Any]] = {"values": "code"}
-
-    @classmethod
-    def configs_for(cls, budget, stats):
-        return [NotedConfig()]
-
-    @classmethod
-    def storage(cls, config, shape):
-        return StorageCost(2 * shape[0] * config.columns, 0, 0)
-
-    def _fit_steps(self, table, *, seed, weights, budget):
-        with (Path(self.config.notes) / f"{self.config.columns}-{seed}").open("a") as note:
-            note.write("x")
-        for step in range(10):
-            time.sleep(self.config.seconds / 10)
-            yield FitStep("sleep", step / 10)
-        self._set_state({"values": table.vectors[:, : self.config.columns].to(torch.float16)})
-        yield FitStep("end", 1.0)
-
-    def reconstruct(self, ids):
-        values = self._state["values"][ids].to(torch.float32)
-        return torch.nn.functional.pad(values, (0, self.embedding_dim - values.shape[1]))
-'''
 
 
 class Place:
@@ -94,16 +45,16 @@ class Place:
         self.notes = folder / "notes"
         self.notes.mkdir()
         np.save(folder / "t.npy", np.random.default_rng(0).standard_normal((200, 12)).astype(np.float32))
-        info = folder / "packages" / "noted_columns-1.0.dist-info"
+        info = folder / "packages" / "slow_columns-1.0.dist-info"
         info.mkdir(parents=True)
-        info.with_name("noted_columns.py").write_text(METHOD)
-        (info / "METADATA").write_text("Metadata-Version: 2.1\nName: noted_columns\nVersion: 1.0\n")
-        (info / "entry_points.txt").write_text("[embedding_frontier.quantizers]\nnoted_columns = noted_columns\n")
+        info.with_name("slow_columns.py").write_text(SLOW_METHOD)
+        (info / "METADATA").write_text("Metadata-Version: 2.1\nName: slow_columns\nVersion: 1.0\n")
+        (info / "entry_points.txt").write_text("[embedding_frontier.quantizers]\nslow_columns = slow_columns\n")
         self.uri: str | None = None  # the database beside the run
 
     def sweep(self, name: str = "s", **changes: Any) -> Path:
         """A sweep file; its run goes to a folder of that name."""
-        entry = {"method": "noted_columns", "columns": list(range(1, COLUMNS + 1)), "notes": str(self.notes)}
+        entry = {"method": "slow_columns", "columns": list(range(1, COLUMNS + 1)), "notes": str(self.notes)}
         sweep = {"name": name, "table": str(self.folder / "t.npy"), "quantizers": [entry], "seeds": list(range(SEEDS))}
         tracking = {} if self.uri is None else {"tracking": self.uri}
         file = self.folder / f"{name}.yaml"

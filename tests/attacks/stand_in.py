@@ -30,7 +30,7 @@ def without_ray(before: Callable[[], None] = lambda: None) -> Iterator[list[str]
         while (spec := intake.next_trial()) is not None:
             before()
             ran.append(spec.key)
-            intake.take(spec, _measured(spec, prepared, ledger))
+            intake.take(spec, measured(spec, prepared, ledger))
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("sweeps.driver.engine.run_trials", run_trials)
@@ -44,9 +44,9 @@ def _no_picture(run_dir: Path, path: Path) -> Path:
     return path
 
 
-def _measured(spec: TrialSpec, prepared: Any, ledger: Any) -> TrialResult:
+def measured(spec: TrialSpec, prepared: Any, ledger: Any) -> TrialResult:
+    """What a worker does with a trial, in this process."""
     run_dir = prepared.config.run_dir
-    (run_dir / "artifacts").mkdir(exist_ok=True)
     result = trial.run(
         spec,
         prepared.table,

@@ -11,7 +11,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import torch
 from typer.testing import Result
 
 import sweeps.driver
@@ -27,34 +26,15 @@ from sweeps.record.tracking.runs import UnreachableError
 from sweeps.spec.config import SweepConfig, build, load_run
 from sweeps.spec.prepare import Prepared
 from sweeps.storage import Folder
-from sweeps.storage.layout import artifact_name
-from trainables import trial
+from tests.attacks.stand_in import measured
 from trainables.baselines import load_baseline, save_baseline
-from trainables.records import TrialResult, TrialSpec
+from trainables.records import TrialResult
 from trainables.task import Baseline, Score
 
 pytestmark = pytest.mark.thorough  # searches long
 
 PARQUET = ("trials.parquet", "scores.parquet", "frontier.parquet")
 FILES = (*PARQUET, "run.json", "status.json", "sweep.yaml")
-
-
-def measured(spec: TrialSpec, prepared: Prepared, ledger: Ledger) -> TrialResult:
-    """What a worker does with a trial, in this process."""
-    run_dir = prepared.config.run_dir
-    result = trial.run(
-        spec,
-        prepared.table,
-        prepared.tasks,
-        weights=None,
-        artifact_path=lambda role: run_dir / artifact_name(spec.key, role),
-        once=ledger.once,
-        device=torch.device("cpu"),
-        report=lambda step: None,
-    )
-    result.artifact = str(run_dir / artifact_name(spec.key))
-    ledger.put(spec.key, result)
-    return result
 
 
 @pytest.fixture

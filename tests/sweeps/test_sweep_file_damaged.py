@@ -17,18 +17,11 @@ from sweeps.spec.config import build, load_all
 from sweeps.spec.limits import check_size
 from sweeps.spec.prepare import prepare, read_weights
 from sweeps.spec.sweep_file import preset_names, preset_text
+from tests.attacks.readers import SWEEP
 
 pytestmark = pytest.mark.thorough  # searches long
 
 MINIMAL = {"name": "s", "table": "builtin:synthetic-50x8", "quantizers": ["pq"], "budgets": {"compression_ratio": [8]}}
-TEXT = """name: s
-table: builtin:synthetic-50x8
-quantizers: [{method: pq, num_codebooks: [2, 4], codebook_size: {low: 4, high: 16}}, rq]
-budgets: {payload_bytes: [1KB]}
-search: {kind: random, samples: 3}
-seeds: [0, 1]
-stop: {time: 10m}
-"""
 FUZZ = settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 
 
@@ -46,15 +39,15 @@ def sweeps_or_refusal(path: Path, data: bytes) -> None:
     [
         ("a: " + "[" * 3000 + "]" * 3000, "nests more than 50 deep"),
         ("".join(" " * depth + "a:\n" for depth in range(1500)), "nests more than 50 deep"),
-        (TEXT + "rows: " + "9" * 5000, "4300 digits"),
-        (TEXT + "trial_timeout: 2001-99-99", "month must be in 1..12"),
+        (SWEEP + "rows: " + "9" * 5000, "4300 digits"),
+        (SWEEP + "trial_timeout: 2001-99-99", "month must be in 1..12"),
         ("a: !!int ''", "a value is not valid YAML"),
         ("&a [*a]", r"\*a stands inside what it names"),
         ("? [1]: 2\n: 3", "unhashable key"),
         ("1: 2", "a mapping of keys to values"),
         ("a: \x80", "not valid YAML"),
-        (TEXT + "'n[0]': 1", r"unknown key 'n\[0\]'"),
-        (TEXT + "Rows: 1", "unknown key 'Rows'. Did you mean 'rows'"),
+        (SWEEP + "'n[0]': 1", r"unknown key 'n\[0\]'"),
+        (SWEEP + "Rows: 1", "unknown key 'Rows'. Did you mean 'rows'"),
         ("x: " + "a" * 3_000_000, "3,000,003 bytes; expected at most"),
         (
             "name: a\ntable: t\nname: b\n",
@@ -94,10 +87,10 @@ def test_yaml_that_is_refused(tmp_path, text, message):
 
 
 def test_utf_16_is_read_where_its_mark_says_so(tmp_path):
-    (tmp_path / "s.yaml").write_bytes(TEXT.encode("utf-16"))
-    (tmp_path / "t.yaml").write_text(TEXT)
+    (tmp_path / "s.yaml").write_bytes(SWEEP.encode("utf-16"))
+    (tmp_path / "t.yaml").write_text(SWEEP)
     assert load_all(str(tmp_path / "s.yaml"))[0] == load_all(str(tmp_path / "t.yaml"))[0]
-    (tmp_path / "s.yaml").write_bytes(TEXT.encode("utf-16-le"))
+    (tmp_path / "s.yaml").write_bytes(SWEEP.encode("utf-16-le"))
     with pytest.raises(InputError, match="not valid YAML"):
         load_all(str(tmp_path / "s.yaml"))
 
@@ -193,7 +186,7 @@ def damage(draw: st.DrawFn, data: bytes) -> bytes:
 @settings(FUZZ, max_examples=80)
 @given(data=st.data())
 def test_any_damage_is_a_sweep_or_a_refusal(data, tmp_path):
-    sweeps_or_refusal(tmp_path / "s.yaml", damage(data.draw, TEXT.encode()))
+    sweeps_or_refusal(tmp_path / "s.yaml", damage(data.draw, SWEEP.encode()))
 
 
 @settings(FUZZ, max_examples=30)
@@ -207,5 +200,5 @@ def test_any_bytes_are_a_sweep_or_a_refusal(data, tmp_path):
 @settings(FUZZ, max_examples=3000)
 @given(data=st.data())
 def test_much_damage_is_a_sweep_or_a_refusal(data, tmp_path):
-    text = data.draw(st.sampled_from([TEXT, *(preset_text(name) for name in preset_names())]))
+    text = data.draw(st.sampled_from([SWEEP, *(preset_text(name) for name in preset_names())]))
     sweeps_or_refusal(tmp_path / "s.yaml", damage(data.draw, text.encode()))

@@ -43,6 +43,7 @@ from pydantic import Field
 from torch import Tensor
 
 from quantizers.base import Budget, FitStep, Quantizer, QuantizerConfig, Role, Skip, StorageCost
+from quantizers.coding.int8 import to_int8
 from quantizers.fitting.gaussian import gaussian_distortion
 from quantizers.fitting.principal_axes import principal_axes, project
 from quantizers.methods.trellis.checking import check_rows, check_tables
@@ -160,8 +161,7 @@ class Trellis(Quantizer):
             rank, row_bits = self._axes_that_pay(spectrum.cpu().numpy(), table.shape)
             self._resolve(rank=rank, row_bits=row_bits)
             axes = axes[:rank]
-            scale = (axes.abs().amax(dim=1) / 127).to(torch.float32)
-            stored["basis"], stored["basis_scale"] = (axes / scale[:, None]).round().to(torch.int8), scale
+            stored["basis"], stored["basis_scale"] = to_int8(axes)
             axes = torch.linalg.pinv(_axes(stored).to(torch.float64)).T
         else:
             axes = torch.eye(len(mean), dtype=mean.dtype, device=mean.device)
