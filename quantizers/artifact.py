@@ -102,13 +102,15 @@ def read(path: str | Path) -> Artifact:
         data = path.read_bytes()
     except FileNotFoundError:
         raise ArtifactError(f"{path}: no such file.") from None
+    except IsADirectoryError:
+        raise ArtifactError(f"{path}: is a folder; expected a compressed file.") from None
     except OSError as error:
         raise ArtifactError(f"{path}: cannot be read: {error.strerror or error}.") from None
     try:
         tensors = safetensors_tensors(data)
         metadata = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")]).get("__metadata__") or {}
     except (SafetensorError, ValueError, LookupError, RuntimeError, AssertionError) as error:
-        raise ArtifactError(f"{path}: not a complete safetensors file ({error}).") from None
+        raise ArtifactError(f"{path}: no compressed table: not a complete safetensors file ({error}).") from None
     if _KEY not in metadata:
         raise ArtifactError(f"{path}: a safetensors file, but not a compressed embedding table of this program.")
     try:

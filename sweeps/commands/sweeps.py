@@ -212,7 +212,7 @@ def report(
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Write the HTML report of one or more runs, of one under way too. It needs no network."""
+    """Write the HTML report of one or more runs, also of a sweep that still runs. It needs no network."""
     pictures: list[Path] = []
     if paper_tables:
         from analysis.paper.page import write_paper

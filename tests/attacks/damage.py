@@ -1,4 +1,4 @@
-"""Damage by a die: bytes changed, cut, doubled, put in; inside archives and headers too, whose lengths are made to fit."""
+"""Random damage: bytes changed, cut, doubled, put in; inside archives and headers too, whose lengths are made to fit."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ PICKLE = b"cos\nsystem\n(S'%s'\ntR."
 
 
 def damaged(data: bytes, dice: Random) -> bytes:
-    """``data`` with damage, as deep inside as the die says."""
+    """``data`` with damage, at a random depth."""
     if dice.random() < 0.65:
         found = _inside(data, dice)
         if found is not None:

@@ -135,7 +135,7 @@ def test_swapped_files(tmp_path):
         read(tmp_path / "foreign.safetensors")
     with pytest.raises(ArtifactError, match="no such file"):
         read(tmp_path / "missing.safetensors")
-    with pytest.raises(ArtifactError, match="cannot be read"):
+    with pytest.raises(ArtifactError, match="is a folder; expected a compressed file"):
         read(tmp_path)
 
 
