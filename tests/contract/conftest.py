@@ -137,6 +137,7 @@ APPLIES: dict[str, Callable[[type[Quantizer]], bool]] = {
 # Tests that take seconds for these methods.
 SLOW_FOR = {
     "trellis": {
+        "test_edge_tables",
         "test_fit",
         "test_more_bytes_never_rebuild_worse",
         "test_proposals_are_within_their_budget",
@@ -144,6 +145,7 @@ SLOW_FOR = {
         "test_tables_at_the_edges",
         "test_training",
         "test_weighted_fit",
+        "test_weights",
     },
     "transform_entropy": {"test_fit"},
     "adacomp": {"test_proposals_are_within_their_budget"},

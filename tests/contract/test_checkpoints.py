@@ -86,7 +86,7 @@ def test_a_lost_fit_goes_on_where_it_was(iterative_case, observed, repeated, sam
     assert trained == reports[-len(trained) :]
 
 
-@pytest.mark.thorough
+@pytest.mark.slow
 def test_a_weighted_fit_that_is_lost_twice(method, observed, same_state, saver):
     case = method.first
     if not observed(case).saves:

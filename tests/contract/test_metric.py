@@ -25,7 +25,9 @@ def test_the_methods_that_can() -> None:
 
 
 @pytest.mark.thorough
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] if name == "trellis" else []) for name in METHODS]
+)
 def test_errors_are_small_where_they_are_felt(name: str) -> None:
     table, metric = made()
     budget = Budget(512 * 5)

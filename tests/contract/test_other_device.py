@@ -176,7 +176,7 @@ def test_fit(case, fitted, elsewhere, tmp_path):
         assert torch.equal(artifact.quantizer.state()[name], tensor), name
 
 
-@pytest.mark.thorough
+@pytest.mark.slow
 def test_weighted_fit(weighted_method, elsewhere):
     case = weighted_method.first
     table = far_table(case, elsewhere)
