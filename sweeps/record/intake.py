@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 from quantizers import FitStep
-from sweeps.record.artifacts import bring
+from sweeps.record.artifacts import bring, fetch_copy
 from sweeps.record.ledger import Ledger
 from sweeps.spec import constraints
 from sweeps.spec.config import SweepConfig
@@ -245,6 +245,24 @@ class Intake:
         self._end(spec, result)
         return False
 
+    def set_aside(self, spec: TrialSpec) -> None:
+        """A trial that had begun has not, and will begin again."""
+        for observer in self._observers:
+            observer.set_aside(spec)
+
+    def take_over(self, spec: TrialSpec) -> bool:
+        """Another sweep has finished ``spec`` since this one looked; returns whether it must run all the same.
+
+        Its compressed files are copied at once: the other deletes those that are not on its own frontier.
+        """
+        known = self._known(spec)
+        if known is None or (self._config.keep_artifacts != "none" and not fetch_copy(known, spec.key, self._config)):
+            self.set_aside(spec)
+            return True
+        known.row["reused"] = True
+        self._end(spec, known)
+        return False
+
     def lose(self, spec: TrialSpec, why: str, *, again: bool) -> bool:
         """A trial ended without handing in a result.
 
@@ -277,8 +295,7 @@ class Intake:
         self._failures[spec.key] += 1
         if self._failures[spec.key] > self._config.max_failures or self.stop_reason is not None:
             return False
-        for observer in self._observers:
-            observer.set_aside(spec)
+        self.set_aside(spec)
         return True
 
     def _end(self, spec: TrialSpec, result: TrialResult) -> None:

@@ -5,7 +5,7 @@ reads it instead of running. ``results/<key>.stopped.json`` holds one that a swe
 and what one stops, another may have finished.
 
 ``fits/`` and ``baselines/`` hold what several trials share, made once however many ask at the same time: the first claims
-the key (:mod:`sweeps.storage.claims`), the others wait.
+the key (:mod:`sweeps.storage.claims`), the others wait. Of sweeps that share a ledger, one claims each trial while it runs.
 
 Each file holds a digest of itself. What does not match it, or cannot be read, is as good as not there: it is measured again,
 and a warning says so.
@@ -13,6 +13,8 @@ and a warning says so.
 
 from __future__ import annotations
 
+import contextlib
+import enum
 import itertools
 import logging
 import math
@@ -34,6 +36,14 @@ _LOOK_SECONDS = 0.2
 _BATCH = 256  # results in memory at a time; with their curves some MB
 _NEEDED = ("quantizer", "config_json", "payload_bytes", "dense_bytes", "fit_key", "table_digest")
 _T = TypeVar("_T")
+
+
+class Turn(enum.StrEnum):
+    """Who is to run a trial, of the sweeps on one ledger."""
+
+    OURS = "ours"
+    THEIRS = "theirs"  # another sweep runs it now
+    DONE = "done"  # another sweep has finished it
 
 
 class Ledger:
@@ -121,6 +131,29 @@ class Ledger:
             self.storage.write(name, sealed_json(result.to_json()))
             self._ahead.pop(key, None)
             self._read.pop(key, None)
+
+    @contextlib.contextmanager
+    def turn(self, key: str, wait_seconds: float) -> Iterator[Turn]:
+        """Whose turn it is to run trial ``key``; where it is ours it stays so within this context.
+
+        Args:
+            key: of the trial.
+            wait_seconds: to wait for another sweep that runs it.
+        """
+        claim, deadline = Claim(self.storage, claim_name(RESULTS, key)), time.monotonic() + wait_seconds
+        while not claim.take():
+            if time.monotonic() > deadline:
+                yield Turn.THEIRS
+                return
+            time.sleep(_LOOK_SECONDS)
+        try:
+            if self.storage.exists(result_name(key)):  # else it ended between our look and our claim
+                yield Turn.DONE
+            else:
+                with claim.kept_fresh():
+                    yield Turn.OURS
+        finally:
+            claim.release()
 
     def forget(self, key: str) -> None:
         """Delete the result of ``key``: the trial runs again when it is wanted."""

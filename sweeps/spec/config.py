@@ -6,6 +6,7 @@ the nearest valid name.
 
 from __future__ import annotations
 
+import posixpath
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -193,6 +194,12 @@ class SweepConfig(_Section):
         if start == "" and below != self.ledger:
             return join(self.run_location, *below.strip("/").split("/"))
         return self.ledger if is_remote(self.ledger) else str(Path(self.ledger).expanduser().absolute())
+
+    @property
+    def shares_ledger(self) -> bool:
+        """Whether other sweeps may use the ledger: it is not in the run's own folder."""
+        ledger = self.ledger_location
+        return ledger is not None and not posixpath.normpath(ledger).startswith(f"{posixpath.normpath(self.run_location)}/")
 
     @property
     def tracking_uri(self) -> str | None:

@@ -10,7 +10,7 @@ from ray.tune.progress_reporter import TrialProgressCallback
 
 from sweeps.record.intake import Intake
 from sweeps.spec.config import SweepConfig
-from sweeps.tune.queue import Queue
+from sweeps.tune.queue import PATIENT, WAIT_SECONDS, Queue
 from sweeps.tune.ray_internals import Loss, forget, kill_worker, why_lost
 from trainables.records import TrialSpec
 
@@ -44,7 +44,8 @@ class Callbacks(Callback):  # type: ignore[misc]
         if stop.time is not None and now - self._began >= stop.time:
             self._intake.stop(f"stop.time: {stop.time:g} s were over")
         for key, (started, trial) in self._started.items() if timeout is not None else ():
-            if timeout is not None and now - started > timeout and key not in self._killed:
+            waits = WAIT_SECONDS if trial.config["turn"] == PATIENT else 0.0
+            if timeout is not None and now - started > timeout + waits and key not in self._killed:
                 self._killed.add(key)
                 kill_worker(trial)
 

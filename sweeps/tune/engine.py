@@ -35,7 +35,7 @@ from sweeps.tune import task_files
 from sweeps.tune.callbacks import Callbacks, Silence
 from sweeps.tune.interrupts import GraceOverError, Interrupts
 from sweeps.tune.local import own_ray
-from sweeps.tune.queue import Queue, request
+from sweeps.tune.queue import PATIENT, Queue, request
 from sweeps.tune.ray_internals import count_no_callbacks, no_signal_handlers
 from sweeps.tune.resources import Policy, check_fits, gpu_bytes
 from sweeps.tune.scheduler import Scheduler
@@ -71,7 +71,8 @@ def run_trials(
         cluster = _Cluster(config)
         progress.set_slots(cluster.slots())
         adaptive = prepared.plan.samples is not None
-        queue = Queue(intake, cluster.policy, look_ahead=2) if adaptive else Queue(intake, cluster.policy)
+        # What a search proposes it wants to know next, also where another sweep measures it.
+        queue = Queue(intake, cluster.policy, 2, PATIENT) if adaptive else Queue(intake, cluster.policy)
 
         def most_pending() -> int:
             # So many trials wait for a worker at the most: each knows what those before it took, or what came of them; and
@@ -84,6 +85,7 @@ def run_trials(
             run=places.place(config.run_location),
             ledger=places.place(ledger.storage.location),
             remember_results=ledger.remember_results,
+            claims_trials=config.shares_ledger,
             tasks=prepared.task_entries,
             data_dir=None if prepared.data_dir is None else str(prepared.data_dir.absolute()),
             keeps_files=config.keep_artifacts != "none",

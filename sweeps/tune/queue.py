@@ -13,8 +13,16 @@ from ray import tune
 from ray.tune.search import Searcher
 
 from sweeps.record.intake import Intake
+from sweeps.storage.claims import STALE_SECONDS
 from sweeps.tune.resources import Policy
 from trainables.records import TrialSpec
+
+# How a trial takes its turn, where another sweep on the same ledger may be running it.
+EAGER = "eager"  # another's is put off: there are others to run meanwhile
+PATIENT = "patient"  # another's is waited for
+REGARDLESS = "regardless"  # it runs, whatever others do
+# As long as a worker waits for another sweep: longer than it takes to see that the other's machine is gone.
+WAIT_SECONDS = STALE_SECONDS + 15.0
 
 
 class Queue(Searcher):  # type: ignore[misc]
@@ -25,10 +33,14 @@ class Queue(Searcher):  # type: ignore[misc]
         policy: what each takes.
         look_ahead: so many trials may be passed over for one that can start now; few where each is chosen by what came of
             those before it.
+        turn: how trials take their turn at first.
     """
 
-    def __init__(self, intake: Intake, policy: Policy, look_ahead: int = 100) -> None:
+    def __init__(self, intake: Intake, policy: Policy, look_ahead: int = 100, turn: str = EAGER) -> None:
         super().__init__()
+        self._turn = turn
+        self._turns: dict[str, str] = {}
+        self._later: collections.deque[TrialSpec] = collections.deque()
         self._intake, self._policy, self._look_ahead = intake, policy, look_ahead
         self._waiting: list[TrialSpec] = []
         self._again: collections.deque[TrialSpec] = collections.deque()
@@ -48,6 +60,16 @@ class Queue(Searcher):  # type: ignore[misc]
         """
         (self._again_alone if alone else self._again).append(spec)
 
+    def run_later(self, spec: TrialSpec) -> None:
+        """Another sweep runs ``spec`` now: wait for it when all others have begun."""
+        self._turns[spec.key] = PATIENT
+        self._later.append(spec)
+
+    def run_regardless(self, spec: TrialSpec) -> None:
+        """Another sweep has finished ``spec``, but there is no compressed file of it: run it here."""
+        self._turns[spec.key] = REGARDLESS
+        self._again.append(spec)
+
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         """The next trial; None: none now; ``Searcher.FINISHED``: none any more."""
         if self._intake.stop_reason is not None:
@@ -61,7 +83,8 @@ class Queue(Searcher):  # type: ignore[misc]
         if spec is None:
             return None
         self._running[trial_id] = spec
-        return {"spec": spec.to_json(), "share": self._policy.share(spec, alone=alone).to_json()}
+        share = self._policy.share(spec, alone=alone).to_json()
+        return {"spec": spec.to_json(), "share": share, "turn": self._turns.get(spec.key, self._turn)}
 
     def _first_that_may_start(self) -> TrialSpec | None:
         running = [spec.method for spec in self._running.values()]
@@ -72,6 +95,8 @@ class Queue(Searcher):  # type: ignore[misc]
                 return self._waiting.pop(place)
         while len(self._waiting) < self._look_ahead:
             spec = self._intake.next_trial()
+            if spec is None and self._later:
+                spec = self._later.popleft()
             if spec is None or self._policy.may_start(spec, running):
                 return spec
             self._waiting.append(spec)

@@ -12,6 +12,7 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
 from quantizers import FitStep
 from sweeps.record.intake import Intake
+from sweeps.record.ledger import Turn
 from sweeps.tune.queue import Queue
 from sweeps.tune.resources import Policy
 from trainables.records import TrialResult, TrialSpec
@@ -61,6 +62,9 @@ class Scheduler(FIFOScheduler):  # type: ignore[misc]
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         """A report of a fit, or a trial's result with its last report, which stops no trial: it ends by itself."""
         spec = TrialSpec.from_json(trial.config["spec"])
+        if (turn := result.get("turn")) is not None:
+            self._elsewhere(spec, Turn(turn))
+            return str(TrialScheduler.CONTINUE)
         if result.get("result") is None:
             step = FitStep(result["phase"], result["fraction"], result["value"], json.loads(result["metrics"]))
             reason = self._intake.report(spec, step, result["seconds"])
@@ -71,3 +75,11 @@ class Scheduler(FIFOScheduler):  # type: ignore[misc]
             if self._intake.take(spec, done, again=result["out_of_memory"]):
                 self._queue.run_again(spec, alone=True)
         return str(TrialScheduler.CONTINUE)
+
+    def _elsewhere(self, spec: TrialSpec, turn: Turn) -> None:
+        """Another sweep on the same ledger runs the trial, or has finished it."""
+        if turn is Turn.THEIRS:
+            self._intake.set_aside(spec)
+            self._queue.run_later(spec)
+        elif self._intake.take_over(spec):
+            self._queue.run_regardless(spec)

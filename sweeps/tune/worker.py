@@ -26,11 +26,12 @@ from quantizers import FitStep, Table
 from quantizers.errors import InputError
 from quantizers.fitting.checkpoint import Stopwatch, saved_by
 from sweeps.record.checkpoints import Checkpoints
-from sweeps.record.ledger import Ledger
+from sweeps.record.ledger import Ledger, Turn
 from sweeps.storage import join
 from sweeps.storage.base import RETRY_SECONDS
 from sweeps.storage.layout import artifact_name, artifact_names
 from sweeps.storage.through_driver import Place
+from sweeps.tune.queue import PATIENT, REGARDLESS, WAIT_SECONDS
 from sweeps.tune.resources import Share
 from sweeps.tune.task_files import Carried, unpack
 from trainables import trial
@@ -52,6 +53,7 @@ class Settings:
     run: Place
     ledger: Place
     remember_results: bool
+    claims_trials: bool  # others may run the same trials on the same ledger
     tasks: tuple[Any, ...]
     data_dir: str | None
     keeps_files: bool  # whether compressed files may stay after the sweep
@@ -60,6 +62,15 @@ class Settings:
     def open_ledger(self) -> Ledger:
         """The sweep's ledger."""
         return Ledger(self.ledger.open(), remember_results=self.remember_results)
+
+    @contextlib.contextmanager
+    def turn(self, key: str, how: str) -> Iterator[Turn]:
+        """Whose turn it is to run a trial; ``how`` as :class:`sweeps.tune.queue.Queue` says."""
+        if not self.claims_trials or how == REGARDLESS:
+            yield Turn.OURS
+            return
+        with self.open_ledger().turn(key, WAIT_SECONDS if how == PATIENT else 0.0) as turn:
+            yield turn
 
     def data_folder(self, data: Carried | None) -> Path | None:
         """Where the tasks' files are on this node; ``data`` are those that came along, None on the driver's own."""
@@ -207,9 +218,12 @@ def tune_trial(
             told = {"phase": step.phase, "fraction": step.fraction, "value": step.value, "seconds": watch.seconds()}
             _tell({**told, "metrics": json.dumps(dict(step.metrics)), "result": None})
 
-    outcome = run_one(
-        TrialSpec.from_json(config["spec"]), shared, data, weights, settings, Share(**config["share"]), report=report
-    )
+    spec = TrialSpec.from_json(config["spec"])
+    with settings.turn(spec.key, config["turn"]) as turn:
+        if turn is not Turn.OURS:
+            _tell({"phase": "elsewhere", "fraction": 0.0, "value": None, "result": None, "turn": str(turn)})
+            return
+        outcome = run_one(spec, shared, data, weights, settings, Share(**config["share"]), report=report)
     last_words = {"out_of_memory": outcome.out_of_memory, "device_memory_bytes": outcome.device_memory_bytes}
     result = json.dumps(outcome.result.to_json())
     _tell({"phase": "done", "fraction": 1.0, "value": None, "result": result, **last_words})

@@ -93,6 +93,10 @@ class Sweep:
         self._report(trial, report)
         self.queue.on_trial_complete(trial.trial_id)
 
+    def elsewhere(self, trial: Any, turn: str) -> None:
+        self._report(trial, {"phase": "elsewhere", "fraction": 0.0, "value": None, "result": None, "turn": turn})
+        self.queue.on_trial_complete(trial.trial_id)
+
     def lose(self, trial: Any, error: Exception | None = None) -> None:
         if error is not None:
             Path(trial.pickled_error_file).write_bytes(ray.cloudpickle.dumps(error))
@@ -226,6 +230,54 @@ def test_why_a_worker_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, t
     monkeypatch.setattr(ActorDiedError, "__str__", lambda self: text)
     sweep.lose(sweep.start("a"), ActorDiedError())
     assert sweep.rows[0]["reason"].startswith(reason)
+
+
+def test_what_another_sweep_runs_comes_last_and_is_taken_over_when_it_has_ended(tmp_path: Path) -> None:
+    sweep = Sweep(tmp_path, trials=3)
+    theirs = sweep.start("a")
+    assert theirs.config["turn"] == "eager"
+    sweep.elsewhere(theirs, "theirs")
+    others = [sweep.start(name) for name in "bc"]
+    later = sweep.start("d")
+    assert later.config == theirs.config | {"turn": "patient"}
+    sweep.elsewhere(later, "theirs")  # it still runs there
+    later = sweep.start("e")
+    one = TrialSpec.from_json(later.config["spec"])
+    sweep.ledger.put(one.key, TrialResult(blank_row(one, TABLE, status="ok")))
+    sweep.elsewhere(later, "done")
+    for trial in others:
+        sweep.end(trial)
+    assert sweep.queue.suggest("f") == "FINISHED"
+    assert [(row["status"], row["reused"]) for row in sweep.rows] == [("ok", True), ("ok", False), ("ok", False)]
+    assert sweep.rows[0]["trial_key"] == one.key and sweep.intake.reused == 1
+
+
+def test_a_trial_that_another_sweep_finished_runs_again_where_its_file_is_gone(tmp_path: Path) -> None:
+    sweep = Sweep(tmp_path, trials=1, keep_artifacts="all", output=str(tmp_path / "runs"))
+    trial = sweep.start("a")
+    one = TrialSpec.from_json(trial.config["spec"])
+    sweep.ledger.put(one.key, TrialResult(blank_row(one, TABLE, status="ok"), artifact=str(tmp_path / "gone.safetensors")))
+    sweep.elsewhere(trial, "done")
+    again = sweep.start("b")
+    assert again.config == trial.config | {"turn": "regardless"}
+    sweep.end(again)
+    assert sweep.queue.suggest("c") == "FINISHED" and sweep.intake.reused == 0
+
+
+def test_waiting_for_another_sweep_is_no_part_of_a_trials_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    killed: list[str] = []
+    monkeypatch.setattr(ray_internals.ray, "kill", killed.append)
+    now = [1000.0]
+    monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
+    sweep = Sweep(tmp_path, trials=1, trial_timeout="10s")
+    sweep.elsewhere(sweep.start("a"), "theirs")
+    sweep.start("b")
+    now[0] += module.WAIT_SECONDS + 9
+    sweep.callbacks.on_step_end(0, [])
+    assert killed == []
+    now[0] += 2
+    sweep.callbacks.on_step_end(0, [])
+    assert killed == ["actor of b"]
 
 
 def test_what_runs_for_too_long_is_killed_once_and_not_run_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -145,3 +145,19 @@ def test_files_that_are_no_sweep(tmp_path: Path, text: str) -> None:
     file.write_text(text)
     with pytest.raises(InputError, match=str(file)):
         load(str(file))
+
+
+@pytest.mark.parametrize(
+    ("ledger", "shared"),
+    [
+        (False, False),
+        ("RUN_DIR/ledger", False),
+        ("RUN_DIR/../s/ledger", False),
+        ("RUN_DIR/../all", True),
+        ("/elsewhere", True),
+        ("s3://bucket/ledger", True),
+    ],
+)
+def test_a_ledger_outside_the_run_may_have_other_users(ledger: str | bool, shared: bool) -> None:
+    sweep = {"name": "s", "table": "builtin:glove-10k-50d", "quantizers": ["pq"], "ledger": ledger, "output": "/runs"}
+    assert build(sweep).shares_ledger is shared

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from sweeps.record.ledger import Ledger
+from sweeps.record.ledger import Ledger, Turn
 from sweeps.storage import claims as module
 from trainables.trial import TrialResult
 
@@ -29,6 +29,25 @@ def test_results_are_kept_and_damage_is_a_miss(tmp_path: Path) -> None:
     file.write_text(file.read_text()[:-5])
     assert ledger.get("k") is None
     assert Ledger(tmp_path / "off", remember_results=False).get("k") is None
+
+
+def test_a_trial_is_one_sweeps_at_a_time_and_then_done(tmp_path: Path) -> None:
+    one, other = Ledger(tmp_path), Ledger(tmp_path)
+    with one.turn("k", 0) as ours, other.turn("k", 0) as theirs, other.turn("another", 0) as free:
+        assert (ours, theirs, free) == (Turn.OURS, Turn.THEIRS, Turn.OURS)
+    with pytest.raises(RuntimeError), one.turn("k", 0):  # it fails: another may try
+        raise RuntimeError
+    with one.turn("k", 0) as ours:
+        assert ours is Turn.OURS
+        threading.Timer(0.5, one.put, ["k", TrialResult({"trial_key": "k", "status": "ok"})]).start()
+        began = time.monotonic()
+        with other.turn("k", 0.3) as theirs:  # in vain
+            assert theirs is Turn.THEIRS and time.monotonic() - began > 0.3
+        while one.get("k") is None:
+            time.sleep(0.05)
+    with other.turn("k", 0) as turn:
+        assert turn is Turn.DONE
+    assert [path.name for path in (tmp_path / "results").iterdir()] == ["k.json"]
 
 
 def test_a_failed_maker_leaves_nothing_and_the_next_one_makes_it(tmp_path: Path) -> None:
