@@ -150,7 +150,7 @@ def _run(
         started=started,
         command=command,
     )
-    order = one_of_each_first(prepared.plan.trials)
+    order = one_of_each_first(prepared.plan.trials, prepared.plan.predicted_bytes)
     metric = next((name for name in prepared.objectives if name != "payload_bytes"), "reconstruction.nmse")
     with (
         Places(config.run_location, location, elsewhere=engine.elsewhere(address)) as places,

@@ -8,6 +8,7 @@ import json
 import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
+from typing import TypeAlias
 
 from sweeps.record.ledger import Ledger
 from trainables.trial import TrialResult, TrialSpec
@@ -17,6 +18,8 @@ _CUT_SHARE = 0.05
 _LEAST_FRACTION = 0.05  # of a fit, between two reports: less of it says little of how long it takes
 _TELLING = 5  # trials after which the share of the slots that was in use says something
 _LEAST_USE = 0.1
+_GROWTH = 0.5  # with the size of the payload, of methods of which one size has run
+_PRIOR = 0.25  # how much that weighs beside sizes that have run: as much as a half and a whole of a size
 _OVERDUE = 1.25  # what has run for longer than was expected goes on for a quarter of that
 
 
@@ -71,6 +74,10 @@ def estimate(ledger: Ledger | None, trials: Sequence[TrialSpec], shape: tuple[in
     return Estimate(known, seconds, tuple(method for method, time in times.items() if time is None))
 
 
+Kind: TypeAlias = tuple[str, bool]  # a method, and whether fits are cut from larger ones
+Ran: TypeAlias = dict[int, tuple[int, float]]  # by bytes of the payload: how many trials, their seconds
+
+
 @dataclasses.dataclass(frozen=True)
 class Job:
     """What is known of a trial before it runs.
@@ -84,14 +91,6 @@ class Job:
     method: str
     cut: bool
     size: int
-
-    @property
-    def work(self) -> float:
-        """What the seconds are taken to grow with, within a method.
-
-        The seconds of most methods grow with the payload, by less than in proportion: the table is read whatever its size.
-        """
-        return math.sqrt(max(1, self.size))
 
 
 def jobs(trials: Iterable[TrialSpec], predicted_bytes: Mapping[str, int]) -> dict[str, Job]:
@@ -113,33 +112,48 @@ def jobs(trials: Iterable[TrialSpec], predicted_bytes: Mapping[str, int]) -> dic
     return found
 
 
-def one_of_each_first(trials: Iterable[TrialSpec]) -> list[TrialSpec]:
-    """The same trials, each method's first before all others.
+def one_of_each_first(trials: Sequence[TrialSpec], predicted_bytes: Mapping[str, int]) -> list[TrialSpec]:
+    """The same trials, one of each method before all others: one of middling size.
 
-    So a sweep that has just begun knows how long each method takes, and has something of each to show.
+    So a sweep that has just begun knows how long each method takes, the larger and the smaller alike, and has something of
+    each to show.
     """
-    seen: set[str] = set()
-    first: list[TrialSpec] = []
-    others: list[TrialSpec] = []
-    for spec in trials:
-        (others if spec.method in seen else first).append(spec)
-        seen.add(spec.method)
-    return first + others
+    sizes: dict[str, list[tuple[int, int]]] = {}
+    for place, spec in enumerate(trials):
+        sizes.setdefault(spec.method, []).append((predicted_bytes[spec.key], place))
+    places = [middle(found) for found in sizes.values()]
+    return [trials[place] for place in places] + [spec for place, spec in enumerate(trials) if place not in places]
 
 
-@dataclasses.dataclass
-class Sum:
-    """Trials of one kind: how many, their seconds, their work."""
+def middle(sizes: list[tuple[int, int]]) -> int:
+    """Of (size, place), the first place with the median size."""
+    median = statistics.median_low([size for size, _ in sizes])
+    return next(place for size, place in sizes if size == median)
 
-    count: int = 0
-    seconds: float = 0.0
-    work: float = 0.0
 
-    def add(self, job: Job, seconds: float = 0.0, sign: int = 1) -> None:
-        """Count a trial, or with the sign -1 count it no more."""
-        self.count += sign
-        self.seconds += sign * seconds
-        self.work += sign * job.work
+class Law:
+    """How long trials of one kind take by the size of their payload: ``rate * size ** growth``.
+
+    The growth of most methods is below one, since the table is read whatever its size. It is learned from
+    the sizes that have run, beginning with a half.
+
+    Args:
+        ran: how many have run of each size, and their seconds in all.
+    """
+
+    def __init__(self, ran: Mapping[int, tuple[int, float]]) -> None:
+        self.count = sum(count for count, _ in ran.values())
+        self.total = sum(seconds for _, seconds in ran.values())
+        points = [(math.log(size), math.log(max(seconds / count, 1e-3)), count) for size, (count, seconds) in ran.items()]
+        x, y = (sum(count * point[axis] for *point, count in points) / self.count for axis in (0, 1))
+        spread = sum(count * (at - x) ** 2 for at, _, count in points)
+        slope = sum(count * (at - x) * (value - y) for at, value, count in points)
+        self._growth: float = min(max((slope + _PRIOR * _GROWTH) / (spread + _PRIOR), 0.0), 1.5)
+        self.rate: float = self.total / sum(count * size**self._growth for size, (count, _) in ran.items())
+
+    def seconds(self, size: int) -> float:
+        """Expected seconds of a trial."""
+        return self.rate * math.pow(size, self._growth)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -177,8 +191,9 @@ class Running:
 class Remaining:
     """How long the trials that are left will take, by those that ran now and by how far those are that run.
 
-    A trial takes what those of its method take, by the root of its payload; where none has run, the median of what the
-    methods take that have. Trials of the ledger and trials that failed do not count: they say nothing of those to come.
+    A trial takes what those of its method take, by the size of its payload (:class:`Law`); where none has run, what the
+    slowest method takes that has: a few slow methods take most of a sweep's time. Trials of the ledger and failed trials do
+    not count: they say nothing of those to come.
 
     Args:
         planned: the trials by key, in a sweep whose trials are known before.
@@ -186,10 +201,10 @@ class Remaining:
 
     def __init__(self, planned: Mapping[str, Job]) -> None:
         self._jobs = dict(planned)
-        self._ran: dict[tuple[str, bool], Sum] = collections.defaultdict(Sum)
-        self._left: dict[tuple[str, bool], Sum] = collections.defaultdict(Sum)
+        self._ran: dict[Kind, Ran] = collections.defaultdict(dict)
+        self._left: dict[Kind, collections.Counter[int]] = collections.defaultdict(collections.Counter)
         for job in self._jobs.values():
-            self._left[job.method, job.cut].add(job)
+            self._left[job.method, job.cut][job.size] += 1
         self._ends, self._busy, self._capacity = 0, 0.0, 0.0
         self._until: float | None = None
 
@@ -203,12 +218,12 @@ class Remaining:
     def no_longer_left(self, key: str) -> None:
         """The trial of ``key`` begins, or its result was found."""
         if (job := self._jobs.get(key)) is not None:
-            self._left[job.method, job.cut].add(job, sign=-1)
+            self._left[job.method, job.cut][job.size] -= 1
 
     def left_again(self, key: str) -> None:
         """A trial that had begun was lost, and will run again."""
         if (job := self._jobs.get(key)) is not None:
-            self._left[job.method, job.cut].add(job)
+            self._left[job.method, job.cut][job.size] += 1
 
     def ended(self, key: str, row: Mapping[str, object], seconds: float) -> None:
         """A trial that ran has ended after ``seconds``."""
@@ -217,7 +232,7 @@ class Remaining:
             return
         method, cut = str(row["quantizer"]), bool(row.get("shared_fit"))
         job = self._jobs.get(key) or Job(method, cut, 1)
-        self._ran[method, cut].add(job, seconds)
+        _add(self._ran[method, cut], job.size, seconds)
 
     def seconds(self, running: Sequence[Running], slots: int, others: int = 0) -> float | None:
         """Expected seconds until all have ended; None: nothing is known yet.
@@ -227,33 +242,35 @@ class Remaining:
             slots: how many run at a time.
             others: how many are left beside those that were planned: a search chooses them.
         """
-        known = {kind: dataclasses.replace(one) for kind, one in self._ran.items()}
+        ran = {kind: dict(sizes) for kind, sizes in self._ran.items()}
         jobs = [self._jobs.get(one.key) or Job(one.method, False, 1) for one in running]
         for one, job in zip(running, jobs, strict=True):
             if one.projected is not None:
-                known.setdefault((job.method, job.cut), Sum()).add(job, one.projected)
-        if not known:
+                _add(ran.setdefault((job.method, job.cut), {}), job.size, one.projected)
+        if not ran:
             return None
-        rates = {kind: one.seconds / one.work for kind, one in known.items()}
-        fits = [rate for (method, cut), rate in rates.items() if method != "identity" and not cut]
-        typical = statistics.median(fits or rates.values())
-        baseline = known.get(("identity", False), Sum())  # it fits nothing, and is measured as all are
-        least = baseline.seconds / max(1, baseline.count)
+        laws = {kind: Law(sizes) for kind, sizes in ran.items()}
+        fits = [law for (method, cut), law in laws.items() if method != "identity" and not cut] or list(laws.values())
+        baseline = laws.get(("identity", False))  # it fits nothing, and is measured as all are
+        least = 0.0 if baseline is None else baseline.total / baseline.count
 
-        def expected(method: str, cut: bool, count: int, work: float) -> float:
-            if (one := known.get((method, cut))) is not None:
-                return one.seconds * work / one.work
-            return least * count + _CUT_SHARE * expected(method, False, count, work) if cut else typical * work
+        def expected(method: str, cut: bool, size: int) -> float:
+            if (law := laws.get((method, cut))) is not None:
+                return law.seconds(size)
+            if cut:
+                return least + _CUT_SHARE * expected(method, False, size)
+            return max(law.seconds(size) for law in fits)
 
         totals = [
-            one.projected or max(expected(job.method, job.cut, 1, job.work), _OVERDUE * one.seconds)
+            one.projected or max(expected(job.method, job.cut, job.size), _OVERDUE * one.seconds)
             for one, job in zip(running, jobs, strict=True)
         ]
         rest = [max(0.0, total - one.seconds) for one, total in zip(running, totals, strict=True)]
-        left = sum(expected(*kind, one.count, one.work) for kind, one in self._left.items() if one.count)
+        sizes = [(kind, size, count) for kind, left in self._left.items() for size, count in left.items() if count]
+        left = sum(count * expected(*kind, size) for kind, size, count in sizes)
         if others:
-            left += others * sum(one.seconds for one in known.values()) / sum(one.count for one in known.values())
-        count = len(running) + others + sum(one.count for one in self._left.values())
+            left += others * sum(law.total for law in laws.values()) / sum(law.count for law in laws.values())
+        count = len(running) + others + sum(count for *_, count in sizes)
         used: float
         if self._ends >= _TELLING and self._capacity > 0:  # short trials leave slots empty while the next one is brought
             busy = self._busy + sum(one.seconds for one in running)
@@ -261,3 +278,8 @@ class Remaining:
         else:
             used = slots
         return max([(left + sum(rest)) / max(_LEAST_USE, min(used, count)), *rest])
+
+
+def _add(ran: Ran, size: int, seconds: float) -> None:
+    count, before = ran.get(size, (0, 0.0))
+    ran[size] = count + 1, before + seconds

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from quantizers import FitStep
 from sweeps.record import status
-from sweeps.record.estimate import Job, Remaining, Running, jobs, one_of_each_first
+from sweeps.record.estimate import Job, Remaining, Running, jobs, middle, one_of_each_first
 from sweeps.record.status import Progress
 from trainables.records import TrialResult, TrialSpec, blank_row
 
@@ -23,7 +23,7 @@ SLOTS = 2
 
 
 def recorded(file: str) -> list[tuple[Job, float]]:
-    """What a recorded sweep ran, each method's first trial before the others, with its seconds."""
+    """What a recorded sweep ran, one trial of each method before the others, with its seconds."""
     rows = [row for row in pq.read_table(ROOT / file).to_pylist() if row.get("status", "ok") == "ok"]
     timed = [
         (
@@ -32,9 +32,11 @@ def recorded(file: str) -> list[tuple[Job, float]]:
         )
         for row in rows
     ]
-    seen: set[str] = set()
-    first = [one for one in timed if one[0].method not in seen and not seen.add(one[0].method)]  # type: ignore[func-returns-value]
-    return first + [one for one in timed if one not in first]
+    sizes: dict[str, list[tuple[int, int]]] = {}
+    for place, (job, _) in enumerate(timed):
+        sizes.setdefault(job.method, []).append((job.size, place))
+    first = [middle(found) for found in sizes.values()]
+    return [timed[place] for place in first] + [one for place, one in enumerate(timed) if place not in first]
 
 
 @pytest.mark.parametrize(
@@ -113,12 +115,16 @@ def test_one_trial_of_each_method_runs_first_and_cut_fits_are_known() -> None:
         return dataclasses.replace(spec(seed), method=method, config={**largest, "num_codebooks": books}, fit_with=largest)
 
     trials = [spec(0), spec(1), nested("rq", 4), nested("rq", 2), nested("rq", 2, seed=1), nested("lsq", 2)]
-    order = one_of_each_first(trials)
+    sizes = {one.key: 9 for one in trials}
+    order = one_of_each_first(trials, sizes)
     assert [(one.method, one.seed) for one in order] == [
         ("cast", 0), ("rq", 0), ("lsq", 0), ("cast", 1), ("rq", 0), ("rq", 1)
     ]  # fmt: skip
-    planned = jobs(order, {one.key: 9 for one in trials})
+    planned = jobs(order, sizes)
     assert [planned[one.key].cut for one in order] == [False, False, False, False, True, False]
+    budgets = [dataclasses.replace(spec(0), method="pq", config={"num_codebooks": count}) for count in range(1, 6)]
+    first, *_ = one_of_each_first(budgets, {one.key: one.config["num_codebooks"] for one in budgets})
+    assert first.config["num_codebooks"] == 3  # tells as much of larger ones as of smaller ones
 
 
 def test_off_a_terminal_lines_say_how_far_trials_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
