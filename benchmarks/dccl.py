@@ -167,18 +167,18 @@ def main() -> None:
     lines = [
         f"# DCCL: the authors' loop and ours, {options.books} x {options.words}",
         "",
-        f"{len(centred):,} rows of {options.table} ({table.embedding_dim} columns); half squared error of a row on hard"
-        f" codes, mean over all rows. {options.epochs} epochs of the authors' loop (their program takes 200)."
-        f" {options.threads} thread(s), both in one process, taking turns, each with its own clock;"
+        f"{len(centred):,} rows of {options.table} ({table.embedding_dim} columns); half the squared error of a row on hard"
+        f" codes, mean over all rows. {options.epochs} epochs of the authors' loop (their program runs 200)."
+        f" Both use {options.threads} thread(s) of one process and take turns, each with its own clock;"
         f" {platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}.",
         "",
-        "| what | half squared error | against the authors' | seconds | of processor |",
+        "| what | half squared error | against the authors' | wall-clock seconds | processor seconds |",
         "|---|---|---|---|---|",
         row("authors' loop", authors["loss"], curves["authors"][-1]["seconds"], curves["authors"][-1]["cpu_seconds"]),
         row("ours, whole fit", final, curves["ours"][-1]["seconds"], curves["ours"][-1]["cpu_seconds"]),
     ]
     if reached is not None:
-        name = f"ours, where it first is as good (phase `{reached['phase']}`)"
+        name = f"ours, when it first is as good (phase `{reached['phase']}`)"
         lines.append(row(name, reached["half_mse"], reached["seconds"], reached["cpu_seconds"]))
     lines += [
         row("ours, training only (rows held out)", trained["half_mse"], trained["seconds"], trained["cpu_seconds"]),
@@ -190,11 +190,11 @@ def main() -> None:
         last = curves["authors"][-1]
         share, processor_share = (last[clock] / reached[clock] for clock in ("seconds", "cpu_seconds"))
         lines.append(
-            f"The authors' last loss is reached in 1/{share:.0f} of their time (processor time: 1/{processor_share:.0f});"
-            f" the end is {1 - final / authors['loss']:.0%} lower."
+            f"Ours reaches the authors' final loss in 1/{share:.0f} of their time (processor time: 1/{processor_share:.0f}),"
+            f" and ends {1 - final / authors['loss']:.0%} lower."
         )
     lines.append(
-        f"Training alone ends at {trained['half_mse']:.2f}, and finishing makes {final:.2f} of that; from random codes it"
+        f"Training alone ends at {trained['half_mse']:.2f}, and finishing lowers that to {final:.2f}; from random codes it"
         f" ends at {from_random:.2f}, from the authors' codes at {from_authors:.2f}."
     )
     print("\n".join(lines))

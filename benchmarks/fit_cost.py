@@ -85,7 +85,7 @@ def main() -> None:
         "",
         f"{platform.machine()}, {os.cpu_count()} cores; seed 0; `python benchmarks/fit_cost.py --threads {options.threads}"
         f"{'' if options.ratio is None else f' --ratio {options.ratio:g}'}`.",
-        "Memory in multiples of the table, the table itself in it.",
+        "Memory is the peak in multiples of the table's size, and includes the table.",
         "",
         "| method | seconds | memory | ratio | nmse | parameters |",
         "|---|---|---|---|---|---|",

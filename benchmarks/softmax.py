@@ -132,7 +132,7 @@ def main() -> None:
             f"columns, {options.positions} positions,",
             f"on {os.cpu_count()} CPU cores (torch {torch.__version__}, Python "
             f"{platform.python_version()}); medians of {options.repeat} steps,",
-            "all softmaxes in turn, with gradients to table or codebooks, bias and hidden states.",
+            "all softmaxes taking turns, with gradients for the table or the codebooks, the bias and the hidden states.",
             "",
             *rows,
             "",

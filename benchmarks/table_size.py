@@ -128,7 +128,7 @@ def markdown(lines: list[list[str]], repeat: int) -> str:
     for optimizer in dict.fromkeys(line[-1] for line in lines):
         own = [line for line in lines if line[-1] == optimizer]
         fastest = min((line for line in own if line[2]), key=lambda line: float(line[6]))
-        ratios = [f"{float(line[6]) / float(fastest[6]):.1f} times as long: {line[0]}" for line in own if not line[2]]
+        ratios = [f"{line[0]} {float(line[6]) / float(fastest[6]):.1f} times as long" for line in own if not line[2]]
         text.append(f"- {optimizer}: {fastest[0]} takes {fastest[6]} ms; {'; '.join(ratios)}.")
     text += [
         "",
