@@ -118,7 +118,7 @@ def markdown(found: list[Line]) -> str:
         "# Ratios of the AdaComp paper",
         "",
         "Made by `python benchmarks/ratios.py`. Our ratio is the dense bytes over everything that our file has to hold; for "
-        "AdaComp, with all words in the longest code-book. \"ok\": the paper's ratio agrees with ours, or for AdaComp lies "
+        'AdaComp, with all words in the longest code-book. "ok": the paper\'s ratio agrees with ours, or for AdaComp lies '
         "between the ratios with all words in the longest and in the shortest code-book.",
         "",
         "| method | vocabulary | paper | ours | payload bytes | |",
