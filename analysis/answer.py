@@ -185,7 +185,7 @@ def held(point: Recommendation) -> str:
         return f"The limit is held: 95 % sure, for all {point.compared} configurations at once."
     drops = set(point.drop_by_seed.values())
     if len(drops) == 1 < len(point.drop_by_seed):
-        return "Every seed keeps the limit alike; they do not tell how other test rows would."
+        return "Every seed keeps the limit equally; they cannot tell about other test rows."
     return f"The mean keeps the limit; {text.counted(point.num_seeds, 'seed')} cannot tell whether it is held."
 
 
@@ -200,8 +200,8 @@ def evidence(answer: Answer, named: Callable[[Recommendation], str]) -> str:
         return f"{text.counted(answer.pick.num_seeds, 'seed')}: small differences cannot be told from chance."
     if answer.fixed:
         worse = answer.smaller - answer.fixed
-        tested = f"{worse} worse at the 95 % level; " if worse else ""
-        return f"Smaller points: {tested}{answer.fixed} worse by the same at every seed."
+        tested = f"{worse} worse (95 % level); " if worse else ""
+        return f"Smaller points: {tested}{answer.fixed} worse by the same amount at every seed."
     return "Every smaller point of the frontier is worse, at the 95 % level."
 
 

@@ -43,7 +43,7 @@ class Incomplete:
         return f"the sweep {verb}, {done} {'is' if self.ended == 1 else 'are'} here"
 
     def __str__(self) -> str:
-        return f"Incomplete: {self.said}{'.' if self.how == 'running' else '; frontier resume goes on.'}"
+        return f"Incomplete: {self.said}{'.' if self.how == 'running' else '; frontier resume continues it.'}"
 
 
 def incomplete(run_dir: Path, how: str | None = None) -> Incomplete | None:
@@ -144,7 +144,7 @@ def _check_fit(run_dir: Path, trials: pa.Table, frontier: pa.Table) -> None:
     known = {tuple(row.values()) for row in trials.group_by(names).aggregate([]).select(names).to_pylist()}
     if any(tuple(row.values()) not in known for row in frontier.group_by(names).aggregate([]).select(names).to_pylist()):
         raise InputError(
-            f"{run_dir}: {FRONTIER_FILE} has configurations that {TRIALS_FILE} lacks; write both anew with: "
+            f"{run_dir}: {FRONTIER_FILE} has configurations that {TRIALS_FILE} lacks; rewrite both with: "
             f"frontier resume {run_dir}"
         )
 

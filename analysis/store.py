@@ -176,13 +176,13 @@ def _missing(path: Path) -> str:
     if (run_dir / SWEEP_FILE).is_file():
         return (
             f"{path}: no such file. A sweep writes it once its first trial has ended: see frontier status {run_dir}, or "
-            f"go on with frontier resume {run_dir}"
+            f"continue the sweep with frontier resume {run_dir}"
         )
-    return f"{path}: no such file. `frontier run` makes it: is {run_dir} the folder of a run?"
+    return f"{path}: no such file. `frontier run` writes it. Is {run_dir} the folder of a run?"
 
 
 def _anew(run_dir: Path) -> str:
-    return f"write it anew with: frontier resume {run_dir}"
+    return f"rewrite it with: frontier resume {run_dir}"
 
 
 def _column_version(table: pa.Table) -> int | None:
@@ -297,11 +297,11 @@ def read_sweep(run_dir: str | Path) -> str:
         text = content.decode("utf-8")
     except (OSError, ValueError) as error:
         raise InputError(
-            f"{path}: not a text file ({_first_line(error)}); delete it, and write it anew with: frontier resume {run_dir}"
+            f"{path}: not a text file ({_first_line(error)}); delete it, and rewrite it with: frontier resume {run_dir}"
         ) from None
     if is_altered(content):
         _LOG.warning(
-            "%s: changed since the run wrote it. If nobody has edited it, it is damaged: delete it, and write it anew with: "
+            "%s: changed since the run wrote it. If nobody has edited it, it is damaged: delete it, and rewrite it with: "
             "frontier resume %s",
             path,
             run_dir,

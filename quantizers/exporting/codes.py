@@ -90,7 +90,7 @@ def shared_codes(quantizer: CodeQuantizer, row: int, rows: Sequence[int] | Tenso
 def refusal(quantizer: Quantizer | type[Quantizer]) -> str | None:
     """Why codes and a codebook would not rebuild a row by adding codewords up, or None where they do."""
     if "codes" not in quantizer.state_roles or "codebooks" not in quantizer.state_roles:
-        return "its rows are no sums of codewords"
+        return "its rows are not sums of codewords"
     return None
 
 

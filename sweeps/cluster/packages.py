@@ -33,7 +33,7 @@ def copy_packages(place: Path) -> list[str]:
     for name in PACKAGES:
         spec = importlib.util.find_spec(name)
         if spec is None or not spec.submodule_search_locations:
-            raise InputError(f"the package {name} cannot be found to be sent along.")
+            raise InputError(f"the package {name} cannot be found, so it cannot be sent to the cluster.")
         shutil.copytree(next(iter(spec.submodule_search_locations)), place / name, ignore=_LEFT_OUT)
     modules: dict[str, set[str]] = {}
     found: dict[str, importlib.metadata.Distribution] = {}
@@ -51,7 +51,7 @@ def _copy_distribution(dist: importlib.metadata.Distribution, modules: list[str]
         for file in dist.files or ():
             if file.parts[0] in PACKAGES:
                 raise InputError(
-                    f"{dist.name}: cannot be sent along: its folder {file.parts[0]} is this program's name too."
+                    f"{dist.name}: cannot be sent to the cluster: this program has a folder {file.parts[0]}, too."
                 )
             own = not file.is_absolute() and ".." not in file.parts and "__pycache__" not in file.parts
             if own and file.suffix != ".pth" and ".dist-info" not in file.parts[0] and "__editable__" not in file.parts[0]:
@@ -78,7 +78,7 @@ def _copy_module(owner: str, name: str, place: Path) -> None:
     source = None if spec is None or spec.origin is None else Path(spec.origin)
     if spec is None or source is None or not source.is_file():
         why = "it cannot be found" if spec is None else "it is a namespace or in an archive: install it as files"
-        raise InputError(f"{owner}: its module {name} cannot be sent along: {why}.")
+        raise InputError(f"{owner}: its module {name} cannot be sent to the cluster: {why}.")
     if spec.submodule_search_locations:
         shutil.copytree(source.parent, place / name, ignore=_LEFT_OUT)
     else:

@@ -191,7 +191,7 @@ def _chosen(
     if max_bytes is None and max_drop is None:
         raise InputError(
             "Choose a trial: give --trial KEY, --max-bytes or --max-drop. "
-            f"Without a limit of your own: frontier recommend {shlex.quote(str(run_dir))}"
+            f"If you have no limit in mind: frontier recommend {shlex.quote(str(run_dir))}"
         )
     advice = advise(run_dir, max_bytes=max_bytes, max_drop=max_drop, task=task)
     if not advice.found:
@@ -199,7 +199,7 @@ def _chosen(
     named = [row for row in rows if row["trial_key"] in advice.found[0].trial_keys[:1]]
     if not named:
         raise InputError(
-            f"{run_dir}: trials.parquet has no trial of what frontier.parquet names: write both anew with: "
+            f"{run_dir}: trials.parquet lacks the trials that frontier.parquet names; rewrite both with: "
             f"frontier resume {run_dir}"
         )
     return dict(named[0])
@@ -218,7 +218,7 @@ def _verify(artifact: Any, row: dict[str, Any], run_dir: Path, data: Path | None
     for name, value in (("file_bytes", artifact.file_bytes), ("artifact_digest", artifact.digest)):
         if value != row[name]:
             raise InputError(
-                f"{run_dir}: the file of trial {row['trial_key']} has {name} {value}, {row[name]} was recorded."
+                f"{run_dir}: the file of trial {row['trial_key']} has {name} {value}, but {row[name]} was recorded."
             )
     if not again:
         return "digest as recorded"
@@ -233,5 +233,5 @@ def _verify(artifact: Any, row: dict[str, Any], run_dir: Path, data: Path | None
         return "digest as recorded (the table has changed since, so the error was not measured again)"
     mse = reconstruction.measure(table, artifact.quantizer.to_dense())["mse"]
     if mse is None or row["mse"] is None or not math.isclose(mse, row["mse"], rel_tol=1e-6, abs_tol=1e-30):
-        raise InputError(f"{run_dir}: trial {row['trial_key']} rebuilds with mse {mse}, {row['mse']} was recorded.")
+        raise InputError(f"{run_dir}: trial {row['trial_key']} rebuilds with mse {mse}, but {row['mse']} was recorded.")
     return "digest and error as recorded"

@@ -103,7 +103,7 @@ def _check_output(output: Path, *, force: bool) -> None:
     if output.suffix not in (".yaml", ".yml") or output.is_dir() or not output.absolute().parent.is_dir():
         raise InputError(f"{output}: expected the path of a file NAME.yaml in an existing folder.")
     if output.exists() and not force:
-        raise InputError(f"{output}: is there already; --force replaces it.")
+        raise InputError(f"{output}: already exists; --force replaces it.")
 
 
 def _propose(table: Table, stats: TableStats, data: Path | None) -> _Proposal:

@@ -115,7 +115,7 @@ def show_run(run: Run, config: SweepConfig, console: Console) -> None:
         measured = counted(run.counts.get("ok", 0) + run.counts.get("infeasible", 0), "measured trial")
         console.print(
             f"[red]vanished[/]: the compressed files of {len(run.lost)} of {measured}, while the sweep was "
-            f"at work. Their records are left. Measure them again with: frontier resume {run.run_dir}",
+            f"running. Their records are kept. Measure them again with: frontier resume {run.run_dir}",
             soft_wrap=True,
         )
     if run.stop_reason is not None and not run.interrupted:

@@ -130,7 +130,7 @@ def _run(
         if finished.interrupted or finished.terminated:
             left = ", ".join(other.name for other in configs[number:])
             if left:
-                out.print(f"Not begun: {left}. The same command goes on with all of them.", soft_wrap=True)
+                out.print(f"Not started: {left}. The same command continues with them.", soft_wrap=True)
             raise typer.Exit(finished.exit_code)
         worst = max(worst, finished.exit_code)
     raise typer.Exit(worst)
@@ -173,7 +173,7 @@ def status(
         raise InputError("Give --watch or --json, not both.")
     state = read_status(run_dir)
     if state is None and (run_dir / STATUS_FILE).exists():
-        raise InputError(f"{run_dir / STATUS_FILE}: damaged; a sweep at work, or frontier resume {run_dir}, writes it anew.")
+        raise InputError(f"{run_dir / STATUS_FILE}: damaged; a running sweep, or frontier resume {run_dir}, rewrites it.")
     if state is None:
         raise InputError(f"{run_dir}: not a run (it has no status.json).")
     if as_json:

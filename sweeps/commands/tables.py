@@ -193,7 +193,7 @@ def _choose(cls: Any, stats: Any, ratio: float | None, max_bytes: str | None, ch
     predicted = cls.storage(config, stats.shape).payload_bytes
     if budget is not None and predicted > budget.payload_bytes:
         raise InputError(
-            f"{cls.name}: these parameters take {predicted:,} bytes, {budget.payload_bytes:,} are allowed "
+            f"{cls.name}: these parameters take {predicted:,} bytes, but only {budget.payload_bytes:,} are allowed "
             f"(x{budget.ratio(stats.shape):.4g})."
         )
     return budget, config
@@ -206,7 +206,7 @@ def _print_sizes(artifact: Any) -> None:
     out.print(f"[bold]{quantizer.name}[/] ({escape(parameters)}), {quantizer.num_embeddings:,} x {quantizer.embedding_dim}")
     parts = f"codes {storage.code_bytes:,}, codebooks {storage.codebook_bytes:,}, side {storage.side_bytes:,}"
     out.print(f"payload: {storage.payload_bytes:,} bytes ({parts}), x{dense / storage.payload_bytes:.2f} smaller")
-    out.print(f"file: {artifact.file_bytes:,} bytes, of them words {artifact.vocab_bytes:,}")
+    out.print(f"file: {artifact.file_bytes:,} bytes, {artifact.vocab_bytes:,} of them for words")
 
 
 @app.command(

@@ -198,10 +198,10 @@ class Progress(Observer):
         """The sweep is to end: what runs goes on to its end, or for so many seconds."""
         self.phase("ending")
         if self._console is not None:
-            trials = counted(len(self.state["running"]), "trial")
-            goes = "goes on to its end" if grace_seconds is None else f"has {grace_seconds:g} s more"
+            trials = counted(len(self.state["running"]), "running trial")
+            until = "finish first" if grace_seconds is None else f"get {grace_seconds:g} s more"
             again = " Ctrl-C again stops at once." if grace_seconds is None else ""
-            self._console.print(f"Ending: what runs ({trials}) {goes}, then comes the report.{again}")
+            self._console.print(f"Ending: {trials} may {until}, then the report is written.{again}")
 
     def stepped(self, spec: TrialSpec, step: FitStep) -> None:
         """A trial is this far."""

@@ -159,6 +159,6 @@ def check_search(config: SweepConfig, objectives: Sequence[str]) -> None:
         raise InputError("objectives: an adaptive search needs a metric beside payload_bytes, such as reconstruction.nmse.")
     if config.scheduler.kind == "frontier" and not set(metrics) <= _ERRORS:
         raise InputError(
-            f"scheduler: {{kind: frontier}} goes by the errors that fits report, not by {', '.join(metrics)}: "
-            "let objectives be payload_bytes and reconstruction.nmse, or use kind: moasha."
+            f"scheduler: {{kind: frontier}} compares the errors that fits report, not {', '.join(metrics)}: "
+            "set objectives: [payload_bytes, reconstruction.nmse], or use kind: moasha."
         )

@@ -123,7 +123,7 @@ def read_documents(source: str, scale: str | None = None) -> list[Document]:
     elif Path(source).is_file():
         text, where = _read(Path(source)), source
     elif (Path(source) / SWEEP_FILE).is_file():
-        raise InputError(f"{source}: the folder of a run; go on with it: frontier resume {shlex.quote(source)}")
+        raise InputError(f"{source}: the folder of a run; continue it with: frontier resume {shlex.quote(source)}")
     elif Path(source).is_dir():
         raise InputError(f"{source}: a folder; expected a sweep file.{_if_table(source)}")
     elif "/" in source or source.endswith((".yaml", ".yml")):

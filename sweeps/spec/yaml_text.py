@@ -31,7 +31,7 @@ class _Loader(_FAST):  # type: ignore[misc]  # PyYAML has no types
             if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
                 if key.value in seen:
                     raise yaml.constructor.ConstructorError(
-                        problem=f"the key {key.value!r} twice", problem_mark=key.start_mark
+                        problem=f"the key {key.value!r} is given twice", problem_mark=key.start_mark
                     )
                 seen.add(key.value)
         return super().construct_mapping(node, deep=deep)
@@ -90,7 +90,7 @@ def _check_events(text: str | bytes, where: str) -> None:
     for event in yaml.parse(text, Loader=_Loader):
         if isinstance(event, yaml.AliasEvent):
             if any(anchor == event.anchor for anchor, _ in open_parts):
-                raise InputError(f"{where}: not valid YAML: *{event.anchor} stands inside what it names.")
+                raise InputError(f"{where}: not valid YAML: *{event.anchor} is inside the part that it refers to.")
             values += sizes.get(str(event.anchor), 0)
         elif isinstance(event, yaml.CollectionEndEvent):
             anchor, before = open_parts.pop()
@@ -101,7 +101,9 @@ def _check_events(text: str | bytes, where: str) -> None:
             if isinstance(event, yaml.CollectionStartEvent):
                 open_parts.append((event.anchor, values - 1))
                 if len(open_parts) > _MAX_DEPTH:
-                    raise InputError(f"{where}: not valid YAML for this program: it nests more than {_MAX_DEPTH} deep.")
+                    raise InputError(
+                        f"{where}: not valid YAML for this program: it nests more than {_MAX_DEPTH} levels deep."
+                    )
             elif event.anchor is not None:
                 sizes[event.anchor] = 1
         if values > _MAX_VALUES:

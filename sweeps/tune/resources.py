@@ -132,4 +132,4 @@ def check_fits(resources: Resources, nodes: Sequence[dict[str, float]]) -> None:
     for key, (name, amount) in wanted.items():
         most = max((node.get(name, 0.0) for node in nodes), default=0.0)
         if amount > most:
-            raise InputError(f"resources.{key}: a trial is to have {amount:,g}, and no machine has more than {most:,g}.")
+            raise InputError(f"resources.{key}: a trial asks for {amount:,g}, but no machine has more than {most:,g}.")

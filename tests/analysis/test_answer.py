@@ -84,10 +84,10 @@ def test_what_does_not_vary_with_the_seed_is_not_shown_as_certain() -> None:
     same = [point(1e3, 0.1, seeds=dict.fromkeys(range(3), 0.1)), point(1e4, 0.8, seeds=dict.fromkeys(range(3), 0.8))]
     text = told(same, "a limit", same[1:])
     assert "The change does not vary with the seed (3 seeds); picked from 34" in text
-    assert "Smaller points: 1 worse by the same at every seed." in text
+    assert "Smaller points: 1 worse by the same amount at every seed." in text
     varying = point(9e3, 0.5, seeds={0: 0.5, 1: 0.52, 2: 0.48})
     text = told([*same[:1], varying, same[1]], "a limit", same[1:])
-    assert "Smaller points: 1 worse at the 95 % level; 1 worse by the same at every seed." in text
+    assert "Smaller points: 1 worse (95 % level); 1 worse by the same amount at every seed." in text
     # Scores that are equal at every seed cannot be told apart either.
     equal = point(9e3, 0.8, seeds=dict.fromkeys(range(3), 0.8))
     assert "The seeds cannot tell it from q9000, 9.00 KB (×111)." in told([equal, same[1]], "a limit", same[1:])
@@ -100,7 +100,7 @@ def test_what_does_not_vary_with_the_seed_is_not_shown_as_certain() -> None:
         ((0.79, 0.81, 0.8), False, "The mean keeps the limit; 3 seeds cannot tell whether it is held."),
         ((0.79, 0.81), None, "The mean keeps the limit; 2 seeds cannot tell whether it is held."),
         ((0.8,), None, "The mean keeps the limit; 1 seed cannot tell whether it is held."),
-        ((0.8, 0.8, 0.8), None, "Every seed keeps the limit alike; they do not tell how other test rows would."),
+        ((0.8, 0.8, 0.8), None, "Every seed keeps the limit equally; they cannot tell about other test rows."),
     ],
 )
 def test_a_limit_is_held_only_where_seeds_can_tell(scores: tuple[float, ...], certain: bool | None, line: str) -> None:

@@ -314,7 +314,7 @@ def test_png_has_every_panel_and_method(run_dir: Path, tmp_path: Path) -> None:
 
 
 def test_missing_run_is_named(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"frontier\.parquet: no such file\. `frontier run` makes it"):
+    with pytest.raises(InputError, match=r"frontier\.parquet: no such file\. `frontier run` writes it"):
         write_report([tmp_path], tmp_path / "report.html")
     with pytest.raises(InputError, match="No run was given"):
         write_report([], tmp_path / "report.html")

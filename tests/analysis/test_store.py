@@ -89,7 +89,7 @@ def test_newer_schema_is_refused(tmp_path: Path, where: str) -> None:
 
 
 def test_missing_file_says_what_makes_it(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"frontier\.parquet: no such file\. `frontier run` makes it"):
+    with pytest.raises(InputError, match=r"frontier\.parquet: no such file\. `frontier run` writes it"):
         store.read_frontier(tmp_path)
     with pytest.raises(InputError, match=r"run\.json: no such file"):
         store.read_run(tmp_path)

@@ -76,7 +76,7 @@ def test_what_is_sent_runs_by_itself(tmp_path: Path) -> None:
         ("provider: {type: local}\nmetadata: [1]\n", "must be a mapping"),
         ("provider: 2001-99-99\n", "not valid YAML"),
         ("a: \udcff\n", "not valid YAML"),
-        ("a: " + "[" * 3000, "nests more than 50 deep"),
+        ("a: " + "[" * 3000, "nests more than 50 levels deep"),
         ("a: 1\n--- \nprovider: {type: local}\n", "no `provider`"),
     ],
 )

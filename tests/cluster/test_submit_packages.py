@@ -126,9 +126,9 @@ def test_methods_of_other_packages_are_sent_along(path: Path, tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("module", "files", "expected"),
     [
-        ("gone", None, "mine: its module gone cannot be sent along: it cannot be found"),
-        ("spread.part", None, "mine: its module spread cannot be sent along: it is a namespace"),
-        ("mine", ("mine.py", "sweeps/extra.py"), "mine: cannot be sent along: its folder sweeps"),
+        ("gone", None, "mine: its module gone cannot be sent to the cluster: it cannot be found"),
+        ("spread.part", None, "mine: its module spread cannot be sent to the cluster: it is a namespace"),
+        ("mine", ("mine.py", "sweeps/extra.py"), "mine: cannot be sent to the cluster: this program has a folder sweeps"),
     ],
 )
 def test_what_cannot_be_sent_is_refused(path: Path, module: str, files: tuple[str, ...] | None, expected: str) -> None:

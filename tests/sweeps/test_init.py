@@ -84,7 +84,7 @@ def test_a_large_table_gets_what_is_quick(frontier: Callable[..., Result], monke
 def test_nothing_is_overwritten(frontier: Callable[..., Result]) -> None:
     Path("sweep.yaml").write_text("mine")
     done = frontier("init", "builtin:synthetic-50x8")
-    assert done.exit_code == 2 and "sweep.yaml: is there already; --force replaces it." in done.stderr
+    assert done.exit_code == 2 and "sweep.yaml: already exists; --force replaces it." in done.stderr
     assert Path("sweep.yaml").read_text() == "mine"
     Path("runs/synthetic-50x8").mkdir(parents=True)
     assert frontier("init", "builtin:synthetic-50x8", "--force").exit_code == 0

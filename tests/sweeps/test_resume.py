@@ -208,7 +208,7 @@ def begun(notes: Path, count: int) -> None:
 
 
 def check_terminated(run_dir: Path, output: str) -> None:
-    assert "Ending: what runs" in output and "frontier resume" in output, output
+    assert "Ending: " in output and "then the report is written" in output and "frontier resume" in output, output
     assert "Traceback" not in output and "***" not in output and "SIGTERM" not in output, output
     stopped = [row for row in rows_of(run_dir).values() if row["status"] == "stopped"]
     assert stopped and {row["reason"] for row in stopped} == {"terminated"}

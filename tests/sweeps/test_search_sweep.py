@@ -128,7 +128,7 @@ def test_searches_that_cannot_be_are_refused_before_anything_is_written(tmp_path
     }
     with pytest.raises(InputError, match="needs search: "):
         sweeps.run(sweep)
-    with pytest.raises(InputError, match="goes by the errors that fits report, not by neighbours"):
+    with pytest.raises(InputError, match="compares the errors that fits report, not neighbours"):
         sweeps.run(
             {
                 **sweep,

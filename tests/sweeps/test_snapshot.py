@@ -133,7 +133,8 @@ def test_a_snapshot_is_what_the_end_would_have_written_of_these_trials(
         )
     whole = load([prepared.config.run_dir])
     assert (
-        str(whole.incomplete[0]) == "Incomplete: the sweep has not ended, 5 of 5 trials are here; frontier resume goes on."
+        str(whole.incomplete[0])
+        == "Incomplete: the sweep has not ended, 5 of 5 trials are here; frontier resume continues it."
     )
     assert whole.frontier.num_rows and not store.has_ended(prepared.config.run_dir)
 
@@ -265,7 +266,7 @@ def test_a_sweep_is_looked_at_while_it_runs_and_after_it_was_stopped(
     assert export.exit_code == 0 and running in export.stdout and (tmp_path / "small.safetensors").is_file(), export.output
 
     stopped = frontier("report", run_dir)
-    assert "Incomplete: the sweep was stopped, 3 of 5 trials are here; frontier resume goes on." in stopped.stdout
+    assert "Incomplete: the sweep was stopped, 3 of 5 trials are here; frontier resume continues it." in stopped.stdout
     page_text = (run_dir / "report.html").read_text()
     assert ">incomplete</span> s: the sweep was stopped, 3 of 5 trials are here; <code>frontier resume</code>" in page_text
     state = json.loads((run_dir / "status.json").read_text())

@@ -188,8 +188,13 @@ def test_nothing_is_overwritten_without_force(tmp_path: Path, frontier: Any) -> 
 @pytest.mark.parametrize(
     ("file", "name", "path", "message"),
     [
-        ("transform_entropy-24", "onnx", "x", "transform_entropy is not in this format: its rows are entropy-coded"),
-        ("bin-13", "codes", "x", "bin is not in this format: its rows are no sums of codewords"),
+        (
+            "transform_entropy-24",
+            "onnx",
+            "x",
+            "transform_entropy cannot be written in this format: its rows are entropy-coded",
+        ),
+        ("bin-13", "codes", "x", "bin cannot be written in this format: its rows are not sums of codewords"),
         ("identity-without-words", "gensim", "x.kv", "finds rows by words, and this table has none"),
         ("pq-5", "gensim", "x.bin", "ends in .kv"),
         ("pq-5", "onnx", "no/where", "in an existing folder"),

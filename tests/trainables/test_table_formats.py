@@ -130,7 +130,7 @@ def test_checkpoints_of_several_tables(tmp_path):
     path = tmp_path / "t.pt"
     tensors = {f"layer{n}.weight": torch.ones(n + 1, 2) for n in range(12)}
     torch.save(tensors, path)
-    refused(path, r"12 two-dim.* in it: layer11.weight 12 x 2, .* and 2 more; name one: .*t.pt#NAME")
+    refused(path, r"12 two-dim.* tensors: layer11.weight 12 x 2, .* and 2 more; name one: .*t.pt#NAME")
     refused(path, "Unknown two-dimensional float tensor .*'layer11.weigh'. Did you mean 'layer11.weight'", "#layer11.weigh")
     assert read_table(f"{path}#layer3.weight").shape == (4, 2)
     torch.save({**tensors, "decoder.embed_tokens.weight": torch.ones(7, 2)}, path)
@@ -139,7 +139,7 @@ def test_checkpoints_of_several_tables(tmp_path):
     table = read_table(str(path))
     assert table.words == ["b", "a"] and table.counts is not None and table.counts.tolist() == [3, 4]
     torch.save({"e": torch.ones(1, 1).expand(10**6, 10**6)}, path)  # 4 TB that take 4 bytes
-    refused(path, "0 two-dimensional float tensors")
+    refused(path, "no two-dimensional float tensor in it")
 
 
 def test_a_missing_companion_is_named(tmp_path):
@@ -184,7 +184,7 @@ def test_columns_that_are_refused(tmp_path):
     refused(path, "2 columns of lists: v, w; name one: .*t.parquet#NAME")
     assert read_table(f"{path}#w").shape == (2, 1)
     write(v=[[1.0], [2.0]], one=["a", "b"], two=["c", "d"])
-    refused(path, "2 columns of text: one, two; call the one with the words 'word'")
+    refused(path, "2 columns of text: one, two; name the one with the words 'word'")
     write(v=[[1.0], [2.0]], word=["a", None])
     refused(path, "row 1: there is no word")
     write(v=pa.FixedSizeListArray.from_arrays(pa.array(np.ones(20_000_000, np.float32)), 100))
@@ -218,7 +218,7 @@ def test_separated_that_is_refused(tmp_path):
     for text, message in [
         ("", "the file is empty"),
         ("a,b\nc,d\n", "no column of lists of floats, and none of floats|columns of text"),
-        ("x,x\n1,2\n3,4\n", "the column 'x' is there twice"),
+        ("x,x\n1,2\n3,4\n", "the column 'x' occurs twice"),
         ("w,x,y\na,1,2\nb,3\n", "not a table in columns"),
         ("w,x\n" + "a,1\n" * 60 + "a,one\n", "not a table in columns"),
     ]:
@@ -239,10 +239,10 @@ def test_npz(tmp_path, caplog):
     assert table.words is None and "the words in words are pickled" in caplog.text
     assert table.counts is not None and table.counts.tolist() == [0, 1, 2, 3, 4]
     np.savez(path, a=files.VECTORS, b=np.zeros((2, 9)))
-    refused(path, r"2 two-dim.* in it: b 2 x 9, a 5 x 2; name one: .*t.npz#NAME")
+    refused(path, r"2 two-dim.* tensors: b 2 x 9, a 5 x 2; name one: .*t.npz#NAME")
     assert read_table(f"{path}#b").shape == (2, 9)
     np.savez(path, a=np.zeros((2, 9), dtype=int))
-    refused(path, "0 two-dimensional float")
+    refused(path, "no two-dimensional float")
     np.savez_compressed(path, a=np.zeros((1 << 12, 1 << 13)))
     refused(path, "unpacks to more than")
     path.write_bytes(files.archive_of({"a.npy": b"\x93NUMPY\x01\x00\x05\x00'''(\n", "note.txt": b"hello"}))

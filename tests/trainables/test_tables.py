@@ -161,7 +161,7 @@ def test_a_word_that_comes_twice(tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
         table = read(tmp_path, GLOVE + "cat 9 9\nfox 1 1\nthe 8 8\n")
     assert holds(table, ["the", "cat", "dog", "cat", "fox", "the"], [*VALUES, [9.0, 9.0], [1.0, 1.0], [8.0, 8.0]])
-    assert "2 words come more than once, the first of them 'cat' in lines 2 and 4; every row is kept" in caplog.text
+    assert "2 words occur more than once, the first of them 'cat' in lines 2 and 4; every row is kept" in caplog.text
     assert len(caplog.records) == 1 and word_rows(table.words)("cat") == 1
 
 
@@ -244,7 +244,7 @@ def test_safetensors(tmp_path):
     assert read_table(path).name == "m#h.wte.weight"
     save_file({f"layer.{n}": torch.zeros(n, 2) for n in range(1, 13)}, path)
     with pytest.raises(
-        InputError, match=r"12 two-dim.* in it: layer.12 12 x 2, .*layer.3 3 x 2, and 2 more; name one: .*#NAME"
+        InputError, match=r"12 two-dim.* tensors: layer.12 12 x 2, .*layer.3 3 x 2, and 2 more; name one: .*#NAME"
     ):
         read_table(path)
     save_file({"wte": torch.tensor(VALUES), "left": torch.zeros(2, 2), "right": torch.zeros(2, 2)}, path)
@@ -320,7 +320,7 @@ def test_writing_refuses_what_would_not_be_read_back(tmp_path):
         write_table(Table(one, ["a"]), tmp_path / "none" / "t.txt")
     assert list(tmp_path.iterdir()) == []
     (tmp_path / "t.word").write_text("of another table")
-    with pytest.raises(InputError, match="t.word lies beside it and would be taken for its own"):
+    with pytest.raises(InputError, match="t.word is in the same folder and would be read as a part of it"):
         write_table(Table(one, ["a"]), tmp_path / "t.npy")
 
 

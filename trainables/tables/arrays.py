@@ -112,7 +112,7 @@ def read_word2vec_bin(stream: IO[bytes], source: str, rows: int | None) -> tuple
     promised, dim = int(header[0]), int(header[1])
     if 4 * dim > _MAX_ROW_BYTES:
         raise InputError(
-            f"{source}: the header says {dim} columns, {_MAX_ROW_BYTES // 4:,} are read at most: it is damaged."
+            f"{source}: the header says {dim} columns, but at most {_MAX_ROW_BYTES // 4:,} are read: the file is damaged."
         )
     wanted = promised if rows is None else min(promised, rows)
     vectors = np.empty((0, dim), dtype=np.float32)
@@ -131,7 +131,9 @@ def read_word2vec_bin(stream: IO[bytes], source: str, rows: int | None) -> tuple
             position = end
         rest = block[position:]
         if len(rest) > 4 * dim + _MAX_WORD_BYTES and len(words) < wanted:
-            raise InputError(f"{source}: row {len(words)}: a word of more than {_MAX_WORD_BYTES >> 20} MiB: it is damaged.")
+            raise InputError(
+                f"{source}: row {len(words)}: a word of more than {_MAX_WORD_BYTES >> 20} MiB: the file is damaged."
+            )
         part = np.frombuffer(bytearray().join(pieces), dtype="<f4").reshape(-1, dim)
         finite = np.isfinite(part).all(axis=1)
         if not finite.all():

@@ -93,7 +93,9 @@ def read_table(
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror or error}.") from None
     except MemoryError:
-        raise InputError(f"{path}: needs more memory than there is; its first rows may fit (rows).") from None
+        raise InputError(
+            f"{path}: needs more memory than is available; its first rows may fit (--rows, or rows in a sweep)."
+        ) from None
 
 
 def _read(path: Path, part: str | None, rows: int | None, max_unpacked: int | None) -> Table:

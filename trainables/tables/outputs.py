@@ -71,7 +71,7 @@ def export(quantizer: Quantizer, path: Path, name: str, *, force: bool = False) 
     """
     reason = carried(name, quantizer.name)[1]
     if reason is not None:
-        raise InputError(f"--format {name}: {quantizer.name} is not in this format: {reason}.")
+        raise InputError(f"--format {name}: {quantizer.name} cannot be written in this format: {reason}.")
     if OUTPUTS[name].needs_words and quantizer.words is None:
         raise InputError(f"--format {name} finds rows by words, and this table has none: use safetensors, onnx or dense.")
     refuse_overwriting(path, name, force=force)
@@ -90,7 +90,7 @@ def refuse_overwriting(path: Path, name: str, *, force: bool) -> None:
         raise InputError(f"{path}: expected the path of a {what} in an existing folder.")
     for place in (path, *output.beside(path)):
         if place.exists() and not force:
-            raise InputError(f"{place}: is there already; --force replaces it.")
+            raise InputError(f"{place}: already exists; --force replaces it.")
 
 
 def _with(path: Path, ending: str) -> Path:

@@ -55,9 +55,9 @@ def choose(shapes: Mapping[str, Sequence[int]], name: str | None, source: str) -
     listed = ", ".join(f"{key[:_SHOWN_LETTERS]} {shapes[key][0]} x {shapes[key][1]}" for key in _largest(shapes))
     more = f", and {len(shapes) - _SHOWN} more" if len(shapes) > _SHOWN else ""
     if not shapes:
-        raise InputError(f"{source}: 0 two-dimensional float tensors in it: none of them can be a table.")
+        raise InputError(f"{source}: no two-dimensional float tensor in it, so nothing that can be a table.")
     raise InputError(
-        f"{source}: {len(shapes)} two-dimensional float tensors in it: {listed}{more}; name one: {source}#NAME."
+        f"{source}: it has {len(shapes)} two-dimensional float tensors: {listed}{more}; name one: {source}#NAME."
     )
 
 

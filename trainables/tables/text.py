@@ -199,7 +199,7 @@ def note_repeated(words: Sequence[str], places: Sequence[int], source: str, unit
     _LOG.warning(
         "%s: %s more than once, the first of them %r in %s %d and %d; every row is kept, and a look-up finds the first.",
         source,
-        "1 word comes" if len(words) - distinct == 1 else f"{len(words) - distinct} words come",
+        "1 word occurs" if len(words) - distinct == 1 else f"{len(words) - distinct} words occur",
         words[row],
         unit,
         places[seen[words[row]]],

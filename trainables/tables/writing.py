@@ -77,7 +77,9 @@ def _companions(table: Table, path: Path) -> dict[Path, Callable[[IO[bytes]], An
     for suffix in (*array_tables.WORD_SUFFIXES, array_tables.COUNTS_SUFFIX):
         place = path.with_suffix(suffix)
         if place.exists() and place not in (words, counts):
-            raise InputError(f"{path}: {place.name} lies beside it and would be taken for its own; move it away first.")
+            raise InputError(
+                f"{path}: {place.name} is in the same folder and would be read as a part of it; move it away first."
+            )
     if words is not None and table.words is not None:
         text = encode_words(table.words)
         if b"\r\n" in text + b"\n":

@@ -57,7 +57,7 @@ def send_records(run_dir: Path) -> Sent:
     rows, run = store.read_trials(run_dir).to_pylist(), store.read_run(run_dir)
     finished_at = run.get("finished_at")
     if finished_at is None:
-        raise InputError(f"{run_dir / RUN_FILE}: the run has not ended; go on with: frontier resume {run_dir}")
+        raise InputError(f"{run_dir / RUN_FILE}: the run has not ended; continue it with: frontier resume {run_dir}")
     scores: dict[str, list[dict[str, Any]]] = {}
     for score in store.read_scores(run_dir).to_pylist():
         scores.setdefault(score["trial_key"], []).append(score)

@@ -89,14 +89,14 @@ def read_separated(stream: IO[bytes], source: str, rows: int | None, separator: 
         raise InputError(f"{source}: no table in it: the file is empty.")
     width = len(lines[0])
     if width > _MAX_COLUMNS:
-        raise InputError(f"{source}: {width:,} columns, {_MAX_COLUMNS:,} are read at most.")
+        raise InputError(f"{source}: {width:,} columns, but at most {_MAX_COLUMNS:,} are read.")
     has_header = len(lines) > 1 and _is_header(lines)
     if not has_header and separator == "\t":
         vectors, words = read_text(rest, source, rows)
         return Table(torch.from_numpy(vectors), words, name=name)
     names = lines[0] if has_header else [str(at) for at in range(width)]
     if len(set(names)) < width:
-        raise InputError(f"{source}:1: the column {next(one for one in names if names.count(one) > 1)!r} is there twice.")
+        raise InputError(f"{source}:1: the column {next(one for one in names if names.count(one) > 1)!r} occurs twice.")
     body = lines[1:] if has_header else lines
     numeric = [all(at < len(line) and _number(line[at]) for line in body) for at in range(width)]
     kinds: dict[str, Any] = {}
@@ -105,7 +105,7 @@ def read_separated(stream: IO[bytes], source: str, rows: int | None, separator: 
         if numeric[at] and one.lower() in _ROW_NAMES and all(line[at].isdecimal() for line in body):
             kinds[one] = pa.int64()  # numbers of rows are no dimension
             _LOG.warning(
-                "%s: the column %r holds numbers of rows and is left out; name it otherwise if it is a dimension.",
+                "%s: the column %r holds row numbers and is left out; rename it if it is a dimension.",
                 source,
                 one,
             )
@@ -229,7 +229,7 @@ def _choose(schema: Any, name: str | None, source: str) -> tuple[list[int], int 
     if word is None and texts:
         names = ", ".join(schema.field(at).name for at in texts[:10])
         raise InputError(
-            f"{source}: {len(texts)} columns of text: {names}; call the one with the words 'word', or keep it alone."
+            f"{source}: {len(texts)} columns of text: {names}; name the one with the words 'word', or keep only that one."
         )
     count = next(
         (at for at, field in fields if field.name.lower() in _COUNT_NAMES and pa.types.is_primitive(field.type)), None
