@@ -113,7 +113,7 @@ UnpackedOption = Annotated[
 ]
 AcceptOption = Annotated[
     bool,
-    typer.Option("--accept-changed-table", help="Go on although the table has changed; all trials run again."),
+    typer.Option("--accept-changed-table", help="Continue although the table has changed; all trials run again."),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead, and nothing else: docs/json.md.")]
 SetOption = Annotated[list[str] | None, typer.Option("--set", help="Override a key: KEY=VALUE. Repeatable.")]

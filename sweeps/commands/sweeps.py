@@ -212,7 +212,7 @@ def report(
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Write the HTML report of one or more runs, also of a sweep that still runs. It needs no network."""
+    """Write the HTML report of one or more runs, finished or still running. The page needs no network."""
     pictures: list[Path] = []
     if paper_tables:
         from analysis.paper.page import write_paper

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -27,6 +28,7 @@ from sweeps.commands.app import (
 )
 
 _EXAMPLE = "builtin:glove-10k-50d"
+_MARKUP = re.compile(r"(?::\w+:)?`+([^`]+)`+")  # of docstrings, which `tasks` shows as plain text
 _RATIOS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 
@@ -104,7 +106,7 @@ def tasks(names: Annotated[bool, typer.Option("--names", help="Print only the na
         if names:
             out.print(name)
             continue
-        summary = (cls.__doc__ or "").strip().splitlines()[0]
+        summary = _MARKUP.sub(r"\1", (cls.__doc__ or "").strip().splitlines()[0])
         shown = ", ".join(f"{metric.name} ({'higher' if metric.direction == 'max' else 'lower'})" for metric in cls.metrics)
         settings = ", ".join(cls.Settings.model_fields)
         out.print(f"[bold]{name}[/]  {escape(summary)}\n    better: {escape(shown)}")

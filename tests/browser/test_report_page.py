@@ -167,7 +167,7 @@ def test_what_the_page_does(run_dir: Path, report_file: Path, page: Page, seen: 
     cosine = torch.cosine_similarity(table.vectors, rebuilt, dim=1)
     assert words_of(page, "word-worst")[0] == table.words[int(cosine.argmin())]
     page.fill("#word", "minis")
-    assert "“minis” is not among the 600 rows. There is: minister" in page.locator("#word-told").inner_text()
+    assert "“minis” is not among the 600 rows. Similar words: minister" in page.locator("#word-told").inner_text()
     page.locator("#word-worst button").first.click()
     assert page.input_value("#word") == table.words[int(cosine.argmin())]
     # Costs as axes.

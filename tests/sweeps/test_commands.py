@@ -93,6 +93,7 @@ def test_wrong_input_to_compress(table: Path, tmp_path: Path, words: list[str], 
 def test_lists(table: Path) -> None:
     assert {"identity", "cast", "pq", "rq", "scalar", "dccl"} <= set(frontier("methods", "--names").stdout.split())
     assert {"reconstruction", "neighbours", "polarity"} <= set(frontier("tasks", "--names").stdout.split())
+    assert "see frontier data" in (told := frontier("tasks").stdout) and "`" not in told
     assert {"quick", "glove100"} <= set(frontier("presets", "--names").stdout.split())
     shown = frontier("methods").stdout
     assert all(name in shown for name in quantizers.list_methods())

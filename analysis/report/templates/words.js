@@ -38,7 +38,7 @@
     const told = [word(id)];
     if (cosine !== null) {
       const worse = sorted.indexOf(id);
-      told.push("cosine with itself before: " + digits(similarity(id), 3) + ", rank " + (worse + 1).toLocaleString("en-US") + " of " + count.toLocaleString("en-US") + ", the worst first");
+      told.push("cosine with the original: " + digits(similarity(id), 3) + ", rank " + (worse + 1).toLocaleString("en-US") + " of " + count.toLocaleString("en-US") + " (worst first)");
     }
     if (old !== null) told.push(common.size + " of " + width + " neighbours kept");
     byId("word-told").textContent = told.join("; ") + ".";
@@ -53,12 +53,12 @@
     byId("word-lists").hidden = true;
     const start = typed.toLowerCase();
     const near = typed === "" ? [] : Array.from(rows.keys()).filter((one) => one.startsWith(start)).sort((a, b) => rows.get(a) - rows.get(b)).slice(0, 5);
-    byId("word-told").textContent = typed === "" ? "" : "“" + typed + "” is not among the " + count.toLocaleString("en-US") + " rows." + (near.length ? " There is: " + near.join(", ") + "." : "");
+    byId("word-told").textContent = typed === "" ? "" : "“" + typed + "” is not among the " + count.toLocaleString("en-US") + " rows." + (near.length ? " Similar words: " + near.join(", ") + "." : "");
   }
   byId("word").addEventListener("input", asked);
   if (cosine !== null) {
     const quantile = (share) => digits(similarity(sorted[Math.min(count - 1, Math.floor(share * count))]), 3);
-    byId("word-summary").textContent = "Half of the rows keep a cosine of " + quantile(0.5) + " or more with themselves; the worst twentieth is at " + quantile(0.05) + " or less.";
+    byId("word-summary").textContent = "Half of the rows have a cosine of " + quantile(0.5) + " or more with the original; the worst twentieth has " + quantile(0.05) + " or less.";
     byId("word-worst").replaceChildren(...sorted.slice(0, 24).map((id) => {
       const line = item(id, false);
       line.append(" " + digits(similarity(id), 2));
