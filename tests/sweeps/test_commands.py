@@ -185,7 +185,7 @@ def test_several_sweeps_run_one_after_the_other(
     monkeypatch.setattr("sweeps.commands.show.show_run", lambda *about: None)
     done = frontier("run", three_sweeps(tmp_path), "--out", tmp_path / "runs")
     assert (done.exit_code, seen) == (code, begun), done.output
-    assert ("Not begun: third" in done.stdout) == (code in (130, 143))
+    assert ("Not started: third" in done.stdout) == (code in (130, 143))
 
 
 @pytest.mark.parametrize("command", ["run", "resume", "status", "report", "compress", "inspect", "convert", "ui", "export"])

@@ -394,7 +394,7 @@ def test_a_frontier_of_other_trials(place: Path, frontier: Callable[..., Result]
     store.write(run_dir, "trials", trials.slice(0, 0))
     done = frontier(words[0], run_dir, *words[1:], "--max-bytes", "200B")
     if words[0] == "export":
-        assert done.exit_code == 2 and "trials.parquet has no trial of what frontier.parquet names" in done.stderr
+        assert done.exit_code == 2 and "trials.parquet lacks the trials that frontier.parquet names" in done.stderr
         assert len(done.stderr.splitlines()) == 1 and not (place / "x.safetensors").exists()
     else:
         assert done.exit_code == 0, done.output
