@@ -28,7 +28,6 @@ from sweeps.commands.app import (
 )
 
 _EXAMPLE = "builtin:glove-10k-50d"
-_MARKUP = re.compile(r"(?::\w+:)?`+([^`]+)`+")  # of docstrings, which `tasks` shows as plain text
 _RATIOS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 
@@ -106,11 +105,10 @@ def tasks(names: Annotated[bool, typer.Option("--names", help="Print only the na
         if names:
             out.print(name)
             continue
-        summary = _MARKUP.sub(r"\1", (cls.__doc__ or "").strip().splitlines()[0])
+        summary = re.sub(r"(?::\w+:)?`+([^`]+)`+", r"\1", (cls.__doc__ or "").strip().splitlines()[0])
         shown = ", ".join(f"{metric.name} ({'higher' if metric.direction == 'max' else 'lower'})" for metric in cls.metrics)
-        settings = ", ".join(cls.Settings.model_fields)
         out.print(f"[bold]{name}[/]  {escape(summary)}\n    better: {escape(shown)}")
-        if settings:
+        if settings := ", ".join(cls.Settings.model_fields):
             out.print(f"    settings: {escape(settings)}")
 
 
