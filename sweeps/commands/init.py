@@ -142,7 +142,7 @@ def _tasks(table: Table, data: Path | None) -> tuple[list[tuple[str | dict[str, 
             nothing = make_task(entry, data).check(table)
             reason = None if nothing is None else nothing.reason
         except InputError:
-            reason = "reads wordsim/ under --data DIR, which is not there"
+            reason = "needs wordsim/ under --data DIR, which is missing"
         if reason is None:
             found.append((entry, f"{name}.{metric}"))
         elif table.words is not None:
@@ -207,10 +207,10 @@ def _text(
     lines += [
         _line(f"objectives: {_listed(objectives)}", "the first metric decides what is recommended"),
         _line(f"seeds: {_listed(range(proposal.seeds))}", more),
-        _line(f'# constraints: {{payload_bytes: "<= {limit}"}}', "what is larger is not run"),
+        _line(f'# constraints: {{payload_bytes: "<= {limit}"}}', "larger tables are not run"),
         "",
-        _line("stop: {time: 1h}", "no trial begins after that; running it again goes on"),
-        _line("trial_timeout: 30m", "a trial that takes longer is ended, and says so"),
+        _line("stop: {time: 1h}", "no trial starts after that; run it again to continue"),
+        _line("trial_timeout: 30m", "a trial that takes longer is killed, and recorded as failed"),
         _line("resources: auto", "one core a trial, a GPU where there is one; {cpu: 2}, {memory: 4GB}"),
     ]
     if dense < _LEAST_LIMIT:
