@@ -41,7 +41,7 @@ def test_a_table_with_words(tmp_path: Path, frontier: Callable[..., Result]) -> 
     assert (config.rows, config.seeds, config.stop.time) == (2000, (0, 1, 2), 3600)
     # What is measured is what the data at hand allows; what is not there is said.
     assert config.tasks == ("neighbours", {"task": "similarity", "dataset": ["men"]}, "polarity")
-    assert "# - analogy: reads wordsim/" in text
+    assert "# - analogy: needs wordsim/" in text
     plan = prepare(config, tmp_path / "data").plan
     assert f" {len(plan.trials)} trials." in done.stdout
     assert {spec.method for spec in plan.trials} >= {"identity", "cast", "scalar", "pq", "rq"}
