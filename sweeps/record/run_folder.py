@@ -18,13 +18,14 @@ import yaml
 
 from analysis.store import read_run
 from quantizers.errors import InputError
+from quantizers.files import PART_SUFFIX
 from sweeps.record.intake import Observer
 from sweeps.record.status import is_alive, read_status
 from sweeps.spec.config import SweepConfig
 from sweeps.spec.sweep_file import as_run
 from sweeps.storage import claims, is_remote, mirror, open_storage
 from sweeps.storage.claims import Claim, Holder
-from sweeps.storage.layout import BASELINES, DRIVER_CLAIM, FITS, RAY, SHARED, STATUS_FILE, SWEEP_FILE, TUNE
+from sweeps.storage.layout import ARTIFACTS, BASELINES, DRIVER_CLAIM, FITS, RAY, SHARED, STATUS_FILE, SWEEP_FILE, TUNE
 from trainables.records import TrialResult
 
 VANISHED = "the run's folder vanished while the sweep was at work"
@@ -112,7 +113,9 @@ class FolderWatch(Observer):
 
 
 def delete_working_files(config: SweepConfig, *, keep_shared: bool) -> None:
-    """Delete what is only for a sweep that runs: Tune's folder, and the shared fits of one without a ledger.
+    """Delete what is only for a sweep that runs, or was left by killed workers.
+
+    That is Tune's folder, the shared fits of a sweep without a ledger, and files that were not finished.
 
     Args:
         config: the sweep.
@@ -124,6 +127,9 @@ def delete_working_files(config: SweepConfig, *, keep_shared: bool) -> None:
         for kind in (FITS, BASELINES):
             for name in storage.names(f"{shared}/{kind}"):
                 storage.delete(f"{shared}/{kind}/{name}")
+    for parts in (config.run_dir, config.run_dir / ARTIFACTS):
+        for part in parts.glob(f".*{PART_SUFFIX}"):
+            part.unlink(missing_ok=True)
     folder = config.run_dir / RAY
     shutil.rmtree(folder / TUNE, ignore_errors=True)
     for left in (*(folder / SHARED / kind for kind in (FITS, BASELINES)), folder / SHARED, folder):

@@ -107,10 +107,17 @@ def test_a_finished_run_keeps_no_working_files(tmp_path: Path) -> None:
     for name in ("ray/tune/trial/params.json", "ray/shared/fits/a.safetensors", "ray/shared/baselines/b.safetensors"):
         (config.run_dir / name).parent.mkdir(parents=True, exist_ok=True)
         (config.run_dir / name).write_text("x")
+    left = config.run_dir / "artifacts" / ".a.safetensors.1-2.part"  # by a worker that was killed
+    left.parent.mkdir()
+    for file in (left, left.with_name("a.safetensors"), config.run_dir / ".trials.parquet.1-2.part"):
+        file.write_text("x")
     delete_working_files(config, keep_shared=True)  # a resumed run has use for them
-    assert sorted(path.name for path in config.run_dir.rglob("*") if path.is_file()) == ["a.safetensors", "b.safetensors"]
+    assert sorted(path.name for path in config.run_dir.rglob("*") if path.is_file()) == [
+        "a.safetensors", "a.safetensors", "b.safetensors"
+    ]  # fmt: skip
     delete_working_files(config, keep_shared=False)
-    assert list(config.run_dir.iterdir()) == []
+    assert [path.name for path in config.run_dir.rglob("*") if path.is_file()] == ["a.safetensors"]
+    assert not (config.run_dir / "ray").exists()
     delete_working_files(config, keep_shared=False)
 
 
