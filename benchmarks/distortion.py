@@ -77,7 +77,7 @@ class Bench:
             return known
         found = make()
         if found is None:
-            print(f"{here}: nothing within the budget", flush=True)
+            print(f"{here}: nothing within the budget, or no such method", flush=True)
             return None
         rebuilt = torch.from_numpy(found.rebuilt)
         parts = zip(torch.split(self.table.vectors, 1 << 14), torch.split(rebuilt, 1 << 14), strict=True)

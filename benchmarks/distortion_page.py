@@ -29,6 +29,7 @@ from quantizers.files import replacing, write_bytes
 
 BEGIN, END = "<!-- tables -->", "<!-- end -->"
 COSTS_AT = 16.0
+PROGRAMS = sorted({peer.whose for peer in PEERS.values()})
 
 
 def is_fixed(row: Row) -> bool:
@@ -51,6 +52,15 @@ def mean(rows: Iterable[Row], ratio: float, field: str = "nmse") -> float:
     return float(np.mean(found)) if found else float("nan")
 
 
+def earlier(rows: Iterable[Row]) -> dict[str, list[Row]]:
+    """Rows of our methods at earlier commits, by commit."""
+    found: dict[str, list[Row]] = {}
+    for row in rows:
+        if row.whose not in (OURS, *PROGRAMS):
+            found.setdefault(row.whose, []).append(row)
+    return found
+
+
 def best(rows: Iterable[Row], ratio: float) -> tuple[float, str] | None:
     """The least mean error of a method at a ratio, and the method."""
     errors = [(mean(mine, ratio), method) for (_, method), mine in by_method(rows).items()]
@@ -68,15 +78,23 @@ def draw(rows: list[Row], path: Path) -> None:
     ratios = sorted({row.ratio for row in rows if row.ratio == round(row.ratio)})
     curve = {row.ratio: row.curve for row in sorted(rows, key=lambda row: row.ratio)}
     colours = plt.get_cmap("tab20")
-    for number, ((whose, method), mine) in enumerate(by_method(rows).items()):
-        fixed = is_fixed(mine[0])
-        style = "*" if fixed else "-o" if whose == OURS else "--s" if f"{whose}.{method}" in PEERS else ":^"
+    shown = [row for row in rows if row.whose in (OURS, *PROGRAMS)]
+    for number, ((whose, method), mine) in enumerate(by_method(shown).items()):
+        style = "*" if is_fixed(mine[0]) else "-o" if whose == OURS else "--s"
         at = sorted({row.ratio for row in mine})
         errors = [mean(mine, ratio) for ratio in at]
         over = [error / curve[ratio] for ratio, error in zip(at, errors, strict=True)]
-        look = {"color": colours(number % 20), "markersize": 10 if fixed else 4, "linewidth": 2 if whose == OURS else 1}
+        look = {
+            "color": colours(number % 20),
+            "markersize": 10 if is_fixed(mine[0]) else 4,
+            "linewidth": 2 if whose == OURS else 1,
+        }
         axes.plot(at, errors, style, label=f"{whose}: {method}", **look)
         relative.plot(at, over, style, **look)
+    for whose, mine in earlier(rows).items():
+        found = {ratio: one[0] for ratio in ratios if (one := best(mine, ratio)) is not None}
+        axes.plot(list(found), list(found.values()), "k-.", label=f"best of ours at {whose}", linewidth=1)
+        relative.plot(list(found), [error / curve[ratio] for ratio, error in found.items()], "k-.", linewidth=1)
     axes.plot(list(curve), list(curve.values()), "k:", label="Gaussian curve")
     relative.axhline(1, color="k", linestyle=":")
     axes.set(ylabel="squared error over the variance")
@@ -109,11 +127,7 @@ def _table(header: Sequence[str], lines: Iterable[Sequence[str]]) -> list[str]:
 def _summary(rows: list[Row], ratios: list[float]) -> list[str]:
     """Ours beside the curve, an earlier commit's and faiss's best."""
     ours = [row for row in rows if row.whose == OURS]
-    theirs = {"faiss": [row for row in rows if row.whose == "faiss" and not is_fixed(row)]}
-    known = {OURS, *(peer.whose for peer in PEERS.values())}
-    for row in rows:
-        if row.whose not in known:
-            theirs.setdefault(row.whose, []).append(row)
+    theirs = {"faiss": [row for row in rows if row.whose == "faiss" and not is_fixed(row)], **earlier(rows)}
     lines = []
     for ratio in ratios:
         found = best(ours, ratio)

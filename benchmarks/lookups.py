@@ -3,10 +3,10 @@
     python benchmarks/lookups.py TABLE FILE.safetensors... [--rows N] [--commit e336919] [--batch 4096] [--repeats 25]
         [--threads 2] [-o DIR]
 
-TABLE is what the files were made of (``distortion.py --files`` writes them). For each file, PQ of the commit is fitted to the
-table within the file's payload. Then a program with this version's package has the file open, another with the commit's has
-PQ's, and both look up the same random rows in turn: a batch, then single rows; medians of the clock, and the ratio of the
-processor's medians beside the clock's. ``to_dense`` is the least of three. The first look-up of each is not counted.
+TABLE is what the files were made of (``distortion.py --files`` writes them). For each file, PQ of the commit is fitted to
+the table within the file's payload. Then a program with this version's package has the file open, another with the commit's
+has PQ's, and both look up the same random rows in turn: a batch, then single rows. Times are medians of the clock; the ratio
+of the processor's is beside the clock's. ``to_dense`` is the least of three. The first look-up of each is not counted.
 DIR gets ``lookups.csv``.
 """
 

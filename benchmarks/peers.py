@@ -81,6 +81,10 @@ class Faiss:
 
     def __init__(self, quantizer: Any, rotation: Any = None) -> None:
         self.quantizer, self.rotation = quantizer, rotation
+        if rotation is not None:  # what it would make for itself, but for the warnings
+            self.inner = faiss.ProductQuantizer(rotation.d_in, rotation.M, 8)
+            self.inner.cp.min_points_per_centroid = 1
+            rotation.pq = self.inner
 
     def fit(self, x: np.ndarray, seed: int) -> None:
         """See :class:`Coder`."""
