@@ -21,8 +21,9 @@ from scipy.cluster.vq import kmeans2, vq
 from sklearn.cluster import KMeans
 
 BITS = {"pq": range(4, 11), "opq": (4, 8, 10), "rq": (4, 8, 10), "lsq": (4, 8, 10), "prq": (4, 8, 10)}
-# Codebooks at the most: LSQ's time grows with the square of their number, and a code of 256 values fills 64 bytes.
 MOST_BOOKS = {"rq": 256, "prq": 256, "lsq": 64}
+# LSQ's fit grows with codebooks^2 x codewords x rows; this much takes one core about half an hour. What takes longer is left out.
+MOST_LSQ_WORK = 4e9
 MOST_CLUSTERS = 4096
 SCALARS = {4: faiss.ScalarQuantizer.QT_4bit, 6: faiss.ScalarQuantizer.QT_6bit, 8: faiss.ScalarQuantizer.QT_8bit}
 _FLOAT = 4
@@ -145,7 +146,8 @@ def _additive(rows: int, dim: int, budget: int, *, method: str) -> Iterator[Try]
         books = min(MOST_BOOKS[method], int(budget / (rows * bits / 8 + book)))
         while books >= 1 and (books % halves or rows * ((books * bits + 7) // 8) + books * book > budget):
             books -= 1
-        if books >= 1 and 1 << bits <= rows:
+        affordable = method != "lsq" or books**2 * (1 << bits) * rows <= MOST_LSQ_WORK
+        if books >= 1 and 1 << bits <= rows and affordable:
             payload = rows * ((books * bits + 7) // 8) + books * book
 
             def make(books: int = books, bits: int = bits) -> Coder:
