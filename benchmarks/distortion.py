@@ -45,7 +45,8 @@ from trainables.tables.formats import read_table
 RATIOS = [4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0]
 METHODS = ["trellis", "transform_entropy", "pq", "opq", "rq", "lsq"]
 QUERIES = 500
-_PEERS = "of: " + ", ".join(PEERS)
+_ALL = sorted(quantizers.list_methods())
+_METHODS, _PEERS = f"default: {', '.join(METHODS)}", f"default: {', '.join(PEERS)}"
 Size = tuple[float, Budget]  # times smaller, and what that is in bytes
 
 
@@ -61,9 +62,16 @@ class Bench:
         self.nearest = None if self.task.check(table) else self.task.baseline(table, seed=0)
 
     def result(
-        self, whose: str, method: str, version: str, size: Size, seed: int, make: Callable[[], Found | None]
+        self,
+        whose: str,
+        method: str,
+        version: str,
+        size: Size,
+        seed: int,
+        make: Callable[[], Found | None],
+        keep: Path | None = None,
     ) -> Row | None:
-        """What is in the store, or what ``make`` finds; None where it finds nothing within the budget."""
+        """What is in the store (and the file ``keep``), or what ``make`` finds; None where nothing fits the budget."""
         (rows, columns), (ratio, budget) = self.table.shape, size
         here = f"{ratio:.4g}x {whose}.{method}, seed {seed}"
         place = self.table.digest, budget.payload_bytes, whose, method, seed, self.threads
@@ -145,6 +153,7 @@ class Bench:
         return self.result(
             *(OURS, method, version, size, seed),
             lambda: fit(self.table, method, size[1], seed=seed, stats=self.stats, keep=keep),
+            keep,
         )
 
 
@@ -188,15 +197,15 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("table", help="a table, as frontier compress takes it")
     parser.add_argument("--rows", type=int, help="the first rows only")
     parser.add_argument("--ratios", type=float, nargs="+", default=RATIOS, help="times smaller (default: 4 to 256)")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    parser.add_argument("--methods", nargs="*", default=METHODS, choices=sorted(quantizers.list_methods()), metavar="METHOD")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="of ours, and of peers that take one (default: 0)")
+    parser.add_argument("--methods", nargs="*", default=METHODS, choices=_ALL, metavar="METHOD", help=_METHODS)
     parser.add_argument(
         "--peers", nargs="*", default=list(PEERS), choices=list(PEERS), metavar="PEER", help=", ".join(PEERS)
     )
     parser.add_argument("--before", metavar="COMMIT", help="our methods as they were at a commit, too")
     parser.add_argument("--match", action="store_true", help="ours at the sizes of the peers that have one size only, too")
     parser.add_argument("--files", type=Path, help="folder for the compressed files of ours")
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--threads", type=int, default=1, help="of all programs (default: %(default)s)")
     parser.add_argument("--again", nargs="*", metavar="WHOSE", help="measure again: all, or 'ours', 'faiss', ...")
     parser.add_argument("-o", "--output", type=Path, default=Path("runs/distortion"), help="folder (default: %(default)s)")
     options = parser.parse_args(arguments)

@@ -22,7 +22,7 @@ from sklearn.cluster import KMeans
 
 BITS = {"pq": range(4, 11), "opq": (4, 8, 10), "rq": (4, 8, 10), "lsq": (4, 8, 10), "prq": (4, 8, 10)}
 MOST_BOOKS = {"rq": 256, "prq": 256, "lsq": 64}
-# LSQ's fit grows with codebooks^2 x codewords x rows; this much takes one core about half an hour. What takes longer is left out.
+# LSQ's fit grows with codebooks^2 x codewords x rows; this much takes one core half an hour, and more is left out.
 MOST_LSQ_WORK = 4e9
 MOST_CLUSTERS = 4096
 SCALARS = {4: faiss.ScalarQuantizer.QT_4bit, 6: faiss.ScalarQuantizer.QT_6bit, 8: faiss.ScalarQuantizer.QT_8bit}
