@@ -211,7 +211,9 @@ def _number_format(x: np.ndarray, kind: str) -> tuple[np.ndarray, np.float32]:
     if kind == "float16":
         return x.astype(np.float16), np.float32(1)
     scale = np.max(np.abs(x)) / np.float32(127)
-    return np.clip(np.rint(x.astype(np.float16) / scale), -127, 127).astype(np.int8), np.float32(scale)
+    steps = x.astype(np.float16)
+    np.divide(steps, scale, out=steps)  # rounded to float16 before it is rounded to a whole number
+    return np.clip(np.rint(steps), -127, 127).astype(np.int8), np.float32(scale)
 
 
 class Numbers:
