@@ -116,7 +116,8 @@ def draw(rows: list[Row], path: Path) -> None:
 
 
 def _number(value: float, digits: int = 4) -> str:
-    return "" if value != value else f"{value:.{digits}f}"
+    """With more digits where fewer would show hardly one."""
+    return "" if value != value else f"{value:.{digits if not 0 < value < 0.01 else max(digits, 6)}f}"
 
 
 def _table(header: Sequence[str], lines: Iterable[Sequence[str]]) -> list[str]:
@@ -134,10 +135,10 @@ def _summary(rows: list[Row], ratios: list[float]) -> list[str]:
         if found is None:
             continue
         curve = next(row.curve for row in rows if row.ratio == ratio)
-        line = [f"{ratio:g}", _number(curve), f"{found[0]:.4f} ({found[1]})", _number(found[0] / curve, 2)]
+        line = [f"{ratio:g}", _number(curve), f"{_number(found[0])} ({found[1]})", _number(found[0] / curve, 2)]
         for whose in theirs.values():
             other = best(whose, ratio)
-            line += ["", ""] if other is None else [f"{other[0]:.4f} ({other[1]})", _number(found[0] / other[0], 2)]
+            line += ["", ""] if other is None else [f"{_number(other[0])} ({other[1]})", _number(found[0] / other[0], 2)]
         lines.append(line)
     heads = [text for whose in theirs for text in (f"{whose}'s best", "ours / it")]
     return _table(["times smaller", "curve", "ours, best", "/ curve", *heads], lines)
@@ -183,7 +184,7 @@ def _spread(rows: list[Row]) -> str:
     place: Callable[[Row], tuple[str, str, float]] = lambda row: (row.whose, row.method, row.ratio)  # noqa: E731
     groups = [[row.nmse for row in group] for _, group in itertools.groupby(sorted(rows, key=place), key=place)]
     widest = max((max(group) - min(group)) / min(group) for group in groups)
-    return f"Means over the seeds {', '.join(map(str, seeds))}; at the most they are {100 * widest:.1f} % apart."
+    return f"Means over the seeds {', '.join(map(str, seeds))}, whose errors differ by {100 * widest:.1f} % at most."
 
 
 def tables(folder: Path, page: Path) -> str:
