@@ -182,7 +182,8 @@ def held(point: Recommendation) -> str:
     if point.allowed is None or point.quantizer == "identity":
         return ""
     if point.certain:
-        return f"The limit is held: 95 % sure, for all {point.compared} configurations at once."
+        at_once = f", for all {point.compared:,} configurations at once" if point.compared > 1 else ""
+        return f"The limit is held: 95 % sure{at_once}."
     drops = set(point.drop_by_seed.values())
     if len(drops) == 1 < len(point.drop_by_seed):
         return "Every seed keeps the limit equally; they cannot tell about other test rows."

@@ -7,6 +7,8 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from quantizers.wording import counted as counted
+
 _UNITS = ((10**9, "GB"), (10**6, "MB"), (10**3, "KB"))
 
 
@@ -65,11 +67,6 @@ def of_point(point: Mapping[str, Any]) -> str:
     """:func:`over_seeds` of a row of ``frontier.parquet``."""
     low, high, lowest, highest = (point[f"value_{end}"] for end in ("low", "high", "lowest", "highest"))
     return over_seeds(low, high, lowest, highest, point["num_seeds"])
-
-
-def counted(count: int, noun: str) -> str:
-    """A number and its noun: ``1 trial``, ``2,000 trials``."""
-    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
 
 
 def share(value: float | None) -> str:

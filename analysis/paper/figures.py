@@ -20,6 +20,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 import quantizers
+from analysis import text
 from analysis.paper.numbers import COLUMNS, Column
 from analysis.paper.significance import OverRepresentation, combined, exact
 from analysis.paper.trials import Books, Trial
@@ -282,7 +283,7 @@ def _draw_words(artifact: Quantizer, lengths: Lengths) -> tuple[bytes | None, st
     found = np.array([row for row, word in enumerate(artifact.words or ()) if word in known], dtype=np.int64)
     vectors = artifact.to_dense().numpy()[found[:_LEXICON_WORDS]]
     if len(np.unique(vectors, axis=0)) < 4:
-        return None, f"The table has {len(found)} words of the lexicon: too few to draw"
+        return None, f"The table has {text.counted(len(found), 'word')} of the lexicon: too few to draw"
     books = artifact.books(torch.from_numpy(found[:_LEXICON_WORDS]))
     assert books is not None  # AdaComp has several
     places = _tsne(vectors)

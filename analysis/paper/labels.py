@@ -59,5 +59,5 @@ def extras(trial: Trial) -> list[str]:
     if retrain:
         parts = retrain.get("parts", ())
         what = f" ({parts[0]} alone)" if len(parts) == 1 else ""
-        found.append(f"retrained for {retrain['epochs']} epochs{what}")
+        found.append(f"retrained for {text.counted(retrain['epochs'], 'epoch')}{what}")
     return found

@@ -117,7 +117,12 @@ def _table1(trials: Sequence[Trial]) -> Block:
         for (name, dim), some in _sections(mine).items():
             row = some[0].row
             size = 4 * row["num_embeddings"] * dim / 1e6
-            ours = [f"{name}, {dim} columns", f"{row['num_embeddings']:,}", f"{row['oov_words'] or 0:,}", f"{size:.1f}"]
+            ours = [
+                f"{name}, {text.counted(dim, 'column')}",
+                f"{row['num_embeddings']:,}",
+                f"{row['oov_words'] or 0:,}",
+                f"{size:.1f}",
+            ]
             rows.append([*paper, *ours])
         if not mine:
             rows.append([*paper, NOT_RUN, "", "", ""])
@@ -130,7 +135,7 @@ def _table2(trials: Sequence[Trial]) -> list[Block]:
     for column in COLUMNS:
         mine = _sections(trial for trial in trials if trial.row["task_scope"] == column.task and _row(trial) is not None)
         for (name, dim), some in mine.items():
-            blocks.append(_column(column, f"{column.name}, {name} ({dim} columns)", some))
+            blocks.append(_column(column, f"{column.name}, {name} ({text.counted(dim, 'column')})", some))
         if not mine:
             blocks.append(_column(column, f"{column.name} ({NOT_RUN})", []))
     return blocks
@@ -211,7 +216,7 @@ def _more(trials: Sequence[Trial]) -> list[Block]:
             for group, varying in zip(variants.values(), labels, strict=True):
                 (found,) = measured(group, column)
                 rows.append([group[0].row["quantizer"], varying, _regime(group[0]), *_ours(found)])
-            title = f"Beside the paper's methods: {column.name}, {name} ({dim} columns)"
+            title = f"Beside the paper's methods: {column.name}, {name} ({text.counted(dim, 'column')})"
             blocks.append(Block(title, ["The same tasks and baselines; what the paper has no number for."], header, rows))
     return blocks
 
@@ -246,7 +251,7 @@ def _what_was_run(run_dirs: Sequence[str | Path]) -> Block:
         sweep = store.sweep_keys(run_dir)
         tasks = "; ".join(text.inline(task) for task in _listed(sweep.get("tasks")))
         machine = run.get("machine") or {}
-        where = f"{machine['cpu']}, {machine['cores']} cores" if machine else ""
+        where = f"{machine['cpu']}, {text.counted(machine['cores'], 'core')}" if machine else ""
         seeds = ", ".join(map(str, _listed(sweep.get("seeds"))))
         ended = str(run.get("finished_at", ""))[:16].replace("T", " ")
         name = str(run.get("name", run_dir.name))

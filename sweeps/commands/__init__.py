@@ -34,17 +34,20 @@ def application() -> Typer:
         found.sort(key=lambda one: names.index(_name(one)))
         for one in found:
             one.rich_help_panel = order[names.index(_name(one))][0]
-    _set_examples(app)
+    _finish(app)
     return app
 
 
-def _set_examples(group: Typer) -> None:
-    """Examples stand between bars in the source, and on lines of their own in ``--help``."""
+def _finish(group: Typer) -> None:
+    """What all commands have: examples stand between bars in the source, and on lines of their own in ``--help``."""
+    from sweeps.commands.app import Command
+
     for command in group.registered_commands:
+        command.cls = Command
         command.epilog = (command.epilog or "").replace(":  ", ":\n\n", 1).replace("   |   ", "\n\n")
     for inner in group.registered_groups:
         if inner.typer_instance is not None:
-            _set_examples(inner.typer_instance)
+            _finish(inner.typer_instance)
 
 
 def _name(command: CommandInfo | TyperInfo) -> str:

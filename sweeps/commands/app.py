@@ -13,14 +13,17 @@ import importlib.metadata
 import json
 import math
 import os
+import re
+import shlex
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
 from rich.markup import escape
+from typer.core import TyperCommand
 
 from quantizers.errors import InputError
 from sweeps.storage.layout import STATUS_FILE, SWEEP_FILE
@@ -44,6 +47,48 @@ SWEEP_MODULES = frozenset(
 )
 
 
+# Options that take a number with a unit; with --set, any key may.
+_WITH_UNITS = {
+    "size": ("--max-bytes", "--max-unpacked", "--set"),
+    "time": ("--grace", "--older-than", "--set"),
+    "drop": ("--max-drop",),
+}
+
+
+class Command(TyperCommand):
+    """A command that says how to write ``--max-bytes 1 MB``, of which the shell makes an option and an argument."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """The arguments that are left; see :class:`typer.core.TyperCommand`.
+
+        Raises:
+            typer.Exit: a unit stands apart from its number.
+        """
+        parts = [part for arg in args for part in (arg.split("=", 1) if arg.startswith("--") else [arg])]
+        for option, value, unit in zip(parts, parts[1:], parts[2:], strict=False):
+            kind = _kind_apart(option, value, unit)
+            if kind is not None:
+                said = (
+                    f"{option} {value} {unit}: {unit!r} is an argument of its own here. Write the {kind} without a space, "
+                    f"{option} {value}{unit}, or in quotes, {option} '{value} {unit}'."
+                )
+                err.print(f"[bold red]error:[/] {escape(said)}", soft_wrap=True)
+                raise typer.Exit(2)
+        return super().parse_args(ctx, args)
+
+
+def _kind_apart(option: str, value: str, unit: str) -> str | None:
+    """What a number and its unit say that stand apart behind an option; None where they do not, or may mean a file."""
+    number = value.rpartition("=")[2] if option == "--set" else value
+    kinds = [kind for kind, options in _WITH_UNITS.items() if option in options]
+    if not kinds or not unit or not re.fullmatch(r"[0-9.]+", number) or Path(unit).exists():
+        return None
+    from sweeps.spec.units import SIZES, TIMES
+
+    says = {"size": unit.upper() in SIZES, "time": unit in TIMES, "drop": unit == "%"}
+    return next((kind for kind in kinds if says[kind]), None)
+
+
 def _print_version(wanted: bool) -> None:
     if wanted:
         out.print(f"frontier {importlib.metadata.version('embedding-frontier')}")
@@ -65,33 +110,99 @@ def run_folder(text: str) -> Path:
     Raises:
         typer.Exit: there is nothing, or a folder that only holds runs; it was said which there are.
     """
+    return _argument(text, "run")
+
+
+def run_or_file(text: str) -> Path:
+    """The folder of a run, as :func:`run_folder` has it, or a compressed file.
+
+    Raises:
+        typer.Exit: as :func:`run_folder`.
+    """
+    return _argument(text, "run or file")
+
+
+def compressed_file(text: str) -> Path:
+    """The path of a compressed file; what is in it, its reader checks.
+
+    Raises:
+        typer.Exit: there is nothing, or a folder; it was said what it is, and how to come to a compressed file.
+    """
+    return _argument(text, "file")
+
+
+def _argument(text: str, kind: Literal["run", "run or file", "file"]) -> Path:
     from sweeps.record.run_folder import open_run
     from sweeps.storage import is_remote
     from trainables.tables.credentials import refuse_credentials
 
     try:
-        refuse_credentials("RUN_DIR", text)
-        path = open_run(text)
+        refuse_credentials("FILE" if kind == "file" else "RUN_DIR", text)
+        path = Path(text) if kind == "file" else open_run(text)
         if not is_remote(text):
-            _check_there(path)
+            _check_there(path, kind)
     except InputError as error:
         err.print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True)
         raise typer.Exit(2) from None
     return path
 
 
-def _check_there(path: Path) -> None:
-    """Refuse a path with nothing there, and a folder whose folders are the runs; name the runs that are meant perhaps."""
-    if path.is_file() or (path / SWEEP_FILE).exists() or (path / STATUS_FILE).exists():
+def _check_there(path: Path, kind: Literal["run", "run or file", "file"]) -> None:
+    """Refuse a path with nothing there, or with what ``kind`` is not; name the runs and files that are meant perhaps."""
+    is_run = (path / SWEEP_FILE).exists() or (path / STATUS_FILE).exists()
+    if path.is_file() or (is_run and kind != "file"):
         return
-    beside = sorted(found.parent for found in (path if path.is_dir() else path.parent).glob(f"*/{SWEEP_FILE}"))
+    if kind == "file" and path.is_dir():
+        raise InputError(_not_a_file(path, is_run))
+    beside = _runs_in(path if path.is_dir() else path.parent)
     if not path.exists():
-        near = difflib.get_close_matches(path.name, [run.name for run in beside], n=1)
-        hint = f" Did you mean {path.parent / near[0]}?" if near else ""
-        there = f" Runs there: {', '.join(run.name for run in beside[:_MOST_NAMED])}." if beside and not near else ""
-        raise InputError(f"{path}: no such run.{hint}{there}")
+        runs = [*beside, *(run for run in _runs_in(Path("runs")) if run not in beside)]
+        near = _nearest(path.name, runs, "run ")
+        if kind == "run":
+            there = f" Runs there: {', '.join(run.name for run in beside[:_MOST_NAMED])}." if beside and not near else ""
+            raise InputError(f"{path}: no such run.{_meant(near)}{there}")
+        files = path.parent.glob("*") if path.parent.is_dir() else ()
+        near += _nearest(path.name, [file for file in files if file.is_file()], "file ")
+        raise InputError(f"{path}: neither a run nor a compressed file of this name is there.{_meant(near)}")
     if beside:
         raise InputError(f"{path}: not a run, but holds some; name one: {', '.join(map(str, beside[:_MOST_NAMED]))}")
+
+
+def _runs_in(folder: Path) -> list[Path]:
+    return sorted(found.parent for found in folder.glob(f"*/{SWEEP_FILE}"))
+
+
+def _nearest(name: str, paths: Iterable[Path], what: str) -> list[str]:
+    """The path whose last part is most like ``name``, with what it is; empty where none is."""
+    by_name = {path.name: path for path in reversed(list(paths))}
+    return [f"{what}{by_name[near]}" for near in difflib.get_close_matches(name, by_name, n=1)]
+
+
+def _meant(near: Sequence[str]) -> str:
+    return f" Did you mean the {' or the '.join(near)}?" if near else ""
+
+
+def _not_a_file(path: Path, is_run: bool) -> str:
+    """What a folder is that was given for a compressed file, and how to come to such a file."""
+    from trainables.tables.readers.folder import holds_model
+
+    where = shlex.quote(str(path))
+    if is_run:
+        return (
+            f"{path}: a run; expected one compressed file. frontier recommend {where} says which trial to take, "
+            f"frontier export {where} --trial KEY -o FILE writes its file."
+        )
+    if holds_model(path):
+        return (
+            f"{path}: a model's folder; expected a compressed file. This makes one of its table: "
+            f"frontier compress {where} --method pq --ratio 16 -o FILE"
+        )
+    found = sorted(file.name for file in path.glob("*.safetensors"))
+    inside = f" In it: {', '.join(found[:_MOST_NAMED])}{', ...' if len(found) > _MOST_NAMED else ''}." if found else ""
+    return (
+        f"{path}: a folder, neither of a run nor of a model; expected a compressed file, as frontier compress and "
+        f"frontier export write it.{inside}"
+    )
 
 
 TABLE_HELP = (
@@ -101,6 +212,7 @@ TABLE_HELP = (
 DataOption = Annotated[
     Path | None, typer.Option("--data", envvar="FRONTIER_DATA", help="Folder of tables and task data.", show_envvar=True)
 ]
+CompressedFile = Annotated[Path, typer.Argument(parser=compressed_file, metavar="FILE", help="A compressed file.")]
 RunDir = Annotated[
     Path, typer.Argument(parser=run_folder, metavar="RUN_DIR", help="Folder of the run, or its s3:// address.")
 ]

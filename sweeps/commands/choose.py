@@ -7,7 +7,7 @@ import math
 import shlex
 import shutil
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.markup import escape
@@ -24,10 +24,13 @@ from sweeps.commands.app import (
     out,
     print_json,
     remembered_data,
-    run_folder,
+    run_or_file,
     say_incomplete,
     size,
 )
+
+if TYPE_CHECKING:
+    from analysis.recommend import Drop
 
 MaxBytes = Annotated[str | None, typer.Option(help="Largest payload, such as 2MB.")]
 MaxDrop = Annotated[
@@ -62,7 +65,7 @@ def recommend(
     from analysis.runs import incomplete
     from sweeps.record.run_folder import course_of
 
-    advice = advise(run_dir, max_bytes=size("--max-bytes", max_bytes), max_drop=max_drop, task=task)
+    advice = advise(run_dir, max_bytes=size("--max-bytes", max_bytes), max_drop=_drop(max_drop), task=task)
     limits = [f"at most {max_bytes}"] if max_bytes else []
     limits += [f"within {max_drop} of uncompressed"] if max_drop else []
     found = answers(advice, " and ".join(limits))
@@ -83,6 +86,16 @@ def recommend(
             out.print(escape(line), soft_wrap=True)
 
 
+def _drop(text: str | None) -> Drop | None:
+    """The drop that ``--max-drop`` says; None for None."""
+    from analysis.recommend import parse_drop
+
+    try:
+        return None if text is None else parse_drop(text)
+    except InputError as error:
+        raise InputError(f"--max-drop: {error}") from None
+
+
 def _numbers(one: Any) -> str:
     from analysis import text
 
@@ -101,7 +114,7 @@ def export(
     run_dir: Annotated[
         Path,
         typer.Argument(
-            parser=run_folder, metavar="RUN_DIR|FILE", help="Folder or s3:// address of the run, or one compressed file."
+            parser=run_or_file, metavar="RUN_DIR|FILE", help="Folder or s3:// address of the run, or one compressed file."
         ),
     ],
     output: Annotated[Path, typer.Option("-o", "--output", help="File to write, or folder where the format is one.")],
@@ -133,7 +146,7 @@ def export(
     from sweeps.storage import mirror
     from sweeps.storage.layout import other_roles
 
-    row = _chosen(run_dir, trial, size("--max-bytes", max_bytes), max_drop, task)
+    row = _chosen(run_dir, trial, size("--max-bytes", max_bytes), _drop(max_drop), task)
     others = other_roles(row)
     names = [next(iter(json.loads(row["roles"]))), *others] if others else []
     if role is not None and role not in names:
@@ -172,7 +185,7 @@ def _write(path: Path, artifact: Any, output: Path, kind: str, verified: str, fo
 
 
 def _chosen(
-    run_dir: Path, trial: str | None, max_bytes: int | None, max_drop: str | None, task: str | None
+    run_dir: Path, trial: str | None, max_bytes: int | None, max_drop: Drop | None, task: str | None
 ) -> dict[str, Any]:
     """The row of the trial that is meant."""
     from analysis import store

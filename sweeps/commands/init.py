@@ -93,7 +93,6 @@ def init(
     write_bytes(output, text.encode(), "the sweep")
     shape = f"{source.num_embeddings:,} x {source.embedding_dim}"
     methods = counted(len(proposal.methods) + 1, "method")  # the casts too
-    shape = f"{tensor}, {shape}" if tensor else shape
     out.print(f"Written: {output}: {shape}, {methods}, {counted(count, 'trial')}.", soft_wrap=True, markup=False)
     out.print("Change what you like; --dry-run shows the trials and runs nothing.")
     out.print(f"Next: {command}", soft_wrap=True, markup=False)

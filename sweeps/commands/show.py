@@ -62,7 +62,7 @@ def show_plan(config: SweepConfig, data_dir: Path | None, console: Console, *, a
 def _seeds(specs: Sequence[TrialSpec]) -> str:
     """The seeds of trials of one configuration: ``0, 1, 2``, or how many."""
     listed = ", ".join(str(spec.seed) for spec in specs)
-    return listed if len(listed) <= _SEEDS_SHOWN else f"{len(specs)} seeds"
+    return listed if len(listed) <= _SEEDS_SHOWN else counted(len(specs), "seed")
 
 
 def _count(prepared: Prepared) -> str:

@@ -14,6 +14,7 @@ from analysis.text import counted
 from quantizers.errors import InputError
 from sweeps.commands.app import (
     TABLE_HELP,
+    CompressedFile,
     DataOption,
     JsonOption,
     SetOption,
@@ -215,7 +216,7 @@ def _print_sizes(artifact: Any) -> None:
 )
 @checked
 def inspect(
-    file: Annotated[Path, typer.Argument(help="A compressed file.")],
+    file: CompressedFile,
     words: Annotated[list[str] | None, typer.Argument(help="Words to show.")] = None,
     neighbours: Annotated[bool, typer.Option("--neighbours", help="Show each word's nearest words.")] = False,
     table: Annotated[str | None, typer.Option(help="The uncompressed table, to show neighbours before and after.")] = None,
@@ -233,9 +234,8 @@ def inspect(
     if words and quantizer.words is None:
         raise InputError(f"{file}: has no words. From Python, rows can be read by number.")
     index = {word: row for row, word in reversed(list(enumerate(quantizer.words or ())))}
-    for word in words:
-        if word not in index:
-            raise unknown_word(word, index, file)
+    if missing := [word for word in words if word not in index]:
+        raise unknown_word(missing[0], index, file)
     rows = [index[word] for word in words]
     codes = _codes(quantizer, rows)
     sides = _nearest(quantizer, rows, _original(quantizer, table, data, max_unpacked)) if neighbours and words else {}

@@ -35,9 +35,7 @@ from trainables.records import TrialResult, TrialSpec
 _WRITE_SECONDS = 1.0
 _LINE_SECONDS = 15.0  # between lines off a terminal; a minute once the sweep has run for ten
 _LATER_LINE_SECONDS, _LATER = 60.0, 600.0
-_BEAT_SECONDS = 5.0
-_SEND_SECONDS = 10.0
-_JOIN_SECONDS = 10.0
+_BEAT_SECONDS, _SEND_SECONDS, _JOIN_SECONDS = 5.0, 10.0, 10.0
 _FAILURES_SHOWN = 3
 _NO = (0.0, 0.0)
 
@@ -178,6 +176,11 @@ class Progress(Observer):
                 self._remaining.left_again(spec.key)
         self._changed()
 
+    def say(self, line: str) -> None:
+        """Print a line off a terminal; on one, what is shown live says enough."""
+        if self._console is not None and self._live is None:
+            self._console.print(line, highlight=False, soft_wrap=True)
+
     def tick(self) -> None:
         """Some time has passed: off a terminal, a line now and then says how far the trials are."""
         if self._console is None or self._live is not None:
@@ -187,12 +190,11 @@ class Progress(Observer):
             self._print_line()
 
     def _print_line(self) -> None:
-        assert self._console is not None
         with self._lock:
             self._last_line = time.time()
             self._estimate()
             line = one_line(self.state, self._last_line)
-        self._console.print(line, highlight=False, soft_wrap=True)
+        self.say(line)
 
     def ending(self, grace_seconds: float | None = None) -> None:
         """The sweep is to end: what runs goes on to its end, or for so many seconds."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import quantizers
+from analysis.text import counted
 from quantizers.errors import InputError
 from sweeps.spec.config import SweepConfig
 from sweeps.spec.space import Range, parse_entry
@@ -41,7 +42,7 @@ def check_count(config: SweepConfig, configurations: int, seeds: int, what: str 
     """Refuse ``configurations`` x ``seeds`` where that is more than ``limits.trials``."""
     count, limit = configurations * seeds, config.limits.trials
     if count > limit:
-        of = f" ({configurations:,} configurations x {seeds:,} seeds)" if seeds > 1 else ""
+        of = f" ({counted(configurations, 'configuration')} x {seeds:,} seeds)" if seeds > 1 else ""
         raise InputError(
             f"{config.name}: {count:,} {what}{of} are more than limits.trials ({limit:,}). List fewer values or seeds, "
             f"draw some with search: {{kind: random, samples: 1000}}, or raise it: --set limits.trials={count}."

@@ -9,6 +9,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from analysis.text import counted
 from quantizers.errors import InputError
 
 Path = tuple[str | int, ...]
@@ -49,7 +50,7 @@ class MistakesError(InputError):
 
     def __init__(self, lines: Iterable[str]) -> None:
         found = [str(InputError(line)) for line in dict.fromkeys(lines)]
-        more = [f"And {len(found) - _MOST} more mistakes."] if len(found) > _MOST else []
+        more = [f"And {counted(len(found) - _MOST, 'more mistake')}."] if len(found) > _MOST else []
         self.lines = (*found[:_MOST], *more)
         super().__init__(" ".join(self.lines))
 

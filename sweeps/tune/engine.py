@@ -24,6 +24,7 @@ os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")  # ours lets running t
 import ray
 from ray import tune
 
+from analysis.text import counted
 from quantizers.errors import InputError
 from sweeps.record.intake import TERMINATED, Intake
 from sweeps.record.ledger import Ledger
@@ -67,9 +68,11 @@ def run_trials(
         TerminatedError: SIGTERM came before any trial ran.
     """
     config = prepared.config
+    progress.say(f"{config.name}: {'connecting to' if elsewhere(address) else 'starting'} Ray ...")
     with _ray(address):
         cluster = _Cluster(config)
         progress.set_slots(cluster.slots())
+        progress.say(f"{config.name}: starting workers, for at most {counted(cluster.slots(), 'trial')} at a time ...")
         adaptive = prepared.plan.samples is not None
         # What a search proposes it wants to know next, also where another sweep measures it.
         queue = Queue(intake, cluster.policy, 2, PATIENT) if adaptive else Queue(intake, cluster.policy)

@@ -117,7 +117,7 @@ def test_ragged_rows(tmp_path):
     assert refused(tmp_path, "a 1 2 3\n\nb 1 2 3 4\nc 1 2 3\n") == ":3: 4 values for 'b', expected 3."
     assert refused(tmp_path, "a 1 2\nb 1 2 3\nc 1 2 3\n") == ":1: 2 values for 'a', expected 3."
     assert refused(tmp_path, "a 1 2\nb\nc 1 2\n") == ":2: 0 values for 'b', expected 2."
-    assert refused(tmp_path, "3 2\na 1 2\nb 1\nc 1 2\n") == ":3: 1 values for 'b', expected 2."
+    assert refused(tmp_path, "3 2\na 1 2\nb 1\nc 1 2\n") == ":3: 1 value for 'b', expected 2."
 
 
 def test_values_that_are_no_numbers(tmp_path):
@@ -134,7 +134,7 @@ def test_line_numbers_in_later_blocks(tmp_path, monkeypatch):
     lines = [f"w{row} {row} 1" for row in range(50)]
     assert read(tmp_path, "\n".join(lines)).shape == (50, 2)
     lines[30] = "w30 1"
-    assert refused(tmp_path, "\n".join(lines)) == ":31: 1 values for 'w30', expected 2."
+    assert refused(tmp_path, "\n".join(lines)) == ":31: 1 value for 'w30', expected 2."
     lines[30] = "w30 1 ?"
     assert refused(tmp_path, "\n".join(lines)) == ":31: value 2 of 'w30' is not a number: '?'."
 

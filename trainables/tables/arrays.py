@@ -17,6 +17,7 @@ from torch import Tensor
 
 from quantizers.errors import InputError
 from quantizers.table import Table, decode_words
+from quantizers.wording import counted
 from trainables.tables.text import note_repeated
 
 WORD_SUFFIXES = (".word", ".words", ".words.txt")
@@ -144,9 +145,13 @@ def read_word2vec_bin(stream: IO[bytes], source: str, rows: int | None) -> tuple
         vectors.resize((done + len(part), dim), refcheck=False)
         vectors[done:] = part
     if len(words) < wanted:
-        raise InputError(f"{source}: the header says {promised} rows, the file ends in row {len(words)}: it was cut off.")
+        raise InputError(
+            f"{source}: the header says {counted(promised, 'row')}, the file ends in row {len(words)}: it was cut off."
+        )
     if wanted == promised and (rest + stream.read(64)).strip(b"\n"):
-        raise InputError(f"{source}: more data than the {promised} rows of {dim} columns that the header says.")
+        raise InputError(
+            f"{source}: more data than the {counted(promised, 'row')} of {counted(dim, 'column')} that the header says."
+        )
     if not words:
         raise InputError(f"{source}: no table in it: the header says 0 rows.")
     decoded = [word.decode(errors="surrogateescape") for word in words]
@@ -175,7 +180,7 @@ def checked_words(words: list[str], source: str, num_rows: int, *, lines: bool =
         InputError: there are more or fewer.
     """
     if len(words) != num_rows:
-        raise InputError(f"{source}: {len(words)} words for {num_rows} rows.")
+        raise InputError(f"{source}: {counted(len(words), 'word')} for {counted(num_rows, 'row')}.")
     note_repeated(words, range(lines, num_rows + lines), source, "lines" if lines else "rows")
     return words
 
@@ -187,7 +192,7 @@ def checked_counts(counts: np.ndarray, source: str, num_rows: int) -> Tensor:
         InputError: they do not fit the rows, or are no frequencies.
     """
     if counts.shape != (num_rows,):
-        raise InputError(f"{source}: counts of shape {counts.shape} for {num_rows} rows.")
+        raise InputError(f"{source}: counts of shape {counts.shape} for {counted(num_rows, 'row')}.")
     with np.errstate(over="ignore"):
         found = torch.from_numpy(np.array(counts, dtype=np.float32))
     if not bool((torch.isfinite(found) & (found >= 0)).all()):

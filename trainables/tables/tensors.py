@@ -5,7 +5,9 @@ Shapes: N rows, D columns.
 
 from __future__ import annotations
 
+import functools
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
@@ -20,6 +22,7 @@ from quantizers.errors import InputError, unknown_name
 from quantizers.table import Table, decode_words, encode_words
 from trainables.tables.arrays import checked_counts, checked_words
 
+_LOG = logging.getLogger(__name__)
 INDEX_ENDING = ".safetensors.index.json"
 # safetensors' names of what torch turns into float32.
 _FLOATS = ("F8_E4M3", "F8_E5M2", "F16", "BF16", "F32", "F64")
@@ -27,17 +30,18 @@ _NUMBERS = (*_FLOATS, "I8", "I16", "I32", "I64", "U8", "U16", "U32", "U64")
 # How models call the table of their tokens: Llama and most after it, BERT, GPT-2, T5, model2vec, Sentence Transformers.
 _GUESSES = ("embed_tokens", "word_embeddings", "wte", "shared", "embeddings", "embedding")
 _SHOWN = 10
+_OTHERS_SHOWN = 3
 _SHOWN_LETTERS = 100
 _MAX_INDEX_BYTES = 1 << 26
 
 
 def choose(shapes: Mapping[str, Sequence[int]], name: str | None, source: str) -> str:
-    """Which of the two-dimensional float tensors of a file is the table.
+    """Which of the two-dimensional float tensors of a file is the table; what was chosen without being named is logged.
 
     Args:
         shapes: what the file holds, each (N, D).
         name: the one that is asked for; None for the only one there is, or the one that is called as models call theirs.
-        source: the file, for messages.
+        source: the file or folder, as it is named to read it, for messages.
 
     Raises:
         InputError: there is none, or no way to tell which; the message lists ten at most.
@@ -51,8 +55,14 @@ def choose(shapes: Mapping[str, Sequence[int]], name: str | None, source: str) -
     for guess in _GUESSES:
         found = [key for key in shapes if guess in key.split(".")]
         if len(found) == 1:
+            others = {key: shape for key, shape in shapes.items() if key != found[0]}
+            more = ", ..." if len(others) > _OTHERS_SHOWN else ""
+            _say_once(
+                f"{source}: of {len(shapes)} two-dimensional float tensors this one is read: {_sized(found, shapes)}. "
+                f"To read another: {source}#NAME ({_sized(_largest(others)[:_OTHERS_SHOWN], shapes)}{more})."
+            )
             return found[0]
-    listed = ", ".join(f"{key[:_SHOWN_LETTERS]} {shapes[key][0]} x {shapes[key][1]}" for key in _largest(shapes))
+    listed = _sized(_largest(shapes), shapes)
     more = f", and {len(shapes) - _SHOWN} more" if len(shapes) > _SHOWN else ""
     if not shapes:
         raise InputError(f"{source}: no two-dimensional float tensor in it, so nothing that can be a table.")
@@ -61,12 +71,23 @@ def choose(shapes: Mapping[str, Sequence[int]], name: str | None, source: str) -
     )
 
 
+@functools.cache  # a sweep looks at its table more than once
+def _say_once(message: str) -> None:
+    _LOG.warning("%s", message)
+
+
+def _sized(names: Sequence[str], shapes: Mapping[str, Sequence[int]]) -> str:
+    return ", ".join(f"{name[:_SHOWN_LETTERS]} {shapes[name][0]} x {shapes[name][1]}" for name in names)
+
+
 def _largest(shapes: Mapping[str, Sequence[int]]) -> list[str]:
     return sorted(shapes, key=lambda key: (-shapes[key][0] * shapes[key][1], key))[:_SHOWN]
 
 
-def read_safetensors(path: Path, name: str | None, rows: int | None) -> Table:
+def read_safetensors(path: Path, name: str | None, rows: int | None, source: str | None = None) -> Table:
     """The two-dimensional float tensor ``name`` of a safetensors file; without a name, what :func:`choose` takes.
+
+    ``source`` is what is read, where that is not the file itself: the model's folder.
 
     A uint8 tensor ``words`` (UTF-8, one a line) and a tensor ``counts`` go with a table of as many rows.
     """
@@ -74,7 +95,7 @@ def read_safetensors(path: Path, name: str | None, rows: int | None) -> Table:
         with safe_open(path, framework="pt") as handle:
             slices = {key: handle.get_slice(key) for key in handle.keys()}
             shapes = _tables(slices, path)
-            name = choose(shapes, name, str(path))
+            name = choose(shapes, name, source or str(path))
             num_rows = shapes[name][0]
             vectors = _float32(slices[name], rows)
             words, counts = None, None
@@ -89,8 +110,11 @@ def read_safetensors(path: Path, name: str | None, rows: int | None) -> Table:
     return Table(vectors, words, counts, path.stem if len(shapes) == 1 else f"{path.stem}#{name}")
 
 
-def read_shards(path: Path, name: str | None, rows: int | None) -> Table:
-    """A tensor of a model in several safetensors files, by their index ``X.safetensors.index.json``."""
+def read_shards(path: Path, name: str | None, rows: int | None, source: str | None = None) -> Table:
+    """A tensor of a model in several safetensors files, by their index ``X.safetensors.index.json``.
+
+    ``source`` is as in :func:`read_safetensors`.
+    """
     try:
         if path.stat().st_size > _MAX_INDEX_BYTES:
             raise InputError(f"{path}: larger than {_MAX_INDEX_BYTES >> 20} MiB: not the index of safetensors files.")
@@ -118,7 +142,7 @@ def read_shards(path: Path, name: str | None, rows: int | None) -> Table:
         raise InputError(
             f"{path.parent / places[wanted]}: no such file; the index says that {wanted} is in it: fetch it too."
         )
-    name = choose(complete, name, str(path))
+    name = choose(complete, name, source or str(path))
     shard = path.parent / places.get(name, "")
     table = read_safetensors(shard, name, rows)
     return Table(table.vectors, None, None, f"{path.name.removesuffix(INDEX_ENDING)}#{name}")

@@ -20,6 +20,7 @@ import pyarrow.csv as pacsv
 
 from quantizers.errors import InputError
 from quantizers.table import Table
+from quantizers.wording import counted
 
 _LOG = logging.getLogger(__name__)
 _BLOCK_BYTES = 1 << 22  # the lines of a block take up to 80 times its bytes
@@ -98,7 +99,7 @@ class _TextReader:
             raise InputError(f"{self.source}: no table in it: " + ("the file is empty." if number == 1 else "no rows."))
         if self.promised not in (None, len(self.words)) and len(self.words) != self.limit:
             raise InputError(
-                f"{self.source}:1: the header says {self.promised} rows, the file holds {len(self.words)}: "
+                f"{self.source}:1: the header says {counted(self.promised or 0, 'row')}, the file holds {len(self.words)}: "
                 "it was cut off, or the header is wrong."
             )
         if self.not_utf8:
@@ -114,12 +115,15 @@ class _TextReader:
         if len(first) == 2 and all(field.isdigit() and len(field) <= _MAX_HEADER_DIGITS for field in first):
             promised, dim = int(first[0]), int(first[1])
             if len(widths) < 2:
-                raise InputError(f"{self.source}:1: the header says {promised} rows, the file holds none.")
+                raise InputError(f"{self.source}:1: the header says {counted(promised, 'row')}, the file holds none.")
             # A GloVe table of one column may begin with a number, "2000 1": there every line has two fields.
             if widths[1] == dim or widths[1] != 1:
                 if widths[1] != dim:
                     line = numbered[1][0]
-                    raise InputError(f"{self.source}:{line}: {widths[1]} values, the header in line 1 says {dim} columns.")
+                    raise InputError(
+                        f"{self.source}:{line}: {counted(widths[1], 'value')}, the header in line 1 says "
+                        f"{counted(dim, 'column')}."
+                    )
                 self.promised, self.dim = promised, dim
                 return numbered[1:]
         self.dim = Counter(widths).most_common(1)[0][0]
@@ -162,7 +166,7 @@ class _TextReader:
         later = word.split(b" ")[1:]
         if spaces < self.dim or any(_is_number(field) for field in later):
             first, _, _ = line.partition(b" ")
-            raise InputError(f"{self.source}:{number}: {spaces} values for {_show(first)}, expected {self.dim}.")
+            raise InputError(f"{self.source}:{number}: {counted(spaces, 'value')} for {_show(first)}, expected {self.dim}.")
         return word, b" ".join(values)
 
     def _bad_value(self, numbered: Sequence[tuple[int, bytes]], words: list[bytes], tails: list[bytes]) -> InputError:
@@ -199,7 +203,7 @@ def note_repeated(words: Sequence[str], places: Sequence[int], source: str, unit
     _LOG.warning(
         "%s: %s more than once, the first of them %r in %s %d and %d; every row is kept, and a look-up finds the first.",
         source,
-        "1 word occurs" if len(words) - distinct == 1 else f"{len(words) - distinct} words occur",
+        f"{counted(len(words) - distinct, 'word')} {'occurs' if len(words) - distinct == 1 else 'occur'}",
         words[row],
         unit,
         places[seen[words[row]]],

@@ -111,7 +111,7 @@
       fresh.appendChild(line);
     });
     body.replaceChildren(fresh);
-    byId("page").textContent = "page " + (page + 1) + " of " + pages + ", " + order.length.toLocaleString("en-US") + " trials";
+    byId("page").textContent = "page " + (page + 1) + " of " + pages + ", " + order.length.toLocaleString("en-US") + (order.length === 1 ? " trial" : " trials");
     report.stack(byId("trials-table"));
     byId("previous").disabled = page === 0;
     byId("next").disabled = page === pages - 1;

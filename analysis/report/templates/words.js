@@ -53,7 +53,7 @@
     byId("word-lists").hidden = true;
     const start = typed.toLowerCase();
     const near = typed === "" ? [] : Array.from(rows.keys()).filter((one) => one.startsWith(start)).sort((a, b) => rows.get(a) - rows.get(b)).slice(0, 5);
-    byId("word-told").textContent = typed === "" ? "" : "“" + typed + "” is not among the " + count.toLocaleString("en-US") + " rows." + (near.length ? " Similar words: " + near.join(", ") + "." : "");
+    byId("word-told").textContent = typed === "" ? "" : "“" + typed + "” is not among the " + count.toLocaleString("en-US") + (count === 1 ? " row." : " rows.") + (near.length ? " Similar words: " + near.join(", ") + "." : "");
   }
   byId("word").addEventListener("input", asked);
   if (cosine !== null) {

@@ -25,10 +25,11 @@ _DEPTH = 4  # of mappings within a checkpoint: {"model": {"state_dict": {...}}}
 _ROW_NAMES = ("stoi", "vocab", "word2idx", "word_to_index", "token2id")  # mappings from a word to its row
 
 
-def read_checkpoint(path: Path, name: str | None, rows: int | None) -> Table:
+def read_checkpoint(path: Path, name: str | None, rows: int | None, source: str | None = None) -> Table:
     """A table in a file of ``torch.save``: the tensor itself, or the one called ``name``, or the usual one.
 
     Words lie beside it as a list (``words``, ``vocab``, ``itos``), or as a mapping from words to rows (``stoi``, ``vocab``).
+    ``source`` is what is read, where that is not the file itself: the model's folder.
 
     Raises:
         InputError: it holds objects of other classes, several tables, or none.
@@ -36,7 +37,7 @@ def read_checkpoint(path: Path, name: str | None, rows: int | None) -> Table:
     found = _load(path)
     tensors = dict(_tensors(found, "", _DEPTH))
     shapes = {key: (int(part.shape[0]), int(part.shape[1])) for key, part in tensors.items()}
-    key = choose(shapes, name, str(path))
+    key = choose(shapes, name, source or str(path))
     chosen = tensors[key].detach()
     vectors = chosen[:rows].to(torch.float32, copy=True).contiguous()
     words, counts = _words(found, path, len(chosen)), None

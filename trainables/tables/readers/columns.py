@@ -24,6 +24,7 @@ import torch
 
 from quantizers.errors import InputError, unknown_name
 from quantizers.table import Table
+from quantizers.wording import counted
 from trainables.tables.arrays import checked_counts, checked_words
 from trainables.tables.opening import limit_of, too_much
 from trainables.tables.text import read_text
@@ -265,7 +266,7 @@ def _vectors(batch: Any, columns: Sequence[int], source: str, done: int) -> np.n
             lengths = np.diff(first.offsets.to_numpy())
             if (lengths != lengths[0]).any():
                 row = int(np.argmax(lengths != lengths[0]))
-                raise InputError(f"{source}: row {done + row}: {lengths[row]} values, expected {lengths[0]}.")
+                raise InputError(f"{source}: row {done + row}: {counted(lengths[row], 'value')}, expected {lengths[0]}.")
         return values.reshape(batch.num_rows, dim) if not left else values.reshape(batch.num_rows, -1)
 
 

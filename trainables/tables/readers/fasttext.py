@@ -18,6 +18,7 @@ import torch
 
 from quantizers.errors import InputError
 from quantizers.table import Table
+from quantizers.wording import counted
 from trainables.tables.text import note_repeated
 
 MAGIC = struct.pack("<i", 793_712_314)
@@ -39,7 +40,7 @@ def read_fasttext(path: Path, rows: int | None) -> Table:
             dim, bucket, shortest, longest = fields[2], fields[10], fields[11], fields[12]
             entries, num_words, _, _, pruned = fields[15:20]
             if fields[1] not in (11, 12) or min(dim, num_words) < 1 or entries < num_words or bucket < 0:
-                raise _damaged(path, f"version {fields[1]}, {num_words} words of {dim} columns")
+                raise _damaged(path, f"version {fields[1]}, {counted(num_words, 'word')} of {counted(dim, 'column')}")
             if pruned >= 0:
                 raise _quantized(path)
             words, counts, start = _dictionary(stream, entries, num_words, path)
@@ -55,9 +56,11 @@ def read_fasttext(path: Path, rows: int | None) -> Table:
     there = (path.stat().st_size - offset) // 4
     uses_grams = longest > 0 and bucket > 0
     if columns != dim or not num_words <= matrix_rows or matrix_rows * dim > there:
-        raise _damaged(path, f"{matrix_rows} rows of {columns} columns, {there} numbers")
+        raise _damaged(path, f"{counted(matrix_rows, 'row')} of {counted(columns, 'column')}, {counted(there, 'number')}")
     if uses_grams and matrix_rows < num_words + bucket:
-        raise _damaged(path, f"{matrix_rows} rows for {num_words} words and {bucket} subwords")
+        raise _damaged(
+            path, f"{counted(matrix_rows, 'row')} for {counted(num_words, 'word')} and {counted(bucket, 'subword')}"
+        )
     matrix = np.memmap(path, "<f4", "r", offset, (matrix_rows, dim))
     wanted = num_words if rows is None else min(rows, num_words)
     if uses_grams:

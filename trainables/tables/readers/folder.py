@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 
 from quantizers.errors import InputError
 from quantizers.table import Table
+from quantizers.wording import counted
 from trainables.tables.readers.checkpoint import read_checkpoint
 from trainables.tables.tensors import INDEX_ENDING, read_safetensors, read_shards
 from trainables.tables.text import note_repeated
@@ -27,6 +28,11 @@ _LOG = logging.getLogger(__name__)
 _WEIGHTS = ("model.safetensors", f"model{INDEX_ENDING}", "pytorch_model.bin")
 _TOKENS = ("tokenizer.json", "vocab.txt", "vocab.json")
 _MAX_JSON_BYTES = 1 << 28
+
+
+def holds_model(path: Path) -> bool:
+    """Whether a folder is that of a model, as :func:`read_folder` reads them."""
+    return any((path / file).is_file() for file in (*_WEIGHTS, "modules.json"))
 
 
 def read_folder(path: Path, name: str | None, rows: int | None) -> Table:
@@ -49,11 +55,11 @@ def read_folder(path: Path, name: str | None, rows: int | None) -> Table:
         hint = f" To read one file in it: {place / others[0]}." if others else ""
         raise InputError(f"{path}: a folder without a model; expected {', '.join(_WEIGHTS)} in it.{hint}")
     if weights.name.endswith(INDEX_ENDING):
-        table = read_shards(weights, name, rows)
+        table = read_shards(weights, name, rows, str(path))
     elif weights.suffix == ".bin":
-        table = read_checkpoint(weights, name, rows)
+        table = read_checkpoint(weights, name, rows, str(path))
     else:
-        table = read_safetensors(weights, name, rows)
+        table = read_safetensors(weights, name, rows, str(path))
         if _config(place).get("model_type") == "model2vec" and name is None:
             table = _of_model2vec(weights, table, rows)
     words = (
@@ -61,7 +67,8 @@ def read_folder(path: Path, name: str | None, rows: int | None) -> Table:
         if table.words is not None
         else _words(place if any((place / file).is_file() for file in _TOKENS) else path)
     )
-    title = f"{path.resolve().name}{'#' + name if name else ''}"
+    tensor = name or table.name.partition("#")[2]  # the reader's choice of several
+    title = f"{path.resolve().name}{'#' + tensor if tensor else ''}"
     if words is None:
         return Table(table.vectors, None, table.counts, title)
     return Table(table.vectors, _fitted(list(words), table.num_embeddings, rows, path), table.counts, title)
@@ -135,11 +142,19 @@ def _fitted(words: list[str], num_rows: int, rows: int | None, path: Path) -> li
     """One word a row."""
     if len(words) > num_rows and rows is None:
         _LOG.warning(
-            "%s: %d tokens for %d rows; the last %d have no row.", path, len(words), num_rows, len(words) - num_rows
+            "%s: %s for %s; the last %d have no row.",
+            path,
+            counted(len(words), "token"),
+            counted(num_rows, "row"),
+            len(words) - num_rows,
         )
     elif len(words) < num_rows:
         _LOG.warning(
-            "%s: %d tokens for %d rows; the others are called [row %d] and so on.", path, len(words), num_rows, len(words)
+            "%s: %s for %s; the others are called [row %d] and so on.",
+            path,
+            counted(len(words), "token"),
+            counted(num_rows, "row"),
+            len(words),
         )
     fitted = [word.replace("\n", "\\n") for word in words[:num_rows]]
     fitted += [f"[row {row}]" for row in range(len(fitted), num_rows)]
