@@ -48,7 +48,7 @@ SWEEP_MODULES = frozenset(
 
 
 # Options that take a number with a unit; with --set, any key may.
-_WITH_UNITS = {
+WITH_UNITS = {
     "size": ("--max-bytes", "--max-unpacked", "--set"),
     "time": ("--grace", "--older-than", "--set"),
     "drop": ("--max-drop",),
@@ -80,7 +80,7 @@ class Command(TyperCommand):
 def _kind_apart(option: str, value: str, unit: str) -> str | None:
     """What a number and its unit say that stand apart behind an option; None where they do not, or may mean a file."""
     number = value.rpartition("=")[2] if option == "--set" else value
-    kinds = [kind for kind, options in _WITH_UNITS.items() if option in options]
+    kinds = [kind for kind, options in WITH_UNITS.items() if option in options]
     if not kinds or not unit or not re.fullmatch(r"[0-9.]+", number) or Path(unit).exists():
         return None
     from sweeps.spec.units import SIZES, TIMES

@@ -78,7 +78,8 @@ def recommend(
         for one in advice.found:
             parameters = ", ".join(f"{name}={value}" for name, value in one.config.items() if value is not None)
             out.print(f"{one.metric} {_numbers(one)}  {one.quantizer}  {one.trial_keys[0] if one.trial_keys else ''}")
-            out.print(f"    [dim]{escape(parameters)}[/]", soft_wrap=True)
+            if parameters:
+                out.print(f"    [dim]{escape(parameters)}[/]", soft_wrap=True)
         for line in advice.unmet:
             out.print(f"[yellow]{escape(line)}[/]")
     else:

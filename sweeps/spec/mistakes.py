@@ -14,6 +14,7 @@ from quantizers.errors import InputError
 
 Path = tuple[str | int, ...]
 _MOST = 20  # are told
+_LONGEST_EXAMPLE = 40
 _MOST_FOUND = 1000  # are looked at: a file may hold hundreds of thousands
 # What pydantic calls things, in the words of YAML.
 _KINDS = {
@@ -132,10 +133,20 @@ def _explained(errors: Sequence[Any], where: Sequence[str]) -> str:
     )
     if all(wants):
         message = f"must be {' or '.join(dict.fromkeys(str(want) for want in wants))}"
-        if wants == ["a list"] and isinstance(first["input"], int | float):
-            message += f", such as [{first['input']}]"
+        if meant := _meant(first["input"], wants):
+            message += f", such as {meant}"
     value = "" if isinstance(first["input"], Mapping) else f" (given: {_shown(first['input'])})"
     return f"{place + ': ' if place else ''}{message}{value}.{hint}"
+
+
+def _meant(value: Any, wants: Sequence[str | None]) -> str | None:
+    """The list of one value that was given alone, or the value that was given as a list of one; None where it is neither."""
+    if "a list" in wants:
+        return f"[{value}]" if isinstance(value, int | float | str) and len(_shown(value)) <= _LONGEST_EXAMPLE else None
+    inner = value[0] if isinstance(value, list | tuple) and len(value) == 1 else None
+    kinds = {"a whole number": int, "a number": int | float, "text": str}
+    fits = any(isinstance(inner, kinds[want]) for want in wants if want in kinds)
+    return str(inner) if fits and len(_shown(inner)) <= _LONGEST_EXAMPLE else None
 
 
 def _wanted(one: Any) -> str | None:

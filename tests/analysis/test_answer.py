@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from analysis.answer import answers, knee, lines, lucky
+from analysis.answer import answers, held, knee, lines, lucky, nothing_found
 from analysis.recommend import Advice, Recommendation
 
 RUN = Path("runs/mine")
@@ -28,6 +29,20 @@ def test_the_knee_is_the_farthest_from_the_line_between_the_ends() -> None:
     assert knee(curve).payload_bytes == 2e3
     falling = [point(size, 1.0 - value, direction="min") for size, value in ((1e3, 0.1), (1e4, 0.8), (1e5, 0.9))]
     assert knee(falling).payload_bytes == 1e4
+
+
+def test_what_is_within_no_limit_is_told_of_the_first_objective_and_the_others_are_counted() -> None:
+    assert nothing_found([]) == ""
+    assert nothing_found(["a: nothing fits."]) == "a: nothing fits."
+    assert nothing_found(["a: nothing fits.", "b: nothing fits."]) == "a: nothing fits. The same for 1 other objective."
+    assert nothing_found(["a: nothing fits.", "b", "c"]) == "a: nothing fits. The same for 2 other objectives."
+    assert lines([], ["a: nothing fits.", "b", "c"], RUN) == ["a: nothing fits. The same for 2 other objectives."]
+
+
+def test_a_limit_that_is_held_by_the_only_configuration_there_is() -> None:
+    one = point(1e3, 0.9, allowed=0.2, certain=True, compared=1)
+    assert held(one) == "The limit is held: 95 % sure."
+    assert held(dataclasses.replace(one, compared=2)) == "The limit is held: 95 % sure, for all 2 configurations at once."
 
 
 def test_a_frontier_of_one_point_is_its_knee() -> None:

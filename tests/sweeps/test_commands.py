@@ -1,18 +1,24 @@
 """The command line on one table or file, and what it says of wrong input."""
 
+import re
 import socket
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import yaml
+from typer.main import get_command
 from typer.testing import CliRunner, Result
 
 import quantizers
 from sweeps.commands import application
+from sweeps.commands.app import WITH_UNITS
 from sweeps.commands.show import why_nothing
 from sweeps.driver import Run
 from sweeps.spec.config import SweepConfig
+
+UNIT_IN_HELP = re.compile(r"\b[0-9]+([KMG]B|[smhd]\b|%)")
 
 
 @pytest.fixture
@@ -130,6 +136,93 @@ def test_wrong_input_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("words", "kind", "right"),
+    [
+        (["recommend", "r", "--max-bytes", "1", "MB"], "size", "--max-bytes 1MB"),
+        (["recommend", "--max-bytes", "1.5", "kib", "r"], "size", "--max-bytes 1.5kib"),
+        (["export", "r", "-o", "x", "--max-drop", "1", "%"], "drop", "--max-drop 1%"),
+        (["compress", "t", "--method", "pq", "-o", "x", "--max-unpacked=3", "GB"], "size", "--max-unpacked 3GB"),
+        (["inspect", "f", "--max-unpacked", "3", "GB"], "size", "--max-unpacked 3GB"),
+        (["run", "quick", "--grace", "20", "s"], "time", "--grace 20s"),
+        (["run", "quick", "--set", "stop.time=30", "m"], "time", "--set stop.time=30m"),
+        (["ledger", "clean", "x", "--older-than", "30", "d"], "time", "--older-than 30d"),
+    ],
+)
+def test_a_unit_apart_from_its_number(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], kind: str, right: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = frontier(*words)
+    assert done.exit_code == 2 and f"Write the {kind} without a space, {right}, or in quotes, " in done.stderr, done.output
+    assert len(done.stderr.splitlines()) == 1 and list(tmp_path.iterdir()) == []
+
+
+def test_what_is_no_unit_apart_from_its_number_is_taken_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert "r: no such run." in frontier("recommend", "r", "--max-bytes", "1 MB").stderr
+    (tmp_path / "m" / "results").mkdir(parents=True)  # a folder may bear a unit's name
+    done = frontier("ledger", "clean", "--older-than", "30", "m", "--dry-run")
+    assert done.exit_code == 0, done.output
+
+
+def test_every_option_with_a_unit_is_known() -> None:
+    def options(command: Any) -> list[Any]:
+        return [*command.params, *(one for inner in getattr(command, "commands", {}).values() for one in options(inner))]
+
+    found = {
+        one.opts[0] for one in options(get_command(application())) if UNIT_IN_HELP.search(getattr(one, "help", "") or "")
+    }
+    assert found == {name for names in WITH_UNITS.values() for name in names} - {"--set"}
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["export", "nope.st", "-o", "x"], "nope.st: neither a run nor a compressed file of this name is there."),
+        (["inspect", "nope"], "nope: neither a run nor a compressed file of this name is there."),
+        (["inspect", "smal.safetensors"], "Did you mean the file small.safetensors?"),
+        (["export", "mine.safe", "-o", "x"], "Did you mean the run runs/mine-safe or the file mine.safetensors?"),
+        (["status", "runs/mine-sfe"], "runs/mine-sfe: no such run. Did you mean the run runs/mine-safe?"),
+        (["recommend", "mine-safe"], "mine-safe: no such run. Did you mean the run runs/mine-safe?"),
+        (["status", "runs/other"], "runs/other: no such run. Runs there: mine-safe."),
+        (["status", "runs"], "runs: not a run, but holds some; name one: runs/mine-safe"),
+        (
+            ["inspect", "runs/mine-safe"],
+            "runs/mine-safe: a run; expected one compressed file. frontier recommend runs/mine-safe",
+        ),
+        (
+            ["inspect", "model"],
+            "model: a model's folder; expected a compressed file. This makes one of its table: frontier comp",
+        ),
+        (["inspect", "."], ".: a folder, neither of a run nor of a model; expected a compressed file, as frontier compress"),
+        (["inspect", "."], "In it: mine.safetensors, small.safetensors."),
+    ],
+)
+def test_a_run_or_file_that_is_not_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for place in ("runs/mine-safe/sweep.yaml", "model/model.safetensors", "mine.safetensors", "small.safetensors"):
+        (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / place).touch()
+    done = frontier(*words)
+    assert done.exit_code == 2 and message in done.stderr, done.output
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_drop_that_is_refused() -> None:
+    sample = Path(__file__).parents[1] / "formats/schema-5/sample"
+    for words in (["recommend", sample], ["export", sample, "-o", "never-written"]):
+        for drop, message in [
+            ("lots", "error: --max-drop: 'lots' is not a drop such as 1% (of the baseline) or 0.01 (in the metric's unit)."),
+            ("5", "neighbours.recall_at_10 lies between 0 and 1, so that every table keeps to it. Did you mean 5%?"),
+        ]:
+            done = frontier(*words, "--max-drop", drop, "--task", "neighbours")
+            assert done.exit_code == 2 and message in done.stderr, done.output
+            assert not Path("never-written").exists()
+
+
 def test_a_table_with_nan_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     vectors = np.zeros((5, 2), dtype=np.float32)
     vectors[3, 1] = np.nan
@@ -144,6 +237,19 @@ def test_dry_run_shows_sizes_and_skips_and_writes_nothing(tmp_path: Path) -> Non
     assert done.exit_code == 0, done.output
     assert "pq" in done.stdout and "skipped: cast" in done.stdout
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(("seeds", "shown"), [([0, 1, 2], "0, 1, 2"), ([7], "7"), (list(range(4)), "4 seeds")])
+def test_a_dry_run_has_a_row_for_a_configuration_with_its_seeds(tmp_path: Path, seeds: list[int], shown: str) -> None:
+    file = tmp_path / "s.yaml"
+    quantizers = [{"method": "pq", "num_codebooks": 2, "codebook_size": 4}]
+    sweep = {"name": "s", "table": "builtin:synthetic-50x8", "quantizers": quantizers, "seeds": seeds}
+    file.write_text(yaml.safe_dump({**sweep, "output": str(tmp_path / "runs")}))
+    done = frontier("run", file, "--dry-run")
+    assert done.exit_code == 0, done.output
+    assert f"s: {len(seeds) + 1} trials" in done.stdout
+    (row,) = [line for line in done.stdout.splitlines() if line.startswith(" pq")]
+    assert f"  {shown}  num_codebooks=2" in row
 
 
 def three_sweeps(folder: Path) -> Path:

@@ -137,6 +137,6 @@ def test_the_tensor_that_was_chosen_is_in_the_file(frontier: Callable[..., Resul
     torch.save(tensors, "model.pt")
     for table in ("model.pt", "model.pt#encoder.embed_tokens.weight"):
         done = frontier("init", table, "--force")
-        assert "encoder.embed_tokens.weight, 60 x 8" in done.stdout, done.output
+        assert "Written: sweep.yaml: 60 x 8, " in done.stdout, done.output
         config = load("sweep.yaml")
         assert (config.name, config.table) == ("model", "model.pt#encoder.embed_tokens.weight")

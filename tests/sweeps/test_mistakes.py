@@ -99,6 +99,26 @@ def test_a_mistake_on_the_command_line_is_told_once(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("seeds", 3, "seeds: must be a list, such as [3] (given: 3)."),
+        ("budgets", {"compression_ratio": 16}, "budgets.compression_ratio: must be a list, such as [16] (given: 16)."),
+        ("budgets", {"payload_bytes": "16KB"}, "budgets.payload_bytes: must be a list, such as [16KB] (given: '16KB')."),
+        ("quantizers", "pq", "quantizers: must be 'all' or a list, such as [pq] (given: 'pq')."),
+        ("tasks", "neighbours", "tasks: must be a list, such as [neighbours] (given: 'neighbours')."),
+        ("rows", [100], "rows: must be a whole number, such as 100 (given: [100])."),
+        ("rows", ["many"], "rows: must be a whole number (given: ['many'])."),
+        ("rows", [1, 2], "rows: must be a whole number (given: [1, 2])."),
+        ("name", ["a"], "name: must be text, such as a (given: ['a'])."),
+    ],
+)
+def test_one_value_for_a_list_of_one_and_the_other_way_round(key: str, value: object, said: str) -> None:
+    with pytest.raises(MistakesError) as raised:
+        build({"name": "s", "table": "t", "quantizers": "all", key: value})
+    assert raised.value.lines == (f"sweep: {said}",)
+
+
 def test_a_long_list_of_mistakes_is_cut() -> None:
     with pytest.raises(MistakesError) as raised:
         build({"name": "s", "table": "t", "quantizers": "all", "seeds": ["x"] * 10_000})

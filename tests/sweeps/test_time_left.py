@@ -135,6 +135,7 @@ def test_off_a_terminal_lines_say_how_far_trials_are(tmp_path: Path, monkeypatch
     planned = jobs(trials, {one.key: 100 for one in trials})
     about: dict[str, Any] = {"name": "s", "total": 6, "skipped": 0, "objective": ("t.m", "max"), "planned": planned}
     with Progress(Console(file=text, width=60), tmp_path, **about) as progress:
+        progress.say("s: starting Ray ...")
         progress.set_slots(2)
         progress.started(trials[0])
         progress.started(trials[1])
@@ -146,6 +147,7 @@ def test_off_a_terminal_lines_say_how_far_trials_are(tmp_path: Path, monkeypatch
         now[0] += 20
         progress.ended(TrialResult(blank_row(trials[0], ("t", 10, 4), status="ok")))
     lines = text.getvalue().splitlines()
+    assert lines.pop(0) == "s: starting Ray ..."
     assert lines[0] == "s: 0/6 trials, 1 running (cast seed 0: 0 s)"
     assert lines[1] == "s: 0/6 trials, 2 running (cast seed 0: 15 s; cast seed 1: 15 s)"
     assert lines[2].startswith("s: 0/6 trials, 2 running (cast seed 0: train 50%, 30 s; cast seed 1: 30 s), about")

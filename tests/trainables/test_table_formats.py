@@ -38,7 +38,9 @@ def test_one_table_in_every_format(make, tmp_path, caplog):
     assert table.vectors.numpy().tobytes() == files.VECTORS.tobytes()
     assert (table.words and list(table.words)) == words
     said = (words == files.WORDS) + (make is files.hugging_face)
-    assert len(caplog.records) == said, caplog.text  # that a word comes twice is said once; which of two tensors is read, too
+    assert len(caplog.records) == said, (
+        caplog.text
+    )  # that a word comes twice is said once; which of two tensors is read, too
     first = read_table(name, data_dir=tmp_path, rows=3)
     assert torch.equal(first.vectors, table.vectors[:3])
     assert (first.words and list(first.words)) == (words and words[:3])

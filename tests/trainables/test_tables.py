@@ -257,6 +257,29 @@ def test_safetensors(tmp_path):
         read_table(f"{path}#wte")
 
 
+def test_the_tensor_that_was_chosen_is_said_once(tmp_path, caplog):
+    tensors = {"wte": torch.tensor(VALUES), "head": torch.zeros(2, 2), **{f"layer{n}": torch.ones(1, n) for n in (1, 2, 3)}}
+    folder = tmp_path / "model"
+    folder.mkdir()
+    for place in (tmp_path / "m.safetensors", folder / "model.safetensors"):
+        save_file(tensors, place)
+    torch.save(tensors, tmp_path / "m.pt")
+    np.savez(tmp_path / "m.npz", **{name: tensor.numpy() for name, tensor in tensors.items()})
+    for name in ("m.safetensors", "model", "m.pt", "m.npz"):
+        caplog.clear()
+        for _ in range(2):
+            assert read_table(name, data_dir=tmp_path).name == f"{Path(name).stem}#wte"
+        path = tmp_path / name
+        assert caplog.messages == [
+            f"{path}: of 5 two-dimensional float tensors this one is read: wte {len(VALUES)} x {len(VALUES[0])}. "
+            f"To read another: {path}#NAME (head 2 x 2, layer3 1 x 3, layer2 1 x 2, ...)."
+        ]
+        caplog.clear()
+        assert read_table(f"{name}#wte", data_dir=tmp_path).name == f"{Path(name).stem}#wte" and not caplog.messages
+    save_file({"wte": torch.tensor(VALUES)}, folder / "model.safetensors")
+    assert read_table(str(folder)).name == "model" and not caplog.messages
+
+
 def test_where_tables_are_looked_for(tmp_path, monkeypatch):
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "glove.txt").write_text(GLOVE)

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from quantizers.errors import InputError
 from quantizers.table import Table, decode_words
-from quantizers.wording import counted
 from trainables.tables.text import note_repeated
+from trainables.tables.wording import counted
 
 WORD_SUFFIXES = (".word", ".words", ".words.txt")
 COUNTS_SUFFIX = ".counts.npy"

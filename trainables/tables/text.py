@@ -20,7 +20,7 @@ import pyarrow.csv as pacsv
 
 from quantizers.errors import InputError
 from quantizers.table import Table
-from quantizers.wording import counted
+from trainables.tables.wording import counted
 
 _LOG = logging.getLogger(__name__)
 _BLOCK_BYTES = 1 << 22  # the lines of a block take up to 80 times its bytes

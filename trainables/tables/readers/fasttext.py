@@ -18,8 +18,8 @@ import torch
 
 from quantizers.errors import InputError
 from quantizers.table import Table
-from quantizers.wording import counted
 from trainables.tables.text import note_repeated
+from trainables.tables.wording import counted
 
 MAGIC = struct.pack("<i", 793_712_314)
 _HEADER = struct.Struct("<ii12id3i2q")  # magic, version; settings; sampling threshold; sizes of the dictionary

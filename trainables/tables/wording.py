@@ -1,4 +1,4 @@
-"""Words of messages that every package writes."""
+"""Words of messages: here, and through ``analysis.text`` in every message above the tables."""
 
 from __future__ import annotations
 
