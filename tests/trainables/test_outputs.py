@@ -107,6 +107,22 @@ def test_every_format_has_the_same_rows_or_says_why_not(file: Path, tmp_path: Pa
         assert path.is_dir() == output.is_folder
 
 
+@pytest.mark.parametrize("name", ["model2vec", "sentence-transformers", "staticvectors"])
+@pytest.mark.parametrize("file", ["scalar-row", "rq-16"])
+def test_a_folder_that_was_written_is_a_table_again(tmp_path: Path, name: str, file: str) -> None:
+    quantizer = stored(file)
+    export(quantizer, tmp_path / "model", name)
+    table = read_table("model", data_dir=tmp_path)
+    rows, dim = quantizer.shape
+    assert table.vectors.numpy()[:rows].tobytes() == quantizer.to_dense().numpy().tobytes()
+    given = list(quantizer.words or ())
+    # A word's later rows are there and have no name: a tokenizer finds one row for a word.
+    found = [word if word not in given[:row] else f"[row {row}]" for row, word in enumerate(given)]
+    assert list(table.words or ())[:rows] == found and table.name == "model"
+    if name != "staticvectors":  # which needs no row for unknown words
+        assert list(table.words or ())[rows:] == ["[UNK]"] and table.vectors[rows:].tolist() == [[0.0] * dim]
+
+
 def test_there_is_a_stored_table_of_every_method() -> None:
     assert {file.stem.rpartition("-")[0] for file in FILES} - {"identity-without"} == set(METHODS)
 

@@ -1,4 +1,4 @@
-"""Folders of models: Hugging Face, ``model2vec``, and ``StaticEmbedding`` of Sentence Transformers.
+"""Folders of models: Hugging Face, ``model2vec``, ``StaticEmbedding`` of Sentence Transformers, ``staticvectors``.
 
 The table is the one of the model's tokens, the words are the tokenizer's vocabulary.
 
@@ -116,12 +116,15 @@ def _words(place: Path) -> list[str] | None:
     found = _json(file)
     try:
         if file.name == "vocab.json":
-            return _by_row(found, file)
+            inner = found.get("tokens")  # staticvectors has it so
+            return _by_row(inner if isinstance(inner, Mapping) else found, file)
         vocabulary = found["model"]["vocab"]
         if isinstance(vocabulary, list):  # of Unigram: pairs of token and score
             vocabulary = {str(pair[0]): row for row, pair in enumerate(vocabulary)}
         added = {str(token["content"]): int(token["id"]) for token in found.get("added_tokens") or ()}
         return _by_row({**vocabulary, **added}, file)
+    except InputError:
+        raise
     except (LookupError, TypeError, AttributeError, ValueError) as error:
         raise InputError(f"{file}: not a tokenizer's vocabulary ({type(error).__name__}: {error}).") from None
 
