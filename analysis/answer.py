@@ -194,6 +194,8 @@ def evidence(answer: Answer, named: Callable[[Recommendation], str]) -> str:
     """What the seeds can tell of the smaller points of the frontier, in a sentence; ``named`` names a point."""
     if not answer.smaller:
         return "No point of the frontier is smaller."
+    if answer.pick.quantizer == "identity":
+        return "No compressed table of the frontier keeps to it."
     if answer.alike:
         smallest = min(answer.alike, key=lambda point: point.payload_bytes)
         return f"The seeds cannot tell it from {named(smallest)}."

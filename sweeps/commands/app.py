@@ -164,6 +164,9 @@ def _check_there(path: Path, kind: Literal["run", "run or file", "file"]) -> Non
         files = path.parent.glob("*") if path.parent.is_dir() else ()
         near += _nearest(path.name, [file for file in files if file.is_file()], "file ")
         raise InputError(f"{path}: neither a run nor a compressed file of this name is there.{_meant(near)}")
+    same = Path("runs") / path.name
+    if (same / SWEEP_FILE).is_file() and kind == "run":
+        raise InputError(f"{path}: not a run. Did you mean {same}?")
     if beside:
         raise InputError(f"{path}: not a run, but holds some; name one: {', '.join(map(str, beside[:_MOST_NAMED]))}")
 

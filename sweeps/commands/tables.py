@@ -231,13 +231,16 @@ def inspect(
     artifact = quantizers.read(file)
     quantizer = artifact.quantizer
     words = words or []
+    if neighbours and not words:
+        raise InputError(
+            "--neighbours: nearest to what? Give words behind the file: frontier inspect FILE WORD --neighbours"
+        )
     if words and quantizer.words is None:
         raise InputError(f"{file}: has no words. From Python, rows can be read by number.")
     index = {word: row for row, word in reversed(list(enumerate(quantizer.words or ())))}
     if missing := [word for word in words if word not in index]:
         raise unknown_word(missing[0], index, file)
-    rows = [index[word] for word in words]
-    codes = _codes(quantizer, rows)
+    codes = _codes(quantizer, rows := [index[word] for word in words])
     sides = _nearest(quantizer, rows, _original(quantizer, table, data, max_unpacked)) if neighbours and words else {}
     if as_json:
         told: list[dict[str, Any]] = [{"word": word, "row": row} for word, row in zip(words, rows, strict=True)]
@@ -293,8 +296,8 @@ def _original(quantizer: Any, table: str | None, data: Path | None, max_unpacked
 
     if table is None:
         return None
-    limit = size("--max-unpacked", max_unpacked)
-    original = read_table(table, data_dir=data, rows=quantizer.num_embeddings, max_unpacked=limit)
+    most = size("--max-unpacked", max_unpacked)
+    original = read_table(table, data_dir=data, rows=quantizer.num_embeddings, max_unpacked=most)
     if original.shape != quantizer.shape:
         raise InputError(f"{table}: is {original.shape}, the compressed file {quantizer.shape}.")
     return original
@@ -312,9 +315,8 @@ def _nearest(quantizer: Any, rows: list[int], original: Any) -> dict[str, list[l
     """The nearest words of some rows, after compression and, with the original table, before."""
     import torch
 
-    sides = {"after": quantizer.to_dense()}
-    if original is not None:
-        sides = {"before": original.vectors, **sides}
+    sides = {} if original is None else {"before": original.vectors}
+    sides["after"] = quantizer.to_dense()
     out = {}
     for side, vectors in sides.items():
         unit = torch.nn.functional.normalize(vectors, dim=1)

@@ -25,6 +25,8 @@ def one_line(state: Mapping[str, Any], now: float) -> str:
         shown = [how_far(one, now) for one in running[:_RUNNING_SHOWN]]
         more = len(running) - len(shown)
         parts.append(f"{len(running)} running ({'; '.join([*shown, *([f'{more} more'] if more else [])])})")
+    elif state["phase"] == "starting":
+        parts.append("no worker is ready yet")
     if left is not None and state["done"] + state["failed"] < state["total"]:
         parts.append(f"about {duration(left)} left")
     return f"{state['name']}: " + ", ".join(parts)

@@ -39,6 +39,13 @@ def test_what_is_within_no_limit_is_told_of_the_first_objective_and_the_others_a
     assert lines([], ["a: nothing fits.", "b", "c"], RUN) == ["a: nothing fits. The same for 2 other objectives."]
 
 
+def test_a_limit_that_the_uncompressed_table_alone_keeps_is_said_to_be_so() -> None:
+    whole = point(1e6, 1.0, quantizer="identity")
+    text = told([point(1e3, 0.1), point(1e4, 0.8), whole], "within 1% of uncompressed", [whole])
+    assert text[0] == "Pick: identity, 1.00 MB (×1.00), within 1% of uncompressed"
+    assert text[2] == "No compressed table of the frontier keeps to it."
+
+
 def test_a_limit_that_is_held_by_the_only_configuration_there_is() -> None:
     one = point(1e3, 0.9, allowed=0.2, certain=True, compared=1)
     assert held(one) == "The limit is held: 95 % sure."

@@ -47,6 +47,8 @@ def test_compress_inspect_convert(table: Path, tmp_path: Path) -> None:
     assert codes.exit_code == 0, codes.output
     first = (tmp_path / "t.codes").read_text().splitlines()[0].split()
     assert first == ["w0", *map(str, quantizers.read(file).quantizer.codes()[0].tolist())]
+    wrong = frontier("inspect", file, "--neighbours")
+    assert wrong.exit_code == 2 and "--neighbours: nearest to what? Give words" in wrong.stderr
     wrong = frontier("inspect", file, "w1x")
     assert wrong.exit_code == 2 and "Did you mean" in wrong.stderr
     text = tmp_path / "t.txt"
@@ -184,8 +186,9 @@ def test_every_option_with_a_unit_is_known() -> None:
         (["export", "mine.safe", "-o", "x"], "Did you mean the run runs/mine-safe or the file mine.safetensors?"),
         (["status", "runs/mine-sfe"], "runs/mine-sfe: no such run. Did you mean the run runs/mine-safe?"),
         (["recommend", "mine-safe"], "mine-safe: no such run. Did you mean the run runs/mine-safe?"),
-        (["status", "runs/other"], "runs/other: no such run. Runs there: mine-safe."),
-        (["status", "runs"], "runs: not a run, but holds some; name one: runs/mine-safe"),
+        (["status", "runs/other"], "runs/other: no such run. Runs there: mine, mine-safe."),
+        (["recommend", "mine"], "mine: not a run. Did you mean runs/mine?"),
+        (["status", "runs"], "runs: not a run, but holds some; name one: runs/mine, runs/mine-safe"),
         (
             ["inspect", "runs/mine-safe"],
             "runs/mine-safe: a run; expected one compressed file. frontier recommend runs/mine-safe",
@@ -202,7 +205,14 @@ def test_a_run_or_file_that_is_not_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], message: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    for place in ("runs/mine-safe/sweep.yaml", "model/model.safetensors", "mine.safetensors", "small.safetensors"):
+    for place in (
+        "mine/sweep.txt",
+        "runs/mine/sweep.yaml",
+        "runs/mine-safe/sweep.yaml",
+        "model/model.safetensors",
+        "mine.safetensors",
+        "small.safetensors",
+    ):
         (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / place).touch()
     done = frontier(*words)
