@@ -208,6 +208,12 @@ def _not_a_file(path: Path, is_run: bool) -> str:
     )
 
 
+def unknown_word(word: str, known: Iterable[str], file: Path) -> InputError:
+    """The error for a word that is not in a file, with the nearest that is."""
+    near = difflib.get_close_matches(word, [one for one in known if one[:1] == word[:1]], n=1, cutoff=0.6)
+    return InputError(f"{file}: has no word {word!r}.{f' Did you mean {near[0]!r}?' if near else ''}")
+
+
 TABLE_HELP = (
     "A table: text, .bin (word2vec, fastText), .kv, .npy, .npz, .pt, .safetensors, .parquet, .arrow, .feather, .csv, .tsv, "
     "a model's folder, or builtin:NAME; FILE#NAME for one tensor of several."

@@ -26,6 +26,7 @@ from sweeps.commands.app import (
     out,
     print_json,
     size,
+    unknown_word,
 )
 
 _EXAMPLE = "builtin:glove-10k-50d"
@@ -240,7 +241,8 @@ def inspect(
     index = {word: row for row, word in reversed(list(enumerate(quantizer.words or ())))}
     if missing := [word for word in words if word not in index]:
         raise unknown_word(missing[0], index, file)
-    codes = _codes(quantizer, rows := [index[word] for word in words])
+    rows = [index[word] for word in words]
+    codes = _codes(quantizer, rows)
     sides = _nearest(quantizer, rows, _original(quantizer, table, data, max_unpacked)) if neighbours and words else {}
     if as_json:
         told: list[dict[str, Any]] = [{"word": word, "row": row} for word, row in zip(words, rows, strict=True)]
@@ -301,14 +303,6 @@ def _original(quantizer: Any, table: str | None, data: Path | None, max_unpacked
     if original.shape != quantizer.shape:
         raise InputError(f"{table}: is {original.shape}, the compressed file {quantizer.shape}.")
     return original
-
-
-def unknown_word(word: str, known: Any, file: Path) -> InputError:
-    """The error for a word that is not in the file, with the nearest that is."""
-    import difflib
-
-    near = difflib.get_close_matches(word, [one for one in known if one[:1] == word[:1]], n=1, cutoff=0.6)
-    return InputError(f"{file}: has no word {word!r}.{f' Did you mean {near[0]!r}?' if near else ''}")
 
 
 def _nearest(quantizer: Any, rows: list[int], original: Any) -> dict[str, list[list[str]]]:
