@@ -91,6 +91,8 @@ class CompressedTable:
         """
         if self.words is None:
             raise KeyError(f"the table has no words; rows can be read by number (wanted: {word!r})")
+        if word not in self._index:
+            raise KeyError(f"{word!r} is no word of the table")
         return self._index[word]
 
     @overload

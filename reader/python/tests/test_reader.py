@@ -48,7 +48,7 @@ def test_words() -> None:
     assert_rows(table[38:50], expected[38:50], "pq")
     assert_rows(np.array(list(table)), expected, "pq")
     assert "cat" in table and "cats" not in table and 3 not in table
-    with pytest.raises(KeyError, match="cats"):
+    with pytest.raises(KeyError, match="'cats' is no word of the table"):
         table["cats"]
     with pytest.raises(KeyError, match="no words"):
         load(DATA / "identity-without-words.safetensors")["dog"]
