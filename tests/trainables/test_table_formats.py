@@ -37,8 +37,8 @@ def test_one_table_in_every_format(make, tmp_path, caplog):
         table = read_table(name, data_dir=tmp_path)
     assert table.vectors.numpy().tobytes() == files.VECTORS.tobytes()
     assert (table.words and list(table.words)) == words
-    said = (words == files.WORDS) + (make is files.hugging_face)
-    assert len(caplog.records) == said, (
+    said = [line for line in caplog.messages if "two-dimensional float tensors this one is read" not in line]
+    assert len(said) == (words == files.WORDS), caplog.text  # that a word comes twice is said once
         caplog.text
     )  # that a word comes twice is said once; which of two tensors is read, too
     first = read_table(name, data_dir=tmp_path, rows=3)

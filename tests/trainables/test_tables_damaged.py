@@ -84,10 +84,12 @@ def test_npy_headers(tmp_path, data, message):
 def test_headers_that_ask_for_more_than_there_is(tmp_path):
     row = b"the " + struct.pack("<2f", 1, 2)
     assert "1000000000 columns, but at most 16,777,216 are read" in refused(tmp_path, "t.bin", b"3 1000000000\n" + row)
-    assert "says 1000000000000 rows, the file ends in row 1" in refused(tmp_path, "t.bin", b"1000000000000 2\n" + row)
+    assert "says 1,000,000,000,000 rows, the file ends in row 1" in refused(tmp_path, "t.bin", b"1000000000000 2\n" + row)
     assert "says 3 rows, the file ends in row 0" in refused(tmp_path, "t.bin", b"3 9000000\n" + row)
-    assert "2 values, the header in line 1 says 1000000000 columns" in refused(tmp_path, "t.vec", b"3 1000000000\na 1 2\n")
-    assert "says 1000000000000 rows, the file holds 1" in refused(tmp_path, "t.vec", b"1000000000000 2\na 1 2\n")
+    assert "2 values, the header in line 1 says 1,000,000,000 columns" in refused(
+        tmp_path, "t.vec", b"3 1000000000\na 1 2\n"
+    )
+    assert "says 1,000,000,000,000 rows, the file holds 1" in refused(tmp_path, "t.vec", b"1000000000000 2\na 1 2\n")
     assert ":1: 1 value" in refused(tmp_path, "t.vec", b"1" * 5000 + b" 2\na 1 2\nb 1 2\n")
 
 
