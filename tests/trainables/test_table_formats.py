@@ -39,8 +39,6 @@ def test_one_table_in_every_format(make, tmp_path, caplog):
     assert (table.words and list(table.words)) == words
     said = [line for line in caplog.messages if "two-dimensional float tensors this one is read" not in line]
     assert len(said) == (words == files.WORDS), caplog.text  # that a word comes twice is said once
-        caplog.text
-    )  # that a word comes twice is said once; which of two tensors is read, too
     first = read_table(name, data_dir=tmp_path, rows=3)
     assert torch.equal(first.vectors, table.vectors[:3])
     assert (first.words and list(first.words)) == (words and words[:3])
