@@ -164,7 +164,7 @@ def test_what_is_no_unit_apart_from_its_number_is_taken_as_it_is(tmp_path: Path,
     monkeypatch.chdir(tmp_path)
     assert "r: no such run." in frontier("recommend", "r", "--max-bytes", "1 MB").stderr
     (tmp_path / "b").mkdir()  # a folder may bear a unit's name
-    assert "is b the folder of a run?" in frontier("recommend", "--max-bytes", "100", "b").stderr
+    assert "b/frontier.parquet: no such file." in frontier("recommend", "--max-bytes", "100", "b").stderr
 
 
 def test_every_option_with_a_unit_is_known() -> None:
