@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from trainables.tables.wording import counted as counted
+from quantizers.errors import counted as counted
 
 _UNITS = ((10**9, "GB"), (10**6, "MB"), (10**3, "KB"))
 

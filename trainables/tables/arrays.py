@@ -15,10 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from quantizers.errors import InputError
+from quantizers.errors import InputError, counted
 from quantizers.table import Table, decode_words
 from trainables.tables.text import note_repeated
-from trainables.tables.wording import counted
 
 WORD_SUFFIXES = (".word", ".words", ".words.txt")
 COUNTS_SUFFIX = ".counts.npy"

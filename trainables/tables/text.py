@@ -18,9 +18,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv as pacsv
 
-from quantizers.errors import InputError
+from quantizers.errors import InputError, counted
 from quantizers.table import Table
-from trainables.tables.wording import counted
 
 _LOG = logging.getLogger(__name__)
 _BLOCK_BYTES = 1 << 22  # the lines of a block take up to 80 times its bytes

@@ -22,12 +22,11 @@ import pyarrow.ipc as ipc
 import pyarrow.parquet as pq
 import torch
 
-from quantizers.errors import InputError, unknown_name
+from quantizers.errors import InputError, counted, unknown_name
 from quantizers.table import Table
 from trainables.tables.arrays import checked_counts, checked_words
 from trainables.tables.opening import limit_of, too_much
 from trainables.tables.text import read_text
-from trainables.tables.wording import counted
 
 _LOG = logging.getLogger(__name__)
 _WORD_NAMES = ("word", "words", "token", "tokens", "key", "term", "label", "__index_level_0__")

@@ -16,10 +16,9 @@ from typing import IO
 import numpy as np
 import torch
 
-from quantizers.errors import InputError
+from quantizers.errors import InputError, counted
 from quantizers.table import Table
 from trainables.tables.text import note_repeated
-from trainables.tables.wording import counted
 
 MAGIC = struct.pack("<i", 793_712_314)
 _HEADER = struct.Struct("<ii12id3i2q")  # magic, version; settings; sampling threshold; sizes of the dictionary

@@ -17,12 +17,11 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
-from quantizers.errors import InputError
+from quantizers.errors import InputError, counted
 from quantizers.table import Table
 from trainables.tables.readers.checkpoint import read_checkpoint
 from trainables.tables.tensors import INDEX_ENDING, read_safetensors, read_shards
 from trainables.tables.text import note_repeated
-from trainables.tables.wording import counted
 
 _LOG = logging.getLogger(__name__)
 _WEIGHTS = ("model.safetensors", f"model{INDEX_ENDING}", "pytorch_model.bin")
