@@ -131,7 +131,7 @@ def test_table2_beside_the_paper(tmp_path: Path) -> None:
     assert [(name, row[4]) for name, row in table.items() if name.startswith("Bin (64)")] == [
         ("Bin (64), as in the paper", "42.0"),
         ("Bin (64), as in the paper: end to end", "43.0"),
-        ("Bin (64), ours: retrained for 1 epochs (network alone)", "44.0"),
+        ("Bin (64), ours: retrained for 1 epoch (network alone)", "44.0"),
     ]
     assert [(name, row[4]) for name, row in table.items() if name.startswith("NC (32x16)")] == [
         ("NC (32x16), as in the paper: epochs=60", "41.0"),
