@@ -144,7 +144,7 @@ def attack(seed: int, number: int, place: Path) -> tuple[str, Outcome]:
             _check_output(one)
             outcome = Outcome("result", "", time.monotonic() - began)
         except BrokenPromiseError as error:
-            tail = one.output()[-300:] if (one.folder / "output.txt").exists() else ""
+            tail = one.output()[-1500:] if (one.folder / "output.txt").exists() else ""
             outcome = Outcome(error.kind, f"{error}; output ends: {tail!r}", time.monotonic() - began)
         except Exception as error:
             outcome = Outcome("traceback", f"{type(error).__name__}: {error}", time.monotonic() - began)
