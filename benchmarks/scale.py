@@ -1,9 +1,11 @@
 """Large sweeps: trials that the ledger has, trials that run, and a frontier over many rows of trials.parquet.
 
-    python benchmarks/scale.py [--trials 10000] [--rows 1000000] [--run 20000]
+    python benchmarks/scale.py [--trials 10000] [--rows 1000000] [--run 20000] [--records 1250]
 
 With ``--run N``, N trials of a stand-in that only reports a made-up result run on two Ray workers: what is measured is the
 driver's memory, and its time per trial in the last tenth of the sweep as a share of that in the first.
+With ``--records N``, N stand-ins of 0.1 s run with MLflow's records on: what is measured is how long after the last trial's
+end the database has a finished run of every trial.
 
 Each part runs in a process of its own, whose peak of resident memory is told.
 """
@@ -11,13 +13,16 @@ Each part runs in a process of its own, whose peak of resident memory is told.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import datetime
 import json
 import os
 import resource
+import sqlite3
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 from typing import Any, Literal
@@ -89,6 +94,9 @@ def part(name: str, folder: Path, amount: int) -> None:
     if name == "run":
         run_stand_ins(folder, amount)
         return
+    if name == "records":
+        record_stand_ins(folder, amount)
+        return
     began = time.perf_counter()
     if name == "ledger":
         ended = run(sweep(folder, amount))
@@ -110,6 +118,7 @@ def stand_in(config: dict[str, Any], **shared: Any) -> None:
     row = blank_row(spec, ("synthetic", *SHAPE), status="ok")
     row.update(payload_bytes=1000, predicted_payload_bytes=1000, compression_ratio=1.0, peak_memory_bytes=1, mse=1.0)
     row.update(started_at=datetime.datetime.now(datetime.UTC).isoformat(), file_bytes=1000)
+    time.sleep(float(os.environ.get("STAND_IN_SECONDS", "0")))
     step = {"phase": "fit", "fraction": 0.5, "value": 1.0, "seconds": 0.0, "metrics": "{}", "result": None}
     tune.report(step)
     result = json.dumps(TrialResult(row, [], [step] * 20, None, 0.01).to_json())
@@ -134,6 +143,40 @@ def run_stand_ins(folder: Path, trials: int) -> None:
         f"{len(times):,} trials that take no time: {(times[-1] - times[0]) / len(times) * 1000:.1f} ms each, "
         f"in the last tenth {last / first:.2f} times the first ({first * 1000:.1f} ms), driver's peak {peak:.2f} GB"
     )
+
+
+def record_stand_ins(folder: Path, trials: int) -> None:
+    """The same of 0.1 s each, with MLflow's records: when are all of them in the database?"""
+    from sweeps.tune import engine
+
+    engine.tune_trial = stand_in  # type: ignore[assignment, attr-defined]
+    os.environ["STAND_IN_SECONDS"] = "0.1"
+    database = folder / "mlflow.db"
+    config = sweep(folder, trials).model_copy(
+        update={"name": "recorded", "ledger": False, "tracking": f"sqlite:///{database}"}
+    )
+    complete: list[float] = []
+
+    def watch() -> None:
+        query = (
+            "SELECT count(*) FROM runs r JOIN tags t USING (run_uuid) WHERE t.key = 'trial_key' AND r.status = 'FINISHED'"
+        )
+        while not complete:
+            time.sleep(0.2)
+            with (
+                contextlib.suppress(sqlite3.Error),
+                contextlib.closing(sqlite3.connect(database, timeout=0.1)) as connection,
+            ):
+                if connection.execute(query).fetchone()[0] >= trials + 1:
+                    complete.append(time.time())
+
+    threading.Thread(target=watch, daemon=True).start()
+    run(config)
+    time.sleep(1)
+    rows = store.read_trials(config.run_dir).to_pylist()
+    last = 0.1 + max(row["started_at"].timestamp() for row in rows)
+    said = f"{complete[0] - last:.1f} s after the last trial's end" if complete else "not even at the end of the sweep"
+    print(f"{len(rows):,} trials of 0.1 s: all records in MLflow {said}, load {os.getloadavg()[0]:.1f}")
 
 
 def write_rows(folder: Path, amount: int) -> None:
@@ -168,6 +211,7 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=10_000)
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--run", type=int, default=0, help="stand-in trials to run on Ray; 20,000 take some 20 minutes")
+    parser.add_argument("--records", type=int, default=0, help="stand-in trials of 0.1 s to run with MLflow's records on")
     parser.add_argument("--part", nargs=3, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.part:
@@ -180,6 +224,7 @@ def main() -> None:
             ("rows", options.rows),
             ("frontier", options.rows),
             ("run", options.run),
+            ("records", options.records),
         ):
             if not amount:
                 continue

@@ -201,6 +201,30 @@ def test_a_broken_database_is_set_aside_and_made_anew(
     assert kept.read_bytes() == broken and "frontier sync RUN_DIR" in caplog.text
 
 
+KILLED_WRITER = """
+import os, sqlite3, sys
+connection = sqlite3.connect(sys.argv[1])
+connection.execute("PRAGMA cache_size = 1")  # pages go to the file before the end of the transaction
+connection.execute("BEGIN")
+for number in range(500):
+    connection.execute("INSERT INTO experiments (name, lifecycle_stage) VALUES (?, 'active')", (str(number) + "x" * 200,))
+os.kill(os.getpid(), 9)
+"""
+
+
+@pytest.mark.process
+def test_what_a_killed_process_had_half_written_is_taken_back(tmp_path: Path, empty: Path) -> None:
+    path = tmp_path / "mlflow.db"
+    shutil.copyfile(empty, path)
+    subprocess.run([sys.executable, "-c", KILLED_WRITER, path], check=False)
+    journal = tmp_path / "mlflow.db-journal"
+    assert journal.stat().st_size  # to a reader alone the database is an error now
+    database.provide(path)
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        assert connection.execute("SELECT count(*) FROM experiments").fetchone() == (1,)
+    assert not list(tmp_path.glob("*broken*")) and not journal.exists()
+
+
 @pytest.mark.thorough
 def test_a_database_that_is_whole_is_left_alone(uri: str) -> None:
     path = Path(uri.removeprefix("sqlite:///"))

@@ -52,10 +52,13 @@ def _make(part: Path) -> None:
 def _is_whole(database: Path) -> bool:
     """Whether SQLite can read it and it has MLflow's tables; one that is locked by its user is.
 
+    It is opened for writing, so that SQLite takes back what a killed process had half written: to a reader alone such a
+    database is an error.
+
     One whose migrations did not all run may be of an older MLflow, which its user upgrades: it is broken if it has no run.
     """
     try:
-        with contextlib.closing(sqlite3.connect(f"{database.absolute().as_uri()}?mode=ro", uri=True)) as connection:
+        with contextlib.closing(sqlite3.connect(f"{database.absolute().as_uri()}?mode=rw", uri=True)) as connection:
             names = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
             if not names >= _NEEDED:
                 return False
