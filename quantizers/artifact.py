@@ -31,6 +31,8 @@ from quantizers.table import decode_words, encode_words
 FORMAT_VERSION = 1
 _KEY = "embedding_frontier"
 _WORDS = "words"
+# A row may be this wide in a file of any size. Methods that make rows of few values would else rebuild ones of any width.
+_MOST_COLUMNS = 1 << 20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,21 +134,33 @@ def read(path: str | Path) -> Artifact:
         raise ArtifactError(f"{path}: made by quantizer {method!r}, which is not installed here.")
     words_bytes = tensors.pop(_WORDS, None)
     try:
-        quantizer = _rebuild(get(method), make_config(method, parameters), tensors, shape)
+        _check_shape(shape, tensors)
+        words = None
         if words_bytes is not None:
-            quantizer.words = decode_words(words_bytes.numpy().tobytes())
-            if len(quantizer.words) != shape[0]:
-                raise InputError(f"{len(quantizer.words)} words for {shape[0]} rows")
+            if words_bytes.dtype != torch.uint8:
+                raise InputError(f"its words are {words_bytes.dtype}, not {torch.uint8}")
+            words = decode_words(words_bytes.numpy().tobytes())
+            if len(words) != shape[0]:
+                raise InputError(f"{len(words)} words for {shape[0]} rows")
+        quantizer = _rebuild(get(method), make_config(method, parameters), tensors, shape)
+        quantizer.words = words
     except Exception as error:  # a method, also one of other people, may trip over wrong tensors in any way
         raise ArtifactError(f"{path}: what it holds is no {method} table of shape {shape}: {error}.") from error
     vocab_bytes = 0 if words_bytes is None else words_bytes.numel()
     return Artifact(quantizer, header, quantizer.measured_storage(), vocab_bytes, len(data))
 
 
+def _check_shape(shape: tuple[int, int], tensors: Mapping[str, Tensor]) -> None:
+    """Refuse what no table has, before anything is made that is as large."""
+    if min(shape) < 1 or max(shape) >= 1 << 63:
+        raise InputError("a table has at least one row and one column, and fewer than 2^63")
+    stored = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
+    if shape[1] > max(_MOST_COLUMNS, stored):
+        raise InputError(f"rows of more than {_MOST_COLUMNS:,} columns are not read from {stored:,} bytes")
+
+
 def _rebuild(cls: type[Quantizer], config: Any, tensors: Mapping[str, Tensor], shape: tuple[int, int]) -> Quantizer:
     """The quantizer that ``tensors`` are the state of; they are checked against what ``config`` says they must be."""
-    if min(shape) < 1:
-        raise InputError("a table has at least one row and one column")
     unknown = sorted(set(tensors) - set(cls.state_roles))
     if unknown:
         raise InputError(f"the method has no tensors called {', '.join(unknown)}")

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from quantizers.base import Budget, FitStep, Quantizer, QuantizerConfig, Role, Skip, StorageCost
 from quantizers.coding.dtypes import DTYPES
+from quantizers.errors import InputError
 from quantizers.table import Table, TableStats
 
 
@@ -60,6 +61,13 @@ class Cast(Quantizer):
             out = out.view(torch.uint8)  # torch can neither index nor pickle its 8-bit types everywhere
         self._set_state({"vectors": out})
         yield FitStep("cast", 1.0)
+
+    def verify(self) -> None:
+        """The type of the values is the configuration's: others of as many bytes would be read as other values."""
+        dtype, found = DTYPES[self.config.dtype], self._state["vectors"].dtype
+        stored = torch.uint8 if dtype.itemsize == 1 else dtype
+        if found != stored:
+            raise InputError(f"vectors is {found}, not {stored}")
 
     def reconstruct(self, ids: Tensor) -> Tensor:
         """The rounded rows, as float32."""

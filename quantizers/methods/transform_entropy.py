@@ -35,7 +35,8 @@ from torch import Tensor
 from quantizers.base import Budget, FitStep, Quantizer, QuantizerConfig, Role, Skip, StorageCost
 from quantizers.coding.dtypes import DTYPES
 from quantizers.coding.frequency_tables import ENTRY_BYTES, TABLE_BYTES, FrequencyTables, count_symbols, share, table_bits
-from quantizers.coding.range_coder import LIST_BLOCK, decode, decode_list, encode, encode_list, symbol_lookup
+from quantizers.coding.range_coder import LIST_BLOCK, TOTAL, decode, decode_list, encode, encode_list, symbol_lookup
+from quantizers.errors import InputError
 from quantizers.fitting.principal_axes import principal_axes, project
 from quantizers.table import Table, TableStats
 
@@ -81,6 +82,15 @@ def _curve_points() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         rates.append(-zero * np.log2(zero) - 2 * (mass * np.log2(mass)).sum())
         distortions.append(1 - 2 * ((density[:-1] - density[1:]) ** 2 / mass).sum())
     return grid, np.array(rates), np.array(distortions)
+
+
+_TYPES = {
+    **dict.fromkeys(("stream", "lengths"), torch.uint8),
+    **dict.fromkeys(("length_bytes", "length_frequency", "table_axes", "table_sizes", "frequency"), torch.int16),
+    **dict.fromkeys(("mean", "step"), torch.float32),
+    "shrink": torch.float16,
+    "shortest": torch.int32,
+}
 
 
 class TransformEntropy(Quantizer):
@@ -169,19 +179,41 @@ class TransformEntropy(Quantizer):
         self._set_state({"basis": basis, "mean": mean.to(torch.float32), **coded})
         yield FitStep("code", 1.0)
 
+    def verify(self) -> None:
+        """The types are right, the frequencies of each table add up, and the rows take as many bytes as are stored."""
+        state = self._state
+        types = {**_TYPES, "basis": DTYPES[self.config.basis_dtype]}
+        for name, tensor in state.items():
+            _require(tensor.dtype == types[name], f"{name} is {tensor.dtype}, not {types[name]}")
+        blocks, sizes, frequency = (state[name].to(torch.int64) for name in ("length_bytes", "table_sizes", "frequency"))
+        whole = len(blocks) == -(-self.num_embeddings // LIST_BLOCK) and int(blocks.sum()) == len(state["lengths"])
+        _require(whole and int(blocks.min()) >= 0, "length_bytes does not fit the blocks of lengths")
+        _require(int(state["length_frequency"].sum()) == TOTAL, f"length_frequency does not add up to {TOTAL}")
+        _require(int(sizes.min()) > 0 and int(sizes.sum()) == len(frequency), "frequency has not one entry a symbol")
+        table = torch.repeat_interleave(torch.arange(len(sizes)), sizes)
+        sums = torch.zeros_like(sizes).index_add_(0, table, frequency)
+        _require(int(frequency.min()) >= 0 and bool((sums == TOTAL).all()), f"a table does not add up to {TOTAL}")
+        lengths = self._opened().lengths
+        asked, stored = int(lengths.sum()), len(state["stream"])
+        _require(int(lengths.min()) >= 0 and asked == stored, f"its rows take {asked} bytes, and {stored} are stored")
+
+    def _opened(self) -> _Reader:
+        if self._reader is None:
+            self._reader = _Reader(self._state, self.num_embeddings)
+        return self._reader
+
     def reconstruct(self, ids: Tensor) -> Tensor:
         """Read the codes of each row; coordinates times axes, plus the mean."""
         self._require_fitted()
-        if self._reader is None:
-            self._reader = _Reader(self._state, self.num_embeddings)
+        reader = self._opened()
         # The number that each entry of the tables stands for.
-        symbol = self._reader.symbol
-        shrink = self._state["shrink"].to(torch.float32)[self._reader.table_of_entry]
+        symbol = reader.symbol
+        shrink = self._state["shrink"].to(torch.float32)[reader.table_of_entry]
         values = self._state["step"] * (symbol - symbol.sign() * shrink)
         basis, mean = self._state["basis"].to(torch.float32), self._state["mean"]
         out = []
         for part in torch.split(ids, max(_FEWEST_ROWS, _CHUNK_VALUES // len(basis))):
-            entries = self._reader.entries(part)
+            entries = reader.entries(part)
             out.append(values.index_select(0, entries.reshape(-1)).reshape(entries.shape) @ basis + mean)
         return torch.cat(out)
 
@@ -301,3 +333,8 @@ def _read_lengths(state: dict[str, Tensor], num_embeddings: int) -> Tensor:
     """Undo :func:`_code_lengths`: (N,) int64."""
     lengths = decode_list(state["lengths"], state["length_bytes"], state["length_frequency"], num_embeddings)
     return lengths + state["shortest"]
+
+
+def _require(condition: bool, problem: str) -> None:
+    if not condition:
+        raise InputError(problem)

@@ -21,8 +21,8 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterator, Sequence
-from typing import Any, ClassVar, Literal
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from pydantic import Field
@@ -30,6 +30,7 @@ from torch import Tensor
 
 from quantizers.base import Budget, FitStep, Quantizer, QuantizerConfig, Role, Skip, StorageCost, generator
 from quantizers.coding.dtypes import DTYPES
+from quantizers.errors import InputError
 from quantizers.table import Table, TableStats
 
 _CHUNK_VALUES = 1 << 22
@@ -133,6 +134,21 @@ class TT(Quantizer):
         """The cores, exact."""
         values = sum(math.prod(core) for core in core_shapes(config, shape))
         return StorageCost(0, codebook_bytes=values * DTYPES[config.core_dtype].itemsize)
+
+    @classmethod
+    def from_state(cls, config: Any, state: Mapping[str, Tensor], *, shape: tuple[int, int]) -> Self:
+        """See :meth:`Quantizer.from_state`.
+
+        Raises:
+            InputError: the table has more rows or columns than the cores do. Factors of such numbers could take for ever.
+        """
+        sides = [tuple(state[f"core_{k}"].shape) for k in range(config.num_cores)]
+        if any(len(core) != 4 or 0 in core for core in sides):
+            raise InputError(f"its cores have the shapes {', '.join(map(str, sides))}, not four sides each")
+        most = math.prod(core[0] for core in sides), math.prod(core[2] for core in sides)
+        if shape[0] > most[0] or shape[1] > most[1]:
+            raise InputError(f"its cores have {most[0]} rows of {most[1]} columns")
+        return super().from_state(config, state, shape=shape)
 
     @classmethod
     def examples(cls) -> Sequence[TTConfig]:

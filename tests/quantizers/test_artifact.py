@@ -174,7 +174,7 @@ def test_header_that_is_no_json_object(path):
         ({"config": {"dtype": "float7"}}, "dtype"),
         ({"config": {"kind": "float16"}}, "Unknown parameter"),
         ({"config": {"dtype": "float8_e4m3"}}, "should take"),
-        ({"num_embeddings": 8}, "should take"),
+        ({"num_embeddings": 8}, "9 words for 8 rows"),
         ({"num_embeddings": 3, "embedding_dim": 9}, "no cast table"),
         ({"num_embeddings": 0}, "at least one row"),
         ({"num_embeddings": -9, "embedding_dim": -3}, "at least one row"),

@@ -182,3 +182,64 @@ def test_kept_values_in_columns_that_are_not_there(tmp_path):
     path.write_bytes(signed(path.read_bytes(), change))
     with pytest.raises(ArtifactError):
         read(path)
+
+
+def test_rows_wider_than_a_file_has_a_right_to(tmp_path):
+    """A pool of values makes rows of any width; those of this file would take gigabytes."""
+    path = tmp_path / "t.safetensors"
+    create("hashed", pool_size=5).fit(torch.randn(12, 6)).save(path)
+
+    def change(header, tensors):
+        header["embedding_dim"] = 1 << 31
+
+    path.write_bytes(signed(path.read_bytes(), change))
+    with pytest.raises(ArtifactError, match="rows of more than 1,048,576 columns are not read from 20 bytes"):
+        read(path)
+
+
+@pytest.mark.parametrize("rows", [1 << 62, 10**30])
+def test_more_rows_than_cores_have(rows, tmp_path):
+    """Factors of such numbers, which the cores' sizes follow from, would take hours."""
+    path = tmp_path / "t.safetensors"
+    create("tt", num_cores=2, tt_rank=2).fit(torch.randn(12, 6)).save(path)
+
+    def change(header, tensors):
+        header["num_embeddings"] = rows
+
+    path.write_bytes(signed(path.read_bytes(), change))
+    with pytest.raises(ArtifactError, match="its cores have 12 rows of 6 columns|fewer than 2\\^63"):
+        read(path)
+
+
+@pytest.mark.parametrize(
+    ("method", "parameters", "name", "dtype"),
+    [
+        ("cast", {"dtype": "float8_e4m3"}, "vectors", torch.int8),
+        ("transform_entropy", {"row_bits": 60, "rank": 4}, "length_bytes", torch.bfloat16),
+        ("cast", {"dtype": "float16"}, "words", torch.int32),
+    ],
+)
+def test_tensors_of_another_type(method, parameters, name, dtype, tmp_path):
+    """As many values, which would be read as others, or past the last of them."""
+    path = tmp_path / "t.safetensors"
+    create(method, **parameters).fit(Table(torch.randn(12, 6), [str(row) for row in range(12)])).save(path)
+
+    def change(header, tensors):
+        tensors[name] = tensors[name].to(dtype)
+
+    path.write_bytes(signed(path.read_bytes(), change))
+    with pytest.raises(ArtifactError, match=f"(its )?{name} (is|are) {dtype}, not"):
+        read(path)
+
+
+def test_rows_that_take_more_bytes_than_there_are(tmp_path):
+    """The two ends, which are read at once, have theirs."""
+    path = tmp_path / "t.safetensors"
+    create("transform_entropy", row_bits=60, rank=4).fit(torch.randn(12, 6)).save(path)
+
+    def change(header, tensors):
+        tensors["shortest"] += 1000
+
+    path.write_bytes(signed(path.read_bytes(), change))
+    with pytest.raises(ArtifactError, match="its rows take .* bytes, and .* are stored"):
+        read(path)

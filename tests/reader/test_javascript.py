@@ -84,7 +84,8 @@ def test_digests_of_any_length(size, tmp_path, javascript):
         ({"method": "mine"}, r'^Made by the method "mine", which this reader does not know\. It reads: identity, cast, '),
         ({"method": "constructor"}, r'^Made by the method "constructor", which this reader does not know'),
         ({"method": "pq"}, r"^The file has no tensor codes, which pq needs\.$"),
-        ({"num_embeddings": 8}, r"^Tensor vectors has the shape \(9, 3\), not \(8, 3\)\.$"),
+        ({"embedding_dim": 2}, r"^Tensor vectors has the shape \(9, 3\), not \(9, 2\)\.$"),
+        ({"num_embeddings": 8}, r"^The file has 9 words for 8 rows\.$"),
     ],
 )
 def test_refusals_say_why(path, changes, reason, javascript):
@@ -92,6 +93,24 @@ def test_refusals_say_why(path, changes, reason, javascript):
     answer = javascript(path)
     assert answer["kind"] == "format"
     assert re.search(reason, answer["error"])
+
+
+@pytest.mark.parametrize(
+    ("stored", "changes", "reason"),
+    [
+        ("hashed-overlapping", {"embedding_dim": 1 << 31}, "Rows of 2147483648 columns are not read from 404 bytes."),
+        ("identity-without-words", {"num_embeddings": 0}, "The table's shape is 0 x 10."),
+        ("adacomp-one", {"num_embeddings": 1 << 31}, "The file has 40 words for 2147483648 rows."),
+        ("pruned-index", {"embedding_dim": 300}, "Tensor row_counts has the shape (20), not (45)."),
+        ("tt-2", {"embedding_dim": 13}, "The cores have 40 rows of 10 columns."),
+        ("tt-2", {"config": {"num_cores": 10**30}}, "There are no trains of 1e+30 cores."),
+    ],
+)
+def test_shapes_that_a_file_has_no_right_to(stored, changes, reason, tmp_path, javascript):
+    path = tmp_path / "table.safetensors"
+    path.write_bytes((ROOT / f"reader/python/tests/data/{stored}.safetensors").read_bytes())
+    store(path, changes)
+    assert javascript(path) == {"error": reason, "kind": "format"}
 
 
 def test_files_of_other_programs(tmp_path, javascript):

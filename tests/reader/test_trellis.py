@@ -140,6 +140,12 @@ def _set(place, value):
         (_with("largest", _set(0, 600)), "missing, or too many", "Tensor frequency"),
         (_with("frequency", _set(0, 0)), "context 0", "Tensor frequency"),
         (_with("frequency", _set(0, 2048)), "context 0", "context 0"),
+        (_with("step", lambda t: t * torch.nan), "not finite", "not finite"),
+        (
+            _with("tails", lambda t: t.to(torch.float16)),
+            "tails is float16, not int32",
+            "Tensor tails is of type F16, not I32",
+        ),
         (_with("shrink", lambda t: t[:, :2]), "shrink", "Tensor shrink"),
         (_with("class_frequency", _set(0, 0)), "add up to", "add up to"),
         (_with("class_bytes", _set(0, 1)), "blocks have", "classes take"),

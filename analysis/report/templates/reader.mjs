@@ -12,6 +12,7 @@
 
 const FORMAT_VERSION = 1;
 const KEY = "embedding_frontier";
+const MOST_COLUMNS = 2 ** 20; // of a file whose bytes are fewer still
 
 /** What is wrong with a file, in one sentence. */
 export class FormatError extends Error {}
@@ -171,6 +172,14 @@ function expectShape(tensor, shape) {
   }
 }
 
+function expectTypes(tensors, types) {
+  for (const [dtype, names] of Object.entries(types)) {
+    for (const name of names.split(" ")) {
+      if (name in tensors && tensors[name].dtype !== dtype) refuse(`Tensor ${name} is of type ${tensors[name].dtype}, not ${dtype}.`);
+    }
+  }
+}
+
 function verbatim(values, dim) {
   return (row, out) => out.set(values.subarray(row * dim, (row + 1) * dim));
 }
@@ -182,6 +191,7 @@ function readIdentity({ vectors }, config, [numRows, dim]) {
 
 function readCast({ vectors }, { dtype }, [numRows, dim]) {
   expectShape(vectors, [numRows, dim]);
+  expectTypes({ vectors }, { [{ float16: "F16", bfloat16: "BF16" }[dtype] ?? "U8"]: "vectors" });
   return verbatim(
     vectors.dtype === "U8" ? Float32Array.from(vectors.bytes, (byte) => floatOfByte(byte, dtype)) : floats(vectors),
     dim,
@@ -206,8 +216,13 @@ function readScalar({ codes, scale, zero_point: zeroPoint, levels }, config, [nu
 
 function readPruned({ values, mask, columns, row_counts: rowCounts }, config, [numRows, dim]) {
   const kept = floats(values);
-  const counts = new Uint32Array(numRows);
+  if (!mask) {
+    if (!(columns && rowCounts)) refuse("The file has no tensor mask, and not both columns and row_counts.");
+    expectShape(rowCounts, [Math.ceil((numRows * bitsFor(dim + 1)) / 8)]);
+    expectShape(columns, [Math.ceil((kept.length * bitsFor(dim)) / 8)]);
+  }
   const masked = mask && rowCodes(mask, dim, 1, numRows);
+  const counts = new Uint32Array(numRows);
   for (let row = 0; row < numRows; row++) {
     if (masked) for (let j = 0; j < dim; j++) counts[row] += masked(row, j);
     else counts[row] = codeAt(rowCounts.bytes, row * bitsFor(dim + 1), bitsFor(dim + 1));
@@ -220,7 +235,11 @@ function readPruned({ values, mask, columns, row_counts: rowCounts }, config, [n
     if (masked) {
       for (let j = 0; j < dim; j++) if (masked(row, j)) out[j] = kept[at++];
     } else {
-      for (; at < begin[row + 1]; at++) out[codeAt(columns.bytes, at * bitsFor(dim), bitsFor(dim))] = kept[at];
+      for (; at < begin[row + 1]; at++) {
+        const column = codeAt(columns.bytes, at * bitsFor(dim), bitsFor(dim));
+        if (column >= dim) refuse(`A value stands in column ${column} of ${dim}.`);
+        out[column] = kept[at];
+      }
     }
   };
 }
@@ -329,6 +348,7 @@ function readAdaComp({ codes, books, decoder, bias }, { code_lengths: lengths },
   expectShape(decoder, [first[lengths.length], dim]);
   expectShape(bias, [lengths.length, dim]);
   const [axes, means] = [floats(decoder), floats(bias)];
+  if (8 * codes.bytes.length < numRows * Math.min(...lengths)) refuse("Tensor codes does not have the bits of its rows.");
   const width = bitsFor(lengths.length);
   const book = Uint8Array.from({ length: numRows }, (_, row) => (books ? codeAt(books.bytes, row * width, width) : 0));
   const begin = starts(Array.from(book, (k) => lengths[k]));
@@ -354,13 +374,17 @@ function readLowRank({ factors, basis, mean, scale, zero }, config, [numRows, di
   return (row, out) => combine(out, Float64Array.from(unit, (step, i) => low[i] + code(row, i) * step), axes, middle);
 }
 
-function readTT(tensors, config, [, dim]) {
+function readTT(tensors, config, [numRows, dim]) {
+  if (![2, 3, 4].includes(config.num_cores)) refuse(`There are no trains of ${config.num_cores} cores.`);
   const cores = Array.from({ length: config.num_cores }, (_, k) => {
     const tensor = tensors[`core_${k}`] ?? refuse(`The file has no tensor core_${k}.`);
-    expectShape(tensor, [null, null, null, null]);
+    const last = k === config.num_cores - 1;
+    expectShape(tensor, [null, k ? tensors[`core_${k - 1}`].shape[3] : 1, null, last ? 1 : null]);
     const [n, before, d, after] = tensor.shape;
     return { values: floats(tensor), n, before, d, after };
   });
+  const [rows, columns] = ["n", "d"].map((side) => cores.reduce((product, core) => product * core[side], 1));
+  if (rows < numRows || columns < dim) refuse(`The cores have ${rows} rows of ${columns} columns.`);
   return (row, out) => {
     const digits = [];
     for (let k = cores.length - 1, rest = row; k >= 0; k--) {
@@ -559,6 +583,7 @@ function readContexts({ precision, largest, frequency, shrink, step }, states) {
   const [less, [unit]] = [shrink, step].map(floats);
   if (bits < 1 || bits > 15) refuse(`Numbers of ${bits} bits are not 1 to 15.`);
   expectShape(shrink, [most.length, 3]);
+  if (!(Number.isFinite(unit) && less.every(Number.isFinite))) refuse("Tensor step or shrink is not finite.");
   const begin = starts(most);
   if (most.some((one) => one < 0) || begin[most.length] !== stored.length) {
     refuse("Tensor frequency does not have the numbers that largest asks for.");
@@ -610,8 +635,18 @@ function readSlots({ heads, tails, classes, class_bytes: classBytes, class_frequ
   return { classOf, wordBegin, headBegin };
 }
 
+const TRELLIS_TYPES = {
+  U8: "heads classes table_row table_of precision",
+  I16: "class_bytes class_frequency slot_bytes largest frequency",
+  F32: "step basis_scale mean",
+  I32: "tails",
+  F16: "shrink",
+  I8: "basis",
+};
+
 function readTrellis(tensors, config, [numRows, dim]) {
   const { table_row: tableRow, table_of: tableOf, basis, basis_scale: basisScale, mean } = tensors;
+  expectTypes(tensors, TRELLIS_TYPES);
   if (config.rank && !(basis && basisScale)) refuse("The file has no tensor basis or basis_scale, which its rank needs.");
   expectShape(mean, [dim]);
   if (basis) expectShape(basis, [null, dim]);
@@ -814,10 +849,13 @@ export function read(data, { verify = true } = {}) {
   const [needed, reader] = METHODS[header.method];
   for (const name of needed) if (!(name in state)) refuse(`The file has no tensor ${name}, which ${header.method} needs.`);
   const shape = [header.num_embeddings, header.embedding_dim];
-  const rebuild = reader(state, header.config, shape);
+  const payload = Object.values(state).reduce((total, tensor) => total + tensor.bytes.length, 0);
+  for (const side of shape) if (!(Number.isSafeInteger(side) && side > 0)) refuse(`The table's shape is ${shape.join(" x ")}.`);
+  if (shape[1] > Math.max(MOST_COLUMNS, payload)) refuse(`Rows of ${shape[1]} columns are not read from ${payload} bytes.`);
+  if (encoded && encoded.dtype !== "U8") refuse(`The words are of type ${encoded.dtype}, not U8.`);
   const words = encoded ? decodeWords(encoded.bytes) : null;
   if (words && words.length !== shape[0]) refuse(`The file has ${words.length} words for ${shape[0]} rows.`);
-  const payload = Object.values(state).reduce((total, tensor) => total + tensor.bytes.length, 0);
+  const rebuild = reader(state, header.config, shape);
   return new CompressedTable(header, words, rebuild, payload, bytes.length);
 }
 

@@ -17,13 +17,24 @@ from quantizers.coding.slots import slot_words
 from quantizers.errors import InputError
 from quantizers.methods.trellis.model import LEVELS
 
+_TYPES = {
+    **dict.fromkeys(("heads", "classes", "table_row", "table_of", "precision"), torch.uint8),
+    **dict.fromkeys(("class_bytes", "class_frequency", "slot_bytes", "largest", "frequency"), torch.int16),
+    **dict.fromkeys(("step", "basis_scale", "mean"), torch.float32),
+    "tails": torch.int32,
+    "shrink": torch.float16,
+    "basis": torch.int8,
+}
+
 
 def check_tables(state: Mapping[str, Tensor], rows: int, dim: int) -> None:
     """Everything that does not depend on the rows' classes.
 
     Raises:
-        InputError: a tensor is missing, or does not fit the others.
+        InputError: a tensor is missing, of another type, or does not fit the others.
     """
+    for name, tensor in state.items():
+        _require(tensor.dtype == _TYPES[name], f"{name} is {tensor.dtype}, not {_TYPES[name]}")
     parts = ("classes", "class_bytes", "class_frequency"), ("basis", "basis_scale")
     for together in parts:
         found = [name in state for name in together]
@@ -40,6 +51,8 @@ def check_tables(state: Mapping[str, Tensor], rows: int, dim: int) -> None:
     _require(int(number["table_row"].max()) < len(number["table_of"]), "a class has a row of tables that is not there")
     _require(2 * int(number["table_of"].max()) + 1 < contexts, "a column has a table that is not there")
     _require(tuple(state["shrink"].shape) == (contexts, LEVELS), f"shrink is not of {contexts} x {LEVELS}")
+    finite = bool(state["shrink"].isfinite().all() and state["step"].isfinite().all())
+    _require(finite, "step or shrink is not finite")
     _require(tuple(state["mean"].shape) == (dim,), f"mean is not of {dim} columns")
     if "basis" in state:
         _require(tuple(state["basis"].shape) == (columns, dim), f"basis is not of {dim} columns")

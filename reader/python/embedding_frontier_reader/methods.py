@@ -8,6 +8,7 @@ Shapes: N rows, D columns, B batch, M codes a row, K codewords a codebook, r axe
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -42,6 +43,11 @@ def _float(values: NDArray[Any]) -> Floats:
     return from_bfloat16(values) if values.dtype == np.uint16 else values.astype(np.float32)
 
 
+def _expect(state: State, name: str, shape: tuple[int, ...]) -> None:
+    if state[name].shape != shape:
+        raise ValueError(f"{name} has the shape {state[name].shape}, not {shape}")
+
+
 def identity(state: State, config: Config, shape: Shape) -> Rows:
     """The rows themselves."""
     vectors = state["vectors"]
@@ -51,6 +57,9 @@ def identity(state: State, config: Config, shape: Shape) -> Rows:
 def cast(state: State, config: Config, shape: Shape) -> Rows:
     """Values of a smaller floating-point type."""
     vectors = state["vectors"]
+    expected = {"float16": "float16", "bfloat16": "uint16"}.get(config["dtype"], "uint8")
+    if vectors.dtype != expected:
+        raise ValueError(f"vectors is {vectors.dtype}, not {expected}")
     if config["dtype"] == "float8_e4m3":
         return lambda ids: from_float8_e4m3(vectors[ids])
     if config["dtype"] == "float8_e5m2":
@@ -75,9 +84,14 @@ def pruned(state: State, config: Config, shape: Shape) -> Rows:
     """The kept values in their places, 0 elsewhere; the places are a mask, or columns and how many each row has."""
     values, width = _float(state["values"]), bits_for(shape[1])
     if "mask" in state:
+        _expect(state, "mask", (shape[0], -(-shape[1] // 8)))
         counts = np.unpackbits(state["mask"], axis=1, count=shape[1], bitorder="little").sum(axis=1, dtype=np.int64)
     else:
+        _expect(state, "row_counts", (-(-shape[0] * bits_for(shape[1] + 1) // 8),))
+        _expect(state, "columns", (-(-len(values) * width // 8),))
         counts = read_stream(state["row_counts"], np.arange(shape[0]), bits_for(shape[1] + 1))
+    if counts.sum() != len(values):
+        raise ValueError(f"its rows say that they keep {counts.sum()} values, and {len(values)} are stored")
     starts = np.cumsum(counts) - counts
 
     def rows(ids: Ints) -> Floats:
@@ -149,6 +163,9 @@ def _mixed(values: NDArray[np.uint32]) -> NDArray[np.uint32]:
 def tt(state: State, config: Config, shape: Shape) -> Rows:
     """The product of the cores (n, r, d, r') at the digits of the row number, the last core's digit the lowest."""
     cores = [_float(state[f"core_{k}"]) for k in range(config["num_cores"])]
+    most = math.prod(len(core) for core in cores)
+    if shape[0] > most:
+        raise ValueError(f"its cores have {most} rows")
 
     def rows(ids: Ints) -> Floats:
         digits = []
@@ -240,6 +257,8 @@ def transform_entropy(state: State, config: Config, shape: Shape) -> Rows:
     tables, lookup = np.repeat(np.arange(len(axes)), axes), range_coder.symbol_lookup(frequency)
     lengths = range_coder.decode_list(state["lengths"], state["length_bytes"], state["length_frequency"], shape[0])
     lengths += int(state["shortest"])
+    if lengths.min() < 0 or lengths.sum() != len(state["stream"]):
+        raise ValueError(f"its rows take {lengths.sum()} bytes, and {len(state['stream'])} are stored")
     begins = np.cumsum(lengths) - lengths
 
     def rows(ids: Ints) -> Floats:
@@ -275,6 +294,8 @@ def trellis(state: State, config: Config, shape: Shape) -> Rows:
 def adacomp(state: State, config: Config, shape: Shape) -> Rows:
     """Bits times decoder, plus bias, of the code-book that a row has; the code-books' bits are not equally many."""
     bits = np.array(config["code_lengths"])
+    if 8 * len(state["codes"]) < shape[0] * bits.min():
+        raise ValueError(f"codes has fewer bits than {shape[0]} rows")
     edges = np.concatenate([[0], np.cumsum(bits)])
     decoder, bias = _float(state["decoder"]), state["bias"]
     if "books" in state:

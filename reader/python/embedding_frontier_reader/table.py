@@ -22,6 +22,7 @@ from embedding_frontier_reader.methods import METHODS, Rows
 FORMAT_VERSION = 1
 _KEY = "embedding_frontier"
 _CHUNK_VALUES = 1 << 20
+_MOST_COLUMNS = 1 << 20  # of a file whose bytes are fewer still
 # Types by safetensors' names: as NumPy reads them (bfloat16 as uint16), and as the digest names them.
 _TYPES = {
     "F32": ("<f4", "torch.float32"),
@@ -173,7 +174,14 @@ def load(path: str | os.PathLike[str]) -> CompressedTable:
     if method is None:
         raise ReadError(f"{path}: made by {header['method']!r}; this reader knows {', '.join(METHODS)}.")
     shape = (int(header["num_embeddings"]), int(header["embedding_dim"]))
+    if header["method"] != "cast" and any(kind == "torch.bfloat16" for _, kind in tensors.values()):
+        raise ReadError(f"{path}: holds a tensor of type BF16, which no {header['method']} table has.")
     state = {name: array for name, (array, _) in tensors.items() if name != "words"}
+    payload_bytes = sum(array.nbytes for array in state.values())
+    if shape[1] > max(_MOST_COLUMNS, payload_bytes):
+        raise ReadError(f"{path}: rows of {shape[1]} columns are not read from {payload_bytes} bytes.")
+    if "words" in tensors and tensors["words"][0].dtype != np.uint8:
+        raise ReadError(f"{path}: its words are {tensors['words'][0].dtype}, not uint8.")
     words = tensors["words"][0].tobytes().decode("utf-8", "surrogateescape").split("\n") if "words" in tensors else None
     if words is not None and len(words) != shape[0]:
         raise ReadError(f"{path}: {len(words)} words for {shape[0]} rows.")
@@ -183,7 +191,7 @@ def load(path: str | os.PathLike[str]) -> CompressedTable:
             raise ValueError("its rows have another length")
     except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, MemoryError) as error:
         raise ReadError(f"{path}: what it holds is no {header['method']} table of {shape}: {error}.") from None
-    return CompressedTable(header, rows, words, sum(array.nbytes for array in state.values()), shape)
+    return CompressedTable(header, rows, words, payload_bytes, shape)
 
 
 def _parsed(path: Path, data: bytes) -> tuple[dict[str, Any], dict[str, tuple[NDArray[Any], str]]]:
@@ -208,6 +216,8 @@ def _parsed(path: Path, data: bytes) -> tuple[dict[str, Any], dict[str, tuple[ND
             raise TypeError("the version is a whole number, the method a name")
         if min(int(header["num_embeddings"]), int(header["embedding_dim"])) < 1:
             raise ValueError("a table has at least one row and one column")
+        if max(int(header["num_embeddings"]), int(header["embedding_dim"])) >= 1 << 63:
+            raise ValueError("a table has fewer than 2^63 rows and columns")
     except (ValueError, LookupError, TypeError, OverflowError, RecursionError) as error:
         raise ReadError(f"{path}: the header is damaged ({error!r}).") from None
     return header, tensors

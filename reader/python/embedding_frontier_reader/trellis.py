@@ -19,6 +19,15 @@ from embedding_frontier_reader.bits import Bytes, Floats, Ints
 
 # Number of states -> what the state is combined with after a column of quantizer 1, and after an odd symbol.
 _MACHINES = {4: (2, 1), 8: (5, 2), 16: (9, 2), 32: (18, 4), 64: (33, 10)}
+# As NumPy knows the types.
+_TYPES = {
+    **dict.fromkeys(("heads", "classes", "table_row", "table_of", "precision"), "uint8"),
+    **dict.fromkeys(("class_bytes", "class_frequency", "slot_bytes", "largest", "frequency"), "int16"),
+    **dict.fromkeys(("step", "basis_scale", "mean"), "float32"),
+    "tails": "int32",
+    "shrink": "float16",
+    "basis": "int8",
+}
 _LOWEST = 1 << 31  # a number below it takes a word, where its row has one left
 
 
@@ -36,6 +45,8 @@ class Slots:
     """
 
     def __init__(self, state: Mapping[str, NDArray[Any]], classes: Ints, columns: int, states: int) -> None:
+        for name, array in state.items():
+            _require(array.dtype == _TYPES[name], f"{name} is {array.dtype}, not {_TYPES[name]}")
         slot_bytes, table_row = state["slot_bytes"].astype(np.int64), state["table_row"].astype(np.int64)
         table_of, contexts = state["table_of"].astype(np.int64), len(state["largest"])
         _require(len(slot_bytes) > int(classes.max()) and slot_bytes.min() >= 0, "the classes' slots are damaged")
@@ -59,6 +70,7 @@ class Slots:
         _require(1 <= self._precision <= 15, f"a precision of {self._precision} bits")
         _require(largest.min() >= 0 and largest.sum() == len(stored), "frequencies are missing, or too many")
         _require(shrink.shape == (len(largest), 3), f"shrink has the shape {shrink.shape} for {len(largest)} contexts")
+        _require(np.isfinite(shrink).all() and np.isfinite(state["step"]).all(), "step or shrink is not finite")
         after_one, after_odd = _MACHINES[states]
         shape = len(largest), total
         self._times, self._index = np.empty(shape, np.int64), np.empty(shape, np.int64)

@@ -122,7 +122,8 @@ def signed(content: bytes, **changes: object) -> bytes:
         for name, one in whole.items()
         if name != "__metadata__"
     }
-    kinds = {"F32": "torch.float32", "F16": "torch.float16", "U8": "torch.uint8", "I64": "torch.int64"}
+    kinds = {"F32": "torch.float32", "F16": "torch.float16", "BF16": "torch.bfloat16", "I64": "torch.int64"}
+    kinds |= {"U8": "torch.uint8", "I8": "torch.int8", "I16": "torch.int16", "I32": "torch.int32"}
     state = hashlib.blake2b(digest_size=16)
     state.update(json.dumps({key: value for key, value in header.items() if key != "digest"}, sort_keys=True).encode())
     for name in sorted(tensors):
@@ -146,6 +147,52 @@ def test_files_that_mean_harm_are_refused(tmp_path: Path) -> None:
     ]:
         file.write_bytes(signed(good, **changes))
         refused(file, message)
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "message"),
+    [
+        ("hashed-overlapping", {"embedding_dim": 1 << 31}, "rows of 2147483648 columns are not read from 404 bytes"),
+        ("pruned-index", {"embedding_dim": 1 << 31}, "rows of 2147483648 columns are not read from 120 bytes"),
+        ("pruned-index", {"embedding_dim": 300}, r"row_counts has the shape \(20,\), not \(45,\)"),
+        ("pruned-mask", {"embedding_dim": 20}, r"mask has the shape \(40, 2\), not \(40, 3\)"),
+        ("identity-without-words", {"num_embeddings": 1 << 63}, "fewer than 2\\^63 rows"),
+    ],
+)
+def test_shapes_that_the_file_has_no_right_to_are_refused(
+    name: str, changes: dict[str, object], message: str, tmp_path: Path
+) -> None:
+    """Rows of such tables would take gigabytes, or hold what was never stored."""
+    file = tmp_path / "f.safetensors"
+    file.write_bytes(signed((DATA / f"{name}.safetensors").read_bytes(), **changes))
+    refused(file, message)
+
+
+def retyped(content: bytes, name: str, dtype: str) -> bytes:
+    """The file with the bytes of one tensor said to be of another type of the same width."""
+    length = int.from_bytes(content[:8], "little")
+    whole = json.loads(content[8 : 8 + length])
+    whole[name]["dtype"] = dtype
+    text = json.dumps(whole).encode()
+    return signed(len(text).to_bytes(8, "little") + text + content[8 + length :])
+
+
+@pytest.mark.parametrize(
+    ("stored", "name", "dtype", "message"),
+    [
+        ("cast-e4m3", "vectors", "I8", "vectors is int8, not uint8"),
+        ("cast-float16", "vectors", "BF16", "vectors is uint16, not float16"),
+        ("pq-3", "codebooks", "BF16", "holds a tensor of type BF16, which no pq table has"),
+        ("trellis-100", "tails", "F32", "tails is float32, not int32"),
+        ("tt-4", "words", "I8", "its words are int8, not uint8"),
+    ],
+)
+def test_types_that_would_read_as_other_values_are_refused(
+    stored: str, name: str, dtype: str, message: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "f.safetensors"
+    file.write_bytes(retyped((DATA / f"{stored}.safetensors").read_bytes(), name, dtype))
+    refused(file, message)
 
 
 def test_codes_that_point_to_nothing_are_refused_with_their_row(tmp_path: Path) -> None:
