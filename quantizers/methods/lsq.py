@@ -25,7 +25,7 @@ from torch import Tensor
 from quantizers.additive import AdditiveConfig, AdditiveQuantizer, additive_configs
 from quantizers.base import CHUNK_ROWS, Budget, FitStep, Skip, generator
 from quantizers.coding.bits import pack
-from quantizers.coding.dtypes import DTYPES
+from quantizers.coding.codebooks import rounded
 from quantizers.fitting.kmeans import power_of_two
 from quantizers.fitting.local_search import half_mse, icm_encode, refine, search_encode
 from quantizers.methods.rq import RQ, RQConfig
@@ -120,12 +120,10 @@ class LSQ(AdditiveQuantizer):
         for number, done in enumerate(found):
             codes, books = done.codes, done.codebooks
             yield FitStep("refine", _START + share * (number + 1), done.half_mse * scale**2)
-        dtype = DTYPES[config.codebook_dtype]
-        largest = torch.finfo(dtype).max
-        stored = ((books + mean / len(books)) * scale).clamp(-largest, largest).to(dtype)
+        books = (books + mean / len(books)) * scale
         begin = time.perf_counter()
-        rounded = stored.to(torch.float32) / scale - mean / len(books)
-        codes = icm_encode(x, codes, rounded)  # for the codebooks as they will be read back
-        self._set_codes(codes, stored)
+        read_back = rounded(books, config.codebook_dtype) / scale - mean / len(books)
+        codes = icm_encode(x, codes, read_back)
+        self._set_codes(codes, books)
         self.encode_seconds = time.perf_counter() - begin
-        yield FitStep("codes", 1.0, half_mse(x, codes, rounded, weights) * scale**2)
+        yield FitStep("codes", 1.0, half_mse(x, codes, read_back, weights) * scale**2)

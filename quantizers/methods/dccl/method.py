@@ -34,14 +34,14 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from quantizers.additive import AdditiveConfig, AdditiveQuantizer, largest_num_codebooks
+from quantizers.additive import AdditiveConfig, AdditiveQuantizer, roomiest
 from quantizers.base import CHUNK_ROWS, Budget, FitStep, Skip, generator
 from quantizers.coding.bits import bits_for, pack
-from quantizers.coding.dtypes import DTYPES, codebook_dtype_for
+from quantizers.coding.codebooks import rounded
 from quantizers.embedding import CompressedEmbedding
 from quantizers.fitting.gumbel import CodeNetwork, Schedule, train
 from quantizers.fitting.kmeans import power_of_two
-from quantizers.fitting.local_search import half_mse, refine, search_encode
+from quantizers.fitting.local_search import half_mse, icm_encode, refine, search_encode
 from quantizers.fitting.minibatches import moments
 from quantizers.methods.dccl.module import DCCLEmbedding
 from quantizers.table import Table, TableStats
@@ -111,16 +111,16 @@ class DCCL(AdditiveQuantizer):
         ratios 8 to 128. The more codes a row has, the more local search makes of small codebooks; residual quantization
         prefers larger ones.
         """
-        dtype = codebook_dtype_for(stats)
         ranked = []
         for size in _SIZES:
-            most = min(_MAX_CODEBOOKS, _MAX_WORDS // size, largest_num_codebooks(budget, stats.shape, size, dtype))
+            room, dtype = roomiest(budget, stats, size)
+            most = min(_MAX_CODEBOOKS, _MAX_WORDS // size, room)
             if most and size <= stats.num_embeddings:
                 row = most * bits_for(size)
-                ranked.append((row * (bits_for(size) + min(row / 20, 12)), most, size))
+                ranked.append((row * (bits_for(size) + min(row / 20, 12)), most, size, dtype))
         if not ranked:
             return Skip(f"one code a row and one codebook of {_SIZES[0]} words take more than {budget.payload_bytes} bytes")
-        _, num_codebooks, size = max(ranked)
+        _, num_codebooks, size, dtype = max(ranked)
         return [DCCLConfig(num_codebooks=num_codebooks, codebook_size=size, codebook_dtype=dtype)]
 
     @classmethod
@@ -161,7 +161,7 @@ class DCCL(AdditiveQuantizer):
         if unit == 0:
             zeros = torch.zeros((config.num_codebooks, config.codebook_size, len(mean)), device=mean.device)
             codes = torch.zeros((table.num_embeddings, config.num_codebooks), dtype=torch.int32, device=mean.device)
-            self._keep(codes, zeros + mean / config.num_codebooks)
+            self._set_codes(codes, zeros + mean / config.num_codebooks)
             yield FitStep("codes", 1.0, 0.0)
             return
         x = (table.vectors - mean).div_(unit)
@@ -202,13 +202,12 @@ class DCCL(AdditiveQuantizer):
                 codes, books = round_.codes, round_.codebooks
                 yield FitStep("refine", 0.99 * share + rest * (number + 1), round_.half_mse * unit**2)
         # What every row has in common is shared out among the codebooks, which keeps them small.
-        self._keep(codes, books * unit + mean / len(books))
-        stored = (self.codebooks - mean / len(books)) / unit
-        yield FitStep("codes", 1.0, half_mse(x, codes, stored, weights) * unit**2)
-
-    def _keep(self, codes: Tensor, codebooks: Tensor) -> None:
-        largest = torch.finfo(DTYPES[self.config.codebook_dtype]).max
-        self._set_codes(codes, codebooks.clamp(-largest, largest))
+        books = books * unit + mean / len(books)
+        read_back = (rounded(books, config.codebook_dtype) - mean / len(books)) / unit
+        if rounds and config.codebook_dtype == "int8":
+            codes = icm_encode(x, codes, read_back)
+        self._set_codes(codes, books)
+        yield FitStep("codes", 1.0, half_mse(x, codes, read_back, weights) * unit**2)
 
     def _note(self, schedule: Schedule, num_rows: int, held_out: int, refine_rounds: int) -> None:
         """Report what was made of open parameters; ``num_rows`` are trained on."""
