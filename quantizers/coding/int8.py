@@ -17,7 +17,8 @@ def to_int8(
     """Vectors as whole numbers and factors: the largest value that a factor is for becomes 127 or -127.
 
     Whole numbers are of the factors as stored. A float16 factor is rounded up, so that no value is cut off, and ends at the
-    type's largest; a vector of zeros has the factor 0. What was read by :func:`from_int8` becomes the same again.
+    type's largest; a vector of zeros has the factor 0. What was read by :func:`from_int8` becomes the same again, unless a
+    float16 factor is below 2**-14, where the type has fewer digits.
 
     Args:
         vectors: (.., D), floating-point.

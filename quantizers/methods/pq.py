@@ -78,11 +78,12 @@ class PQ(CodeQuantizer):
 
     @classmethod
     def examples(cls) -> Sequence[PQConfig]:
-        """Blocks that divide the columns, blocks that do not, and random bases."""
+        """Blocks that divide the columns, blocks that do not, random bases, and codewords in int8."""
         return [
             PQConfig(num_codebooks=4, codebook_size=16),
             PQConfig(num_codebooks=3, codebook_size=20, codebook_dtype="float16"),
             PQConfig(num_codebooks=1, codebook_size=2, basis="random"),
+            PQConfig(num_codebooks=3, codebook_size=8, codebook_dtype="int8"),
         ]
 
     @classmethod

@@ -63,11 +63,12 @@ class RQ(AdditiveQuantizer):
 
     @classmethod
     def examples(cls) -> Sequence[RQConfig]:
-        """A small one, one nested in it, and one with odd sizes and float16 codebooks."""
+        """A small one, one nested in it, and two with odd sizes and smaller codebooks."""
         return [
             RQConfig(num_codebooks=4, codebook_size=16),
             RQConfig(num_codebooks=2, codebook_size=16),
             RQConfig(num_codebooks=3, codebook_size=5, codebook_dtype="float16", beam_size=1),
+            RQConfig(num_codebooks=3, codebook_size=6, codebook_dtype="int8"),
         ]
 
     @classmethod
