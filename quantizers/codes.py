@@ -100,13 +100,40 @@ class CodeQuantizer(Quantizer):
         return self.decode(self._state["codes"][ids])
 
 
-def most_codebooks(
-    cls: type[CodeQuantizer], config: QuantizerConfig, budget: Budget, shape: tuple[int, int], most: int
-) -> int:
-    """The largest ``num_codebooks``, up to ``most``, with which ``config`` is within ``budget``; 0 where not even 1 is."""
-    low = 0
-    while low < most:
-        middle = (low + most + 1) // 2
-        cost = cls.storage(config.model_copy(update={"num_codebooks": middle}), shape)
-        low, most = (middle, most) if cost.payload_bytes <= budget.payload_bytes else (low, middle - 1)
-    return low
+def block_layouts(
+    cls: type[CodeQuantizer], config: QuantizerConfig, budget: Budget, shape: tuple[int, int], bits: int, most: int
+) -> list[tuple[int, int]]:
+    """The M and K with codes of ``bits`` bits that are worth a look within ``budget``, where K codewords have M codes a row.
+
+    They are the largest M, up to ``most``, whose codebooks are full (K = 2**bits), and one and two bytes a row more, whose
+    K is what their codes leave room for.
+
+    Args:
+        cls: the method; bytes of its codebooks grow in proportion to K.
+        config: what else it is configured to.
+        budget: the most bytes.
+        shape: (N, D).
+        bits: of a code.
+        most: the largest M.
+    """
+
+    def cost(num_codebooks: int, codebook_size: int) -> int:
+        update = {"num_codebooks": num_codebooks, "codebook_size": codebook_size}
+        return cls.storage(config.model_copy(update=update), shape).payload_bytes
+
+    full, fewest = 1 << bits, (1 << (bits - 1)) + 1
+    low, high = 0, most
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if cost(middle, full) <= budget.payload_bytes else (low, middle - 1)
+    found = [(low, full)] if low and full <= shape[0] else []
+    length = row_bytes(low, bits) if low else 0
+    for more in (length + 1, length + 2):
+        num_codebooks = min(most, 8 * more // bits)
+        if num_codebooks > low:
+            least = cost(num_codebooks, fewest)
+            each = cost(num_codebooks, fewest + 1) - least
+            size = min(full, shape[0], fewest + (budget.payload_bytes - least) // each)
+            if size >= fewest:
+                found.append((num_codebooks, size))
+    return found

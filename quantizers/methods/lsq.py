@@ -31,8 +31,9 @@ from quantizers.fitting.local_search import half_mse, icm_encode, refine, search
 from quantizers.methods.rq import RQ, RQConfig
 from quantizers.table import Table, TableStats
 
-_SIZES = (4, 8, 16, 32, 64, 128, 256)
-_MAX_BOOKS = 64
+_BITS = range(2, 9)
+_MAX_BOOKS = 128
+_MAX_WORDS = 1 << 14
 _START = 0.5  # share of the time that the start takes, as reported
 
 
@@ -65,10 +66,11 @@ class LSQ(AdditiveQuantizer):
     def configs_for(cls, budget: Budget, stats: TableStats) -> Sequence[LSQConfig] | Skip:
         """See :func:`quantizers.additive.additive_configs`.
 
-        At most 64 codebooks, as the time of a search goes with their square, and a codeword for every two rows.
+        At most 128 codebooks, as the time of the start goes with their square, and 16,384 codewords, as that of a search
+        goes with those; and a codeword for every two rows.
         """
-        most = {"max_codebooks": _MAX_BOOKS, "max_codewords": stats.num_embeddings // 2}
-        return additive_configs(budget, stats, LSQConfig, sizes=_SIZES, **most)
+        most = {"max_codebooks": _MAX_BOOKS, "max_codewords": min(_MAX_WORDS, stats.num_embeddings // 2)}
+        return additive_configs(budget, stats, LSQConfig, bits=_BITS, **most)
 
     @classmethod
     def examples(cls) -> Sequence[LSQConfig]:

@@ -15,6 +15,7 @@ Shapes: N rows, D columns, B batch, M num_codebooks, K codebook_size.
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar
@@ -32,7 +33,7 @@ from quantizers.methods.pq import (
     PQ,
     FloatArray,
     PQConfig,
-    block_error,
+    block_errors,
     block_widths,
     choose,
     fit_books,
@@ -84,10 +85,16 @@ class OPQ(PQ):
     def configs_for(cls, budget: Budget, stats: TableStats) -> Sequence[PQConfig] | Skip:
         """The K and M of least predicted error, as for product quantization, with the spectra that the rotation gives."""
 
-        def error_of(num_codebooks: int, bits: int) -> float:
-            order = deal_out(stats.eigenvalues, num_codebooks)
-            edges = np.cumsum(block_widths(len(order), num_codebooks))[:-1]
-            return sum(block_error(stats.eigenvalues[block], bits) for block in np.split(order, edges))
+        @functools.cache
+        def spectra(num_codebooks: int) -> list[FloatArray]:
+            dealt = stats.eigenvalues[deal_out(stats.eigenvalues, num_codebooks)]
+            width, wider = divmod(len(dealt), num_codebooks)
+            first = wider * (width + 1)
+            parts = dealt[:first].reshape(-1, width + 1), dealt[first:].reshape(-1, width)
+            return [part for part in parts if part.size]
+
+        def error_of(num_codebooks: int, bits: float) -> float:
+            return sum(block_errors(part, bits) for part in spectra(num_codebooks))
 
         return choose(cls, budget, stats, error_of)
 

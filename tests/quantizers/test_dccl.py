@@ -220,7 +220,7 @@ def half_error_of_mean(vectors):
 
 def test_proposals_use_the_budget():
     stats = TableStats(50_000, 100, np.ones(100))
-    for ratio, expected in ((8, (88, 16)), (32, (22, 16)), (128, (3, 32))):
+    for ratio, expected in ((8, (72, 32)), (32, (17, 32)), (128, (8, 7))):
         budget = Budget.from_ratio(ratio, stats.shape)
         (config,) = DCCL.configs_for(budget, stats)
         assert (config.num_codebooks, config.codebook_size) == expected

@@ -34,9 +34,9 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from quantizers.additive import AdditiveConfig, AdditiveQuantizer, roomiest
+from quantizers.additive import AdditiveConfig, AdditiveQuantizer, additive_configs
 from quantizers.base import CHUNK_ROWS, Budget, FitStep, Skip, generator
-from quantizers.coding.bits import bits_for, pack
+from quantizers.coding.bits import pack
 from quantizers.coding.codebooks import rounded
 from quantizers.embedding import CompressedEmbedding
 from quantizers.fitting.gumbel import CodeNetwork, Schedule, train
@@ -46,7 +46,7 @@ from quantizers.fitting.minibatches import moments
 from quantizers.methods.dccl.module import DCCLEmbedding
 from quantizers.table import Table, TableStats
 
-_SIZES = (8, 16, 32, 64)
+_BITS = range(3, 7)
 _MAX_CODEBOOKS = 256
 _MAX_WORDS = 4096
 _REPORTS = 20
@@ -105,23 +105,14 @@ class DCCL(AdditiveQuantizer):
 
     @classmethod
     def configs_for(cls, budget: Budget, stats: TableStats) -> Sequence[DCCLConfig] | Skip:
-        """The K of 8 to 64 with its largest M (at most 256 codebooks and 4,096 codewords) that makes the most of the budget.
+        """See :func:`quantizers.additive.additive_configs`: codes of 3 to 6 bits, at most 256 books and 4,096 codewords.
 
-        That is the largest ``B * (b + min(B / 20, 12))``, b bits a code and B = M * b bits a row: fitted on GloVe 100d at
+        What is maximized is ``B * (b + min(B / 20, 12))``, b bits a code and B = M * b bits a row: fitted on GloVe 100d at
         ratios 8 to 128. The more codes a row has, the more local search makes of small codebooks; residual quantization
         prefers larger ones.
         """
-        ranked = []
-        for size in _SIZES:
-            room, dtype = roomiest(budget, stats, size)
-            most = min(_MAX_CODEBOOKS, _MAX_WORDS // size, room)
-            if most and size <= stats.num_embeddings:
-                row = most * bits_for(size)
-                ranked.append((row * (bits_for(size) + min(row / 20, 12)), most, size, dtype))
-        if not ranked:
-            return Skip(f"one code a row and one codebook of {_SIZES[0]} words take more than {budget.payload_bytes} bytes")
-        _, num_codebooks, size, dtype = max(ranked)
-        return [DCCLConfig(num_codebooks=num_codebooks, codebook_size=size, codebook_dtype=dtype)]
+        most = {"max_codebooks": _MAX_CODEBOOKS, "max_codewords": _MAX_WORDS}
+        return additive_configs(budget, stats, DCCLConfig, bits=_BITS, worth=_worth, **most)
 
     @classmethod
     def examples(cls) -> Sequence[DCCLConfig]:
@@ -251,6 +242,11 @@ class DCCL(AdditiveQuantizer):
             tau_end=config.tau_end or config.tau,
             clip_norm=clip,
         )
+
+
+def _worth(num_codebooks: int, bits: float) -> float:
+    row = num_codebooks * bits
+    return row * (bits + min(row / 20, 12))
 
 
 def hidden_units(config: Any) -> int:

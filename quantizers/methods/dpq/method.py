@@ -40,7 +40,7 @@ from quantizers.base import (
     StorageCost,
     generator,
 )
-from quantizers.codes import CodeQuantizer, most_codebooks
+from quantizers.codes import CodeQuantizer, block_layouts
 from quantizers.coding.bits import pack
 from quantizers.coding.codebooks import CodebookDtype, codebook_dtypes_for, stored, stored_bytes
 from quantizers.embedding import CompressedEmbedding
@@ -106,17 +106,17 @@ class DPQ(CodeQuantizer):
 
     @classmethod
     def configs_for(cls, budget: Budget, stats: TableStats) -> Sequence[DPQConfig] | Skip:
-        """The K, at most 256, whose largest M maximizes ``M * b * (b + 25)``, b = ceil(log2 K).
+        """The K, at most 256, and M that maximize ``M * b * (b + 25)``, b = log2 K.
 
         A larger K makes better use of its bits and leaves fewer of them; 25 weighs the one against the other.
         """
         ranked = []
         for number, dtype in enumerate(codebook_dtypes_for(stats)):
             for bits in range(1, 9):
-                config = DPQConfig(codebook_size=1 << bits, codebook_dtype=dtype)
-                num_codebooks = most_codebooks(cls, config, budget, stats.shape, stats.embedding_dim)
-                if num_codebooks and 1 << bits <= stats.num_embeddings:
-                    ranked.append((num_codebooks * bits * (bits + 25), num_codebooks, -number, 1 << bits, dtype))
+                config = DPQConfig(codebook_dtype=dtype)
+                for num_codebooks, size in block_layouts(cls, config, budget, stats.shape, bits, stats.embedding_dim):
+                    worth = num_codebooks * math.log2(size) * (math.log2(size) + 25)
+                    ranked.append((worth, num_codebooks, -number, size, dtype))
         if not ranked:
             return Skip(f"one code a row and one codebook take more than {budget.payload_bytes} bytes")
         _, num_codebooks, _, size, dtype = max(ranked)
