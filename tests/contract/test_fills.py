@@ -16,7 +16,6 @@ REASONS: dict[str, dict[str, list[tuple[int, int, int]]]] = {
         "one bit more takes another byte of each row": [(10_000, 50, 128), (50_000, 300, 128)],
     },
     "dccl": {
-        WHOLE_BYTES: [(10_000, 50, 64), (10_000, 50, 128), (50_000, 100, 32), (50_000, 100, 64)],
         "256 books and 4,096 codewords at the most: its network has an output for each": [(50_000, 300, 4)],
     },
     "dpq": {WHOLE_BYTES: [(10_000, 50, 128)]},

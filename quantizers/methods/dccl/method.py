@@ -46,7 +46,7 @@ from quantizers.fitting.minibatches import moments
 from quantizers.methods.dccl.module import DCCLEmbedding
 from quantizers.table import Table, TableStats
 
-_BITS = range(3, 7)
+_BITS = range(3, 9)
 _MAX_CODEBOOKS = 256
 _MAX_WORDS = 4096
 _REPORTS = 20
@@ -105,7 +105,7 @@ class DCCL(AdditiveQuantizer):
 
     @classmethod
     def configs_for(cls, budget: Budget, stats: TableStats) -> Sequence[DCCLConfig] | Skip:
-        """See :func:`quantizers.additive.additive_configs`: codes of 3 to 6 bits, at most 256 books and 4,096 codewords.
+        """See :func:`quantizers.additive.additive_configs`: codes of 3 to 8 bits, at most 256 books and 4,096 codewords.
 
         What is maximized is ``B * (b + min(B / 20, 12))``, b bits a code and B = M * b bits a row: fitted on GloVe 100d at
         ratios 8 to 128. The more codes a row has, the more local search makes of small codebooks; residual quantization
