@@ -69,8 +69,8 @@ class LSQ(AdditiveQuantizer):
         At most 128 codebooks, as the time of the start goes with their square, and 16,384 codewords, as that of a search
         goes with those; and a codeword for every two rows.
         """
-        most = {"max_codebooks": _MAX_BOOKS, "max_codewords": min(_MAX_WORDS, stats.num_embeddings // 2)}
-        return additive_configs(budget, stats, LSQConfig, bits=_BITS, **most)
+        words = min(_MAX_WORDS, stats.num_embeddings // 2)
+        return additive_configs(budget, stats, LSQConfig, bits=_BITS, max_codebooks=_MAX_BOOKS, max_codewords=words)
 
     @classmethod
     def examples(cls) -> Sequence[LSQConfig]:

@@ -100,9 +100,7 @@ class AdaComp(Quantizer):
         if budget.payload_bytes < 1:
             return Skip("there is no code of no bytes")
         for count in (4, 2):
-            found = [largest(count, dtype, budget.payload_bytes, stats.shape) for dtype in codebook_dtypes_for(stats)]
-            # Of equals the first, which is the more exact.
-            config = max((one for one in found if one is not None), key=lambda one: one.code_lengths[0], default=None)
+            config = largest(count, codebook_dtypes_for(stats), budget.payload_bytes, stats.shape)
             if config is not None and (
                 count == 2 or decoder_bytes(config, stats.embedding_dim) < 0.1 * budget.payload_bytes
             ):
@@ -244,8 +242,7 @@ class AdaComp(Quantizer):
     @torch.no_grad()
     def _store(self, network: AdaCompNetwork, vectors: Tensor, books: Tensor) -> None:
         """Set the state: hard codes of every row in its code-book, with the decoder as it is stored."""
-        config, scale = self.config, network.unit
-        lengths = list(config.code_lengths)
+        config, scale, lengths = self.config, network.unit, list(self.config.code_lengths)
         step = 1.0 - network.low  # what a bit adds
         decoder = stored("decoder", network.weights * (step * scale), config.codebook_dtype)
         # Codes of the decoder as it is stored: a training module, which has no other, then finds their thresholds.

@@ -101,25 +101,30 @@ def too_few_bytes(config: Any, shape: tuple[int, int]) -> Skip | None:
     return None
 
 
-def largest(count: int, dtype: Any, payload_bytes: int, shape: tuple[int, int]) -> AdaCompConfig | None:
-    """``count`` code-books, each half as long as the one before, as long as rows of 0.8 of the longest fit on average."""
+def largest(count: int, dtypes: Sequence[CodebookDtype], payload_bytes: int, shape: tuple[int, int]) -> AdaCompConfig | None:
+    """``count`` code-books, each half as long as the one before, as long as rows of 0.8 of the longest fit on average.
 
-    def make(longest: int) -> AdaCompConfig:
+    Of ``dtypes`` that which leaves room for the longest; of equals the first.
+    """
+
+    def make(longest: int, dtype: CodebookDtype) -> AdaCompConfig:
         lengths = tuple(longest >> book for book in range(count))
         return AdaCompConfig(code_lengths=lengths, code_values="pm1", codebook_dtype=dtype, max_payload_bytes=payload_bytes)
 
-    def fits(longest: int) -> bool:
-        config = make(longest)
-        mean = math.ceil(shape[0] * _MEAN_LENGTH * longest / 8)
+    def fits(config: AdaCompConfig) -> bool:
+        mean = math.ceil(shape[0] * _MEAN_LENGTH * config.code_lengths[0] / 8)
         return mean + fixed_bytes(config, shape) <= payload_bytes and too_few_bytes(config, shape) is None
 
-    low, high = 1 << (count - 1), min(8192, _MAX_BITS_A_COLUMN * shape[1])
-    if high < low or not fits(low):
-        return None
-    while low < high:
-        middle = (low + high + 1) // 2
-        low, high = (middle, high) if fits(middle) else (low, middle - 1)
-    return make(low)
+    found = []
+    for dtype in dtypes:
+        low, high = 1 << (count - 1), min(8192, _MAX_BITS_A_COLUMN * shape[1])
+        if high < low or not fits(make(low, dtype)):
+            continue
+        while low < high:
+            middle = (low + high + 1) // 2
+            low, high = (middle, high) if fits(make(middle, dtype)) else (low, middle - 1)
+        found.append(make(low, dtype))
+    return max(found, key=lambda config: config.code_lengths[0], default=None)
 
 
 def stream(books: Tensor, codes: Tensor, code_lengths: Sequence[int]) -> Tensor:

@@ -111,8 +111,15 @@ class DCCL(AdditiveQuantizer):
         ratios 8 to 128. The more codes a row has, the more local search makes of small codebooks; residual quantization
         prefers larger ones.
         """
-        most = {"max_codebooks": _MAX_CODEBOOKS, "max_codewords": _MAX_WORDS}
-        return additive_configs(budget, stats, DCCLConfig, bits=_BITS, worth=_worth, **most)
+        return additive_configs(
+            budget,
+            stats,
+            DCCLConfig,
+            bits=_BITS,
+            worth=_worth,
+            max_codebooks=_MAX_CODEBOOKS,
+            max_codewords=_MAX_WORDS,
+        )
 
     @classmethod
     def examples(cls) -> Sequence[DCCLConfig]:
