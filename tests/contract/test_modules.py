@@ -141,7 +141,9 @@ def test_training(case, fitted, tmp_path):
     module.set_progress(1.0)
     module.eval()
     hard = module.harden()
-    torch.testing.assert_close(module(ids), hard.reconstruct(ids), rtol=2e-3, atol=2e-3)  # codebooks may be float16
+    in_int8 = any(tensor.dtype == torch.int8 for tensor in hard.state().values())
+    off = 1e-2 if in_int8 else 2e-3  # codebooks are rounded
+    torch.testing.assert_close(module(ids), hard.reconstruct(ids), rtol=2e-3, atol=off)
     if parameters:
         assert not torch.equal(hard.to_dense(), before), "training changed nothing"
     torch.testing.assert_close(quantizer.to_dense(), before, rtol=0, atol=0)  # the fit itself stays as it was
