@@ -1,7 +1,8 @@
 """What all additive methods share: a row is the sum of M codewords, one of each codebook (RQ, LSQ, DCCL).
 
 x_hat = sum_m C_m[code_m], C of (M, K, D). Payload: ``N * ceil(M * ceil(log2 K) / 8)`` bytes of codes and
-``M * K * D * 4`` bytes of codebooks (2 instead of 4 where they are kept in float16).
+``M * K * D * 4`` bytes of codebooks (``M * K * D * 2`` in float16, ``M * K * (D + 2)`` in int8, whose codewords have a
+factor each, see :mod:`quantizers.coding.codebooks`).
 
 Which M, K and codebook type a budget is spent on is decided by :func:`additive_configs`, for all additive methods alike.
 
@@ -10,8 +11,9 @@ Shapes: N rows, D columns, B batch, M num_codebooks, K codebook_size.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, ClassVar, Literal, TypeVar
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from pydantic import Field
@@ -19,8 +21,8 @@ from torch import Tensor
 
 from quantizers.base import Budget, QuantizerConfig, Role, Skip, StorageCost
 from quantizers.codes import CodeQuantizer
-from quantizers.coding.bits import bits_for, pack, row_bytes
-from quantizers.coding.dtypes import DTYPES, codebook_dtype_for
+from quantizers.coding.bits import pack, row_bytes
+from quantizers.coding.codebooks import CodebookDtype, codebook_dtypes_for, stored, stored_bytes
 from quantizers.table import TableStats
 
 
@@ -30,35 +32,20 @@ class AdditiveConfig(QuantizerConfig):
     Attributes:
         num_codebooks: M, codes a row.
         codebook_size: K, codewords a codebook, 2 to 65,536.
-        codebook_dtype: what the codewords are stored in.
+        codebook_dtype: what the codewords are stored in; int8 with a float16 factor for each.
     """
 
     num_codebooks: int = Field(default=16, ge=1, le=4096)
     codebook_size: int = Field(default=16, ge=2, le=65_536)
-    codebook_dtype: Literal["float32", "float16"] = "float32"
+    codebook_dtype: CodebookDtype = "float32"
 
 
 def codebook_bytes(config: Any, embedding_dim: int) -> int:
     """Bytes of M codebooks of K codewords of D values."""
-    width = DTYPES[config.codebook_dtype].itemsize
-    return int(config.num_codebooks * config.codebook_size * embedding_dim * width)
-
-
-def largest_num_codebooks(
-    budget: Budget, shape: tuple[int, int], codebook_size: int, codebook_dtype: str = "float32"
-) -> int:
-    """The largest M whose codes and codebooks are within ``budget``; 0 where not even one is."""
-    num_embeddings, embedding_dim = shape
-    bits = bits_for(codebook_size)
-    book = codebook_size * embedding_dim * DTYPES[codebook_dtype].itemsize
-    count = int(budget.payload_bytes / (num_embeddings * bits / 8 + book))
-    while count and num_embeddings * row_bytes(count, bits) + count * book > budget.payload_bytes:
-        count -= 1
-    return count
+    return stored_bytes(config.num_codebooks * config.codebook_size, embedding_dim, config.codebook_dtype)
 
 
 ConfigT = TypeVar("ConfigT", bound=AdditiveConfig)
-CODEBOOK_SIZES = (2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 
 
 def additive_configs(
@@ -66,7 +53,8 @@ def additive_configs(
     stats: TableStats,
     config_type: type[ConfigT],
     *,
-    sizes: Sequence[int] = CODEBOOK_SIZES,
+    bits: Sequence[int] = range(1, 11),
+    worth: Callable[[int, float], float] = lambda num_codebooks, bits: num_codebooks * bits * (bits + 5),
     max_codebooks: int = 256,
     max_codewords: int | None = None,
     count: int = 1,
@@ -74,8 +62,9 @@ def additive_configs(
 ) -> list[ConfigT] | Skip:
     """The M, K and codebook type that make the most of ``budget``, best first: what ``configs_for`` returns.
 
-    For every K the budget gives a largest M. A codebook of K codewords makes better use of its bits the larger K is, and
-    costs more bytes: the K is taken whose M maximizes ``M * b * (b + 5)``, b = ceil(log2 K). The factor b + 5 was fitted to
+    Every M is tried with every number of bits and every codebook type; K is what the bytes left by the codes hold, at most
+    2**bits, so that nothing stays unused. A codebook of K codewords makes better use of its bits the larger K is, and costs
+    more bytes: the K is taken whose M maximizes ``M * b * (b + 5)``, b = log2 K. The factor b + 5 was fitted to
     residual quantizers of GloVe tables (10,000 x 50 at ratios 8 to 128, 100,000 x 100 at 16 to 128), where the K that it
     takes is the best of those tried or within 2 percent of it; codebooks then take 10 to 35 percent of the budget.
 
@@ -83,37 +72,49 @@ def additive_configs(
         budget: the most bytes of codes and codebooks together.
         stats: shape and spectrum of the table.
         config_type: the method's ``Config``.
-        sizes: values of K to choose from (those above N are left out).
+        bits: of a code, to choose from.
+        worth: of M codebooks of 2**b codewords, what is maximized, if it is not as above.
         max_codebooks: the largest M to propose, which bounds the time of a fit at generous budgets.
         max_codewords: the most codewords in all, M * K.
-        count: how many configurations to return at the most (of different K).
+        count: how many configurations to return at the most (of different bits).
         parameters: further fields of the configurations.
 
     Returns:
         One to ``count`` configurations, or why there is none.
     """
-    dtype = codebook_dtype_for(stats)
-    ranked: list[tuple[int, int, int]] = []
-    for size in sizes:
-        if size <= stats.num_embeddings:
-            bits = bits_for(size)
-            most = max_codebooks if max_codewords is None else min(max_codebooks, max_codewords // size)
-            num_codebooks = min(most, largest_num_codebooks(budget, stats.shape, size, dtype))
-            ranked.append((num_codebooks * bits * (bits + 5), num_codebooks, size))
-    ranked = sorted((entry for entry in ranked if entry[0]), key=lambda entry: (-entry[0], entry[2]))
+    num_embeddings, embedding_dim = stats.shape
+    ranked: list[tuple[float, int, ConfigT]] = []
+    for width in bits:
+        best: tuple[float, int, int, CodebookDtype] | None = None
+        for dtype in codebook_dtypes_for(stats):
+            codeword = stored_bytes(1, embedding_dim, dtype)
+            for num_codebooks in range(1, max_codebooks + 1):
+                left = budget.payload_bytes - num_embeddings * row_bytes(num_codebooks, width)
+                size = min(1 << width, num_embeddings, max(0, left) // (num_codebooks * codeword))
+                if max_codewords is not None:
+                    size = min(size, max_codewords // num_codebooks)
+                if size <= 1 << (width - 1):
+                    break  # a code of fewer bits would do
+                value = worth(num_codebooks, math.log2(size))
+                if best is None or value > best[0]:
+                    best = value, num_codebooks, size, dtype
+        if best is not None:
+            found = {"num_codebooks": best[1], "codebook_size": best[2], "codebook_dtype": best[3]}
+            ranked.append((-best[0], width, config_type(**found, **parameters)))
     if not ranked:
         return Skip(f"one code a row and one codebook take more than {budget.payload_bytes} bytes")
-    return [
-        config_type(num_codebooks=num_codebooks, codebook_size=size, codebook_dtype=dtype, **parameters)
-        for _, num_codebooks, size in ranked[:count]
-    ]
+    return [config for _, _, config in sorted(ranked, key=lambda entry: entry[:2])[:count]]
 
 
 class AdditiveQuantizer(CodeQuantizer):
-    """Base of the additive methods. State: ``codes`` (N, L) uint8 and ``codebooks`` (M, K, D)."""
+    """Base of the additive methods.
+
+    State: ``codes`` (N, L) uint8, ``codebooks`` (M, K, D), and where these are int8, ``codebooks_scale`` (M, K) float16.
+    """
 
     Config = AdditiveConfig
-    state_roles: ClassVar[dict[str, Role]] = {"codes": "code", "codebooks": "codebook"}
+    state_roles: ClassVar[dict[str, Role]] = {"codes": "code", "codebooks": "codebook", "codebooks_scale": "codebook"}
+    codebook_state: ClassVar[dict[str, bool]] = {"codebooks": False}
     linear_state = ("codebooks",)
 
     @classmethod
@@ -141,7 +142,7 @@ class AdditiveQuantizer(CodeQuantizer):
     @property
     def codebooks(self) -> Tensor:
         """(M, K, D) float32."""
-        return self.state()["codebooks"].to(torch.float32)
+        return self.codewords("codebooks")
 
     def decode(self, packed: Tensor) -> Tensor:
         """Sum of the codewords: (B, L) uint8 -> (B, D) float32."""
@@ -149,15 +150,14 @@ class AdditiveQuantizer(CodeQuantizer):
 
     def codeword_products(self, hidden: Tensor) -> Tensor:
         """See :class:`quantizers.output.summed.SumOfCodewords`."""
-        self._require_fitted()
-        books = self._state["codebooks"].to(hidden.dtype)
+        books = self.codebooks.to(hidden.dtype)
         products: Tensor = books.flatten(0, 1) @ hidden.T
         return products.reshape(*books.shape[:2], len(hidden))
 
     def _set_codes(self, codes: Tensor, codebooks: Tensor) -> None:
         """Keep codes (N, M) of integers and codebooks (M, K, D); packs the one and rounds the other as configured."""
         packed = pack(codes, self.code_bits(self.config))
-        self._set_state({"codes": packed, "codebooks": codebooks.to(DTYPES[self.config.codebook_dtype])})
+        self._set_state({"codes": packed, **stored("codebooks", codebooks, self.config.codebook_dtype)})
 
 
 def sum_codewords(codes: Tensor, codebooks: Tensor) -> Tensor:

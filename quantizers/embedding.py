@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from quantizers.base import CHUNK_ROWS, Quantizer
+from quantizers.coding.int8 import from_int8, to_int8_like
 
 _KEPT = 8
 # The tables that the operator was last called with, for what follows from their tensors (where rows begin).
@@ -33,7 +34,7 @@ class CompressedEmbedding(nn.Module):
     Args:
         quantizer: a fitted quantizer.
         trainable: make the floating-point tensors of the state parameters (codes stay frozen), to train codebooks with a
-            task.
+            task. A tensor in int8 with factors is trained as their product; its factors are 1 until :meth:`harden`.
 
     Attributes:
         method: name of the method.
@@ -54,8 +55,16 @@ class CompressedEmbedding(nn.Module):
         self.num_embeddings, self.embedding_dim = quantizer.shape
         self._quantizer_type = type(quantizer)
         self._stored_dtypes = {name: tensor.dtype for name, tensor in quantizer.state().items()}
-        for name, tensor in quantizer.state().items():
-            if trainable and tensor.is_floating_point():
+        state = quantizer.state()
+        factors = {f"{name}_scale" for name, dtype in self._stored_dtypes.items() if dtype == torch.int8} & set(state)
+        for name, tensor in state.items():
+            if not trainable:
+                self.register_buffer(name, tensor)
+            elif name in factors:
+                self.register_buffer(name, torch.ones_like(tensor))
+            elif f"{name}_scale" in factors:
+                self.register_parameter(name, nn.Parameter(from_int8(tensor, state[f"{name}_scale"])))
+            elif tensor.is_floating_point():
                 self.register_parameter(name, nn.Parameter(tensor.to(torch.float32, copy=True)))
             else:
                 self.register_buffer(name, tensor)
@@ -180,9 +189,14 @@ class CompressedEmbedding(nn.Module):
 
     def harden(self) -> Quantizer:
         """The quantizer with the codes and codebooks as they stand: what is saved and scored."""
-        state = {}
+        state: dict[str, Tensor] = {}
         for name, dtype in self._stored_dtypes.items():
             tensor = getattr(self, name).detach()
+            if tensor.dtype != dtype == torch.int8:
+                state[name], state[f"{name}_scale"] = to_int8_like(tensor, getattr(self, f"{name}_scale"))
+                continue
+            if name in state:
+                continue
             if tensor.dtype != dtype:  # trained in float32, stored in float16
                 largest = torch.finfo(dtype).max
                 tensor = tensor.clamp(-largest, largest)

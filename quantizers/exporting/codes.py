@@ -95,8 +95,7 @@ def refusal(quantizer: Quantizer | type[Quantizer]) -> str | None:
 
 
 def _codewords(quantizer: CodeQuantizer) -> Tensor:
-    state = quantizer.state()
-    books = state["codebooks"].to(torch.float32)
+    books = quantizer.codewords("codebooks")
     if books.ndim == 3:
         return books.reshape(-1, books.shape[2])
     size, dim = books.shape
@@ -105,7 +104,7 @@ def _codewords(quantizer: CodeQuantizer) -> Tensor:
     for book, columns in zip(wide, torch.arange(dim, device=books.device).tensor_split(num_codes), strict=True):
         book[:, columns] = books[:, columns]
     rows = wide.reshape(-1, dim)
-    return rows @ state["rotation"].to(torch.float32).T if "rotation" in state else rows
+    return rows @ quantizer.codewords("rotation").T if "rotation" in quantizer.state() else rows
 
 
 def _write(path: str | Path, fill: Callable[[BinaryIO], object]) -> None:

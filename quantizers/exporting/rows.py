@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from quantizers.base import Quantizer
 from quantizers.coding.bits import bits_for
@@ -28,6 +29,20 @@ def _codes(graph: Graph, quantizer: Quantizer, ids: Value, name: str, count: int
     """The packed codes of one width of rows ``ids``: (B,) -> (B, count) int32."""
     packed = quantizer.state()[name]
     return graph.unpack(graph.stored(packed)[ids], np.full(count, bits), packed.shape[1])
+
+
+def _codewords(graph: Graph, state: Mapping[str, Tensor], name: str, *sides: int, places: Value | None = None) -> Value:
+    """Codewords of a tensor in the shape ``sides``, float32; with ``places``, those of them.
+
+    See :mod:`quantizers.coding.codebooks`; sides may cut rows into the codewords that they hold.
+    """
+    tensor, scale = state[name].reshape(*sides), state.get(f"{name}_scale")
+    values = graph.stored(tensor)
+    values = (values if places is None else values[places]).to("float32")
+    if scale is None:
+        return values
+    factors = graph.stored(scale.reshape(*tensor.shape[:-1], 1))
+    return values * (factors if places is None else factors[places]).to("float32")
 
 
 def _vectors(graph: Graph, quantizer: Quantizer, ids: Value) -> Value:
@@ -143,12 +158,12 @@ def _tt(graph: Graph, quantizer: Quantizer, ids: Value) -> Value:
 def _bin(graph: Graph, quantizer: Quantizer, ids: Value) -> Value:
     state = quantizer.state()
     bits = _codes(graph, quantizer, ids, "codes", quantizer.config.num_bits, 1).to("float32")
-    rows = bits @ graph.stored(state["decoder"]).to("float32") + graph.stored(state["bias"])
+    rows = bits @ _codewords(graph, state, "decoder", *state["decoder"].shape) + graph.stored(state["bias"])
     return graph.node("Tanh", [rows], rows.dtype) * graph.stored(state["scale"])
 
 
 def _product(graph: Graph, quantizer: Quantizer, ids: Value) -> Value:
-    config, dim, codebooks = quantizer.config, quantizer.embedding_dim, quantizer.state()["codebooks"]
+    config, dim, state = quantizer.config, quantizer.embedding_dim, quantizer.state()
     count = min(config.num_codebooks, dim)
     codes = _codes(graph, quantizer, ids, "codes", count, bits_for(config.codebook_size))
     width, wider = divmod(dim, count)
@@ -156,23 +171,26 @@ def _product(graph: Graph, quantizer: Quantizer, ids: Value) -> Value:
     for blocks, columns in ((wider, width + 1), (count - wider, width)):
         if not blocks:
             continue
-        books = codebooks[:, column : column + blocks * columns].reshape(-1, columns)
+        part = {"codebooks": state["codebooks"][:, column : column + blocks * columns]}
+        if "codebooks_scale" in state:
+            part["codebooks_scale"] = state["codebooks_scale"][:, block : block + blocks]
         places = codes.columns(np.arange(block, block + blocks)) * blocks + np.arange(blocks)
-        parts.append(graph.stored(books)[places].reshape(-1, blocks * columns))
+        found = _codewords(graph, part, "codebooks", -1, columns, places=places)
+        parts.append(found.reshape(-1, blocks * columns))
         block, column = block + blocks, column + blocks * columns
-    return graph.side_by_side(parts).to("float32")
+    return graph.side_by_side(parts)
 
 
 def _opq(graph: Graph, quantizer: Quantizer, ids: Value) -> Value:
-    return _product(graph, quantizer, ids) @ graph.stored(quantizer.state()["rotation"].T).to("float32")
+    rotation = _codewords(graph, quantizer.state(), "rotation", quantizer.embedding_dim, quantizer.embedding_dim)
+    return _product(graph, quantizer, ids) @ graph.node("Transpose", [rotation], rotation.dtype)
 
 
 def _additive(graph: Graph, quantizer: Quantizer, ids: Value) -> Value:
-    codebooks = quantizer.state()["codebooks"]
-    count, size, dim = codebooks.shape
+    count, size, dim = quantizer.state()["codebooks"].shape
     codes = _codes(graph, quantizer, ids, "codes", count, bits_for(size))
     places = codes + np.arange(count) * size
-    return graph.stored(codebooks.reshape(-1, dim))[places].to("float32").total(1)
+    return _codewords(graph, quantizer.state(), "codebooks", -1, dim, places=places).total(1)
 
 
 def _transform(graph: Graph, quantizer: Quantizer, ids: Value) -> Value:
@@ -200,7 +218,7 @@ def _adacomp(graph: Graph, quantizer: Quantizer, ids: Value) -> Value:
     bits = graph.read_stream(graph.stored(stream), len(stream), places, 1)
     own = book.reshape(-1, 1).equals(np.repeat(np.arange(len(lengths)), lengths))
     used = graph.where(own, bits.to("float32"), 0.0)
-    return used @ graph.stored(state["decoder"]).to("float32") + graph.stored(state["bias"])[book]
+    return used @ _codewords(graph, state, "decoder", *state["decoder"].shape) + graph.stored(state["bias"])[book]
 
 
 METHODS: Mapping[str, Method] = {

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from quantizers.base import Quantizer
-from quantizers.coding.int8 import to_int8
+from quantizers.coding.int8 import to_int8_like
 from quantizers.embedding import CompressedEmbedding
 from quantizers.errors import InputError
 from quantizers.learned import LearnedEmbedding
@@ -55,7 +55,8 @@ def unfold(quantizer: Quantizer, metric: Tensor) -> Quantizer:
         if name not in state:
             continue
         if (scale := state.get(f"{name}_scale")) is not None:
-            state[name], state[f"{name}_scale"] = to_int8((state[name].double() * scale.double()[:, None]) @ inverse)
+            values = state[name].double() * scale.double()[..., None]
+            state[name], state[f"{name}_scale"] = to_int8_like(values @ inverse, scale)
         else:
             dtype = state[name].dtype
             largest = torch.finfo(dtype).max

@@ -34,7 +34,7 @@ from torch import Tensor
 from quantizers.base import Budget, FitStep, QuantizerConfig, Role, Skip, StorageCost, generator
 from quantizers.codes import CodeQuantizer
 from quantizers.coding.bits import pack, row_bytes
-from quantizers.coding.dtypes import DTYPES, codebook_dtype_for
+from quantizers.coding.codebooks import CodebookDtype, codebook_dtypes_for, stored, stored_bytes
 from quantizers.coding.streams import unpack_bits
 from quantizers.fitting.checkpoint import Checkpoint
 from quantizers.fitting.minibatches import Minibatches, chunks, moments
@@ -58,7 +58,7 @@ class BinConfig(QuantizerConfig):
         batch_size: rows a step (fast 512, paper 75).
         learning_rate: of the first step (fast 0.05, relative to the weights; paper 1e-3).
         orthogonality: lambda (fast 1e-3, paper 1).
-        codebook_dtype: what the decoder is stored in; c is float32 always.
+        codebook_dtype: what the decoder is stored in, int8 with a float16 factor for each bit; c is float32 always.
     """
 
     num_bits: int = Field(default=128, ge=1, le=MAX_BITS)
@@ -67,7 +67,7 @@ class BinConfig(QuantizerConfig):
     batch_size: int | None = Field(default=None, ge=1)
     learning_rate: float | None = Field(default=None, gt=0)
     orthogonality: float | None = Field(default=None, ge=0)
-    codebook_dtype: Literal["float32", "float16"] = "float32"
+    codebook_dtype: CodebookDtype = "float32"
 
 
 class Bin(CodeQuantizer):
@@ -79,9 +79,11 @@ class Bin(CodeQuantizer):
     state_roles: ClassVar[dict[str, Role]] = {
         "codes": "code",
         "decoder": "codebook",
+        "decoder_scale": "codebook",
         "bias": "codebook",
         "scale": "side",
     }
+    codebook_state: ClassVar[dict[str, bool]] = {"decoder": False}
     uses_weights = True
     iterative = True
     lookup = False
@@ -90,14 +92,17 @@ class Bin(CodeQuantizer):
     def configs_for(cls, budget: Budget, stats: TableStats) -> Sequence[BinConfig] | Skip:
         """The most bits that fit, at most 16 a column."""
         num_embeddings, dim = stats.shape
-        dtype = codebook_dtype_for(stats)
         left = budget.payload_bytes - cls.storage(BinConfig(num_bits=1), stats.shape).side_bytes - 4 * dim
-        # With L bytes a row there are at most 8 L bits, and no more than the rest pays decoder rows for.
-        most = [
-            min(8 * row, (left - num_embeddings * row) // (dim * DTYPES[dtype].itemsize))
-            for row in range(1, 1 + row_bytes(min(MAX_BITS, _MAX_BITS_A_COLUMN * dim), 1))
-        ]
-        bits = min(max(most), MAX_BITS, _MAX_BITS_A_COLUMN * dim)
+        most_bits = min(MAX_BITS, _MAX_BITS_A_COLUMN * dim)
+        found = []
+        for dtype in codebook_dtypes_for(stats):
+            # With L bytes a row there are at most 8 L bits, and no more than the rest pays decoder rows for.
+            most = [
+                min(8 * row, (left - num_embeddings * row) // stored_bytes(1, dim, dtype))
+                for row in range(1, 1 + row_bytes(most_bits, 1))
+            ]
+            found.append((min(max(most), most_bits), dtype))
+        bits, dtype = max(found, key=lambda entry: entry[0])  # of equals the first, which is the more exact
         if bits < 1:
             return Skip(f"one bit a row and its decoder take more than {budget.payload_bytes} bytes")
         return [BinConfig(num_bits=bits, codebook_dtype=dtype)]
@@ -106,7 +111,7 @@ class Bin(CodeQuantizer):
     def storage(cls, config: Any, shape: tuple[int, int]) -> StorageCost:
         """Bits, decoder and bias, scale; exact."""
         num_embeddings, dim = shape
-        decoder = config.num_bits * dim * DTYPES[config.codebook_dtype].itemsize
+        decoder = stored_bytes(config.num_bits, dim, config.codebook_dtype)
         return StorageCost(num_embeddings * row_bytes(config.num_bits, 1), decoder + dim * 4, 4)
 
     @classmethod
@@ -131,12 +136,12 @@ class Bin(CodeQuantizer):
     @property
     def codebooks(self) -> Tensor:
         """The decoder, (n, 1, D) float32: what each bit adds."""
-        return self.state()["decoder"].to(torch.float32)[:, None]
+        return self.codewords("decoder")[:, None]
 
     def encode(self, vectors: Tensor) -> Tensor:
         """h(W x): (B, D) float32 -> (B, L) uint8."""
         state = self.state()
-        encoder = state["decoder"].to(torch.float32).T
+        encoder = self.codewords("decoder").T
         out = torch.empty((len(vectors), row_bytes(self.config.num_bits, 1)), dtype=torch.uint8, device=vectors.device)
         for rows, part in chunks(vectors, self.config.num_bits):
             out[rows] = pack((part / state["scale"]) @ encoder > 0, 1)
@@ -145,7 +150,7 @@ class Bin(CodeQuantizer):
     def decode(self, packed: Tensor) -> Tensor:
         """Undo :meth:`encode` nearly, scale * tanh(W^T code + c): (B, L) uint8 -> (B, D) float32."""
         state = self.state()
-        decoder, bias, scale = state["decoder"].to(torch.float32), state["bias"], state["scale"]
+        decoder, bias, scale = self.codewords("decoder"), state["bias"], state["scale"]
         # Small batches, as in the look-ups of a task, are one part; a large one is kept from growing 32 times as floats.
         parts = [torch.addmm(bias, unpack_bits(part, len(decoder)), decoder) for _, part in chunks(packed, len(decoder))]
         return torch.tanh(torch.cat(parts)) * scale if parts else packed.new_zeros((0, len(bias)), dtype=torch.float32)
@@ -179,7 +184,7 @@ class Bin(CodeQuantizer):
             if (step + 1) % max(1, steps // _REPORTS) == 0 and step + 1 < steps:
                 yield self._report(vectors[probe], decoder, bias, scale, (step + 1) / (steps + 1))
             saved.save()
-        state = {"decoder": decoder.to(DTYPES[config.codebook_dtype]), "bias": bias}
+        state = {**stored("decoder", decoder, config.codebook_dtype), "bias": bias}
         state["scale"] = torch.tensor([scale], dtype=torch.float32, device=vectors.device)
         self._set_state(state)  # encode needs the decoder as it is stored
         begin = time.perf_counter()

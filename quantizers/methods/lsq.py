@@ -25,14 +25,15 @@ from torch import Tensor
 from quantizers.additive import AdditiveConfig, AdditiveQuantizer, additive_configs
 from quantizers.base import CHUNK_ROWS, Budget, FitStep, Skip, generator
 from quantizers.coding.bits import pack
-from quantizers.coding.dtypes import DTYPES
+from quantizers.coding.codebooks import rounded
 from quantizers.fitting.kmeans import power_of_two
 from quantizers.fitting.local_search import half_mse, icm_encode, refine, search_encode
 from quantizers.methods.rq import RQ, RQConfig
 from quantizers.table import Table, TableStats
 
-_SIZES = (4, 8, 16, 32, 64, 128, 256)
-_MAX_BOOKS = 64
+_BITS = range(2, 9)
+_MAX_BOOKS = 128
+_MAX_WORDS = 1 << 14
 _START = 0.5  # share of the time that the start takes, as reported
 
 
@@ -65,10 +66,11 @@ class LSQ(AdditiveQuantizer):
     def configs_for(cls, budget: Budget, stats: TableStats) -> Sequence[LSQConfig] | Skip:
         """See :func:`quantizers.additive.additive_configs`.
 
-        At most 64 codebooks, as the time of a search goes with their square, and a codeword for every two rows.
+        At most 128 codebooks, as the time of the start goes with their square, and 16,384 codewords, as that of a search
+        goes with those; and a codeword for every two rows.
         """
-        most = {"max_codebooks": _MAX_BOOKS, "max_codewords": stats.num_embeddings // 2}
-        return additive_configs(budget, stats, LSQConfig, sizes=_SIZES, **most)
+        words = min(_MAX_WORDS, stats.num_embeddings // 2)
+        return additive_configs(budget, stats, LSQConfig, bits=_BITS, max_codebooks=_MAX_BOOKS, max_codewords=words)
 
     @classmethod
     def examples(cls) -> Sequence[LSQConfig]:
@@ -120,12 +122,10 @@ class LSQ(AdditiveQuantizer):
         for number, done in enumerate(found):
             codes, books = done.codes, done.codebooks
             yield FitStep("refine", _START + share * (number + 1), done.half_mse * scale**2)
-        dtype = DTYPES[config.codebook_dtype]
-        largest = torch.finfo(dtype).max
-        stored = ((books + mean / len(books)) * scale).clamp(-largest, largest).to(dtype)
+        books = (books + mean / len(books)) * scale
         begin = time.perf_counter()
-        rounded = stored.to(torch.float32) / scale - mean / len(books)
-        codes = icm_encode(x, codes, rounded)  # for the codebooks as they will be read back
-        self._set_codes(codes, stored)
+        read_back = rounded(books, config.codebook_dtype) / scale - mean / len(books)
+        codes = icm_encode(x, codes, read_back)
+        self._set_codes(codes, books)
         self.encode_seconds = time.perf_counter() - begin
-        yield FitStep("codes", 1.0, half_mse(x, codes, rounded, weights) * scale**2)
+        yield FitStep("codes", 1.0, half_mse(x, codes, read_back, weights) * scale**2)

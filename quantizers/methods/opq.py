@@ -5,8 +5,8 @@ paper's parametric start (principal axes dealt out to the blocks so that the pro
 with R given (k-means, going on from the round before) and R with the codes given (orthogonal Procrustes: R = U V^T of the
 singular value decomposition of X^T Y_hat) take turns.
 
-Payload: that of product quantization (:mod:`quantizers.methods.pq`) and ``D * D * 4`` bytes of R (2 where codebooks are
-float16).
+Payload: that of product quantization (:mod:`quantizers.methods.pq`) and ``D * D * 4`` bytes of R, which is stored as the
+codebooks are (``D * D * 2`` in float16, ``D * (D + 2)`` in int8, with a factor for each of its rows).
 
 Left open there, chosen here: the rotation is learned on up to 65,536 random rows.
 
@@ -15,6 +15,7 @@ Shapes: N rows, D columns, B batch, M num_codebooks, K codebook_size.
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar
@@ -26,18 +27,17 @@ from torch import Tensor
 
 from quantizers.base import CHUNK_ROWS, Budget, FitStep, Role, Skip, StorageCost, generator
 from quantizers.coding.bits import pack
-from quantizers.coding.dtypes import DTYPES
+from quantizers.coding.codebooks import codewords, stored, stored_bytes
 from quantizers.fitting.kmeans import power_of_two
 from quantizers.methods.pq import (
     PQ,
     FloatArray,
     PQConfig,
-    block_error,
+    block_errors,
     block_widths,
     choose,
     fit_books,
     nearest_codes,
-    rounded,
 )
 from quantizers.table import Table, TableStats
 
@@ -61,7 +61,8 @@ class OPQ(PQ):
     name = "opq"
     Config = OPQConfig
     reference = "Ge et al., CVPR 2013"
-    state_roles: ClassVar[dict[str, Role]] = {"codes": "code", "codebooks": "codebook", "rotation": "side"}
+    state_roles: ClassVar[dict[str, Role]] = {**PQ.state_roles, "rotation": "side", "rotation_scale": "side"}
+    codebook_state: ClassVar[dict[str, bool]] = {"codebooks": True, "rotation": False}
     iterative = True
     lookup = False
 
@@ -77,16 +78,23 @@ class OPQ(PQ):
     def storage(cls, config: Any, shape: tuple[int, int]) -> StorageCost:
         """Codes, codebooks and rotation, exact."""
         cost = PQ.storage(config, shape)
-        return StorageCost(cost.code_bytes, cost.codebook_bytes, shape[1] ** 2 * DTYPES[config.codebook_dtype].itemsize)
+        rotation = stored_bytes(shape[1], shape[1], config.codebook_dtype)
+        return StorageCost(cost.code_bytes, cost.codebook_bytes, rotation)
 
     @classmethod
     def configs_for(cls, budget: Budget, stats: TableStats) -> Sequence[PQConfig] | Skip:
         """The K and M of least predicted error, as for product quantization, with the spectra that the rotation gives."""
 
-        def error_of(num_codebooks: int, bits: int) -> float:
-            order = deal_out(stats.eigenvalues, num_codebooks)
-            edges = np.cumsum(block_widths(len(order), num_codebooks))[:-1]
-            return sum(block_error(stats.eigenvalues[block], bits) for block in np.split(order, edges))
+        @functools.cache
+        def spectra(num_codebooks: int) -> list[FloatArray]:
+            dealt = stats.eigenvalues[deal_out(stats.eigenvalues, num_codebooks)]
+            width, wider = divmod(len(dealt), num_codebooks)
+            first = wider * (width + 1)
+            parts = dealt[:first].reshape(-1, width + 1), dealt[first:].reshape(-1, width)
+            return [part for part in parts if part.size]
+
+        def error_of(num_codebooks: int, bits: float) -> float:
+            return sum(block_errors(part, bits) for part in spectra(num_codebooks))
 
         return choose(cls, budget, stats, error_of)
 
@@ -111,23 +119,23 @@ class OPQ(PQ):
             left, _, right = torch.linalg.svd(products)
             rotation = (left @ right).to(torch.float32)
             yield FitStep("rotation", 0.6 * (number + 1) / config.rounds, 0.5 * error * scale**2)
-        dtype = DTYPES[config.codebook_dtype]
-        stored = rotation.to(dtype)
-        rotation = stored.to(torch.float32)  # codebooks and codes are for the rotation as it will be read back
+        turned = stored("rotation", rotation, config.codebook_dtype)
+        rotation = codewords(turned, "rotation")  # codebooks and codes are for the rotation as it will be read back
         books = list(fit_books(x @ rotation, config, seed=seed, weights=weights, start=books))
         yield FitStep("books", 0.9)
-        codebooks = torch.cat([rounded(book * scale, dtype) for book in books], dim=1)
+        whole = torch.cat(books, dim=1) * scale
+        kept = stored("codebooks", whole, config.codebook_dtype, side_by_side=len(books))
         begin = time.perf_counter()
-        packed = self._packed(table.vectors, rotation, codebooks.to(torch.float32))
+        packed = self._rotated(table.vectors, rotation, codewords(kept, "codebooks"))
         self.encode_seconds = time.perf_counter() - begin
-        self._set_state({"codes": packed, "codebooks": codebooks, "rotation": stored})
+        self._set_state({"codes": packed, **kept, **turned})
         yield FitStep("encode", 1.0)
 
     def encode(self, vectors: Tensor) -> Tensor:
         """Packed codes of new vectors: (B, D) float32 -> (B, L) uint8."""
-        return self._packed(vectors, self.rotation, self.codebooks)
+        return self._rotated(vectors, self.rotation, self.codebooks)
 
-    def _packed(self, vectors: Tensor, rotation: Tensor, codebooks: Tensor) -> Tensor:
+    def _rotated(self, vectors: Tensor, rotation: Tensor, codebooks: Tensor) -> Tensor:
         books = torch.split(codebooks, block_widths(codebooks.shape[1], self.config.num_codebooks), dim=1)
         codes = torch.empty((len(vectors), len(books)), dtype=torch.int32, device=vectors.device)
         for start in range(0, len(vectors), CHUNK_ROWS):
@@ -137,16 +145,15 @@ class OPQ(PQ):
     @property
     def rotation(self) -> Tensor:
         """R (D, D) float32: ``x @ R`` is what the product code is of."""
-        return self.state()["rotation"].to(torch.float32)
+        return self.codewords("rotation")
 
     def decode(self, packed: Tensor) -> Tensor:
         """The codewords side by side, rotated back: (B, L) uint8 -> (B, D) float32."""
-        return super().decode(packed) @ self._state["rotation"].to(torch.float32).T
+        return super().decode(packed) @ self.rotation.T
 
     def codeword_products(self, hidden: Tensor) -> Tensor:
         """See :class:`quantizers.output.summed.SumOfCodewords`; the rotation is applied to ``hidden``."""
-        self._require_fitted()
-        return super().codeword_products(hidden @ self._state["rotation"].to(hidden.dtype))
+        return super().codeword_products(hidden @ self.rotation.to(hidden.dtype))
 
 
 def deal_out(eigenvalues: FloatArray, num_codebooks: int) -> np.ndarray[Any, np.dtype[np.int64]]:

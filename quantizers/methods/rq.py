@@ -27,7 +27,7 @@ from torch import Tensor
 from quantizers.additive import AdditiveConfig, AdditiveQuantizer, additive_configs
 from quantizers.base import Budget, FitStep, Skip, generator
 from quantizers.coding.bits import pack
-from quantizers.coding.dtypes import DTYPES
+from quantizers.coding.codebooks import codewords, stored
 from quantizers.fitting.beam import beam_encode, rows_at_once, top_scores
 from quantizers.fitting.kmeans import kmeans, power_of_two
 from quantizers.table import Table, TableStats
@@ -63,11 +63,12 @@ class RQ(AdditiveQuantizer):
 
     @classmethod
     def examples(cls) -> Sequence[RQConfig]:
-        """A small one, one nested in it, and one with odd sizes and float16 codebooks."""
+        """A small one, one nested in it, and two with odd sizes and smaller codebooks."""
         return [
             RQConfig(num_codebooks=4, codebook_size=16),
             RQConfig(num_codebooks=2, codebook_size=16),
             RQConfig(num_codebooks=3, codebook_size=5, codebook_dtype="float16", beam_size=1),
+            RQConfig(num_codebooks=3, codebook_size=6, codebook_dtype="int8"),
         ]
 
     @classmethod
@@ -81,7 +82,8 @@ class RQ(AdditiveQuantizer):
             return self
         smaller = type(self)(config)
         smaller._shape, smaller.words = self.shape, table.words
-        smaller._keep(self.state()["codebooks"][: config.num_codebooks].clone(), table.vectors)
+        books = {name: tensor[: config.num_codebooks].clone() for name, tensor in self.state().items() if name != "codes"}
+        smaller._keep(books, table.vectors)
         return smaller
 
     def encode(self, vectors: Tensor) -> Tensor:
@@ -93,10 +95,10 @@ class RQ(AdditiveQuantizer):
         codes = beam_encode(vectors, codebooks / scale, self.config.beam_size, scale)
         return pack(codes, self.code_bits(self.config))
 
-    def _keep(self, codebooks: Tensor, vectors: Tensor) -> None:
+    def _keep(self, books: dict[str, Tensor], vectors: Tensor) -> None:
         begin = time.perf_counter()
-        codes = self._packed(vectors, codebooks.to(torch.float32))
-        self._set_state({"codes": codes, "codebooks": codebooks})
+        codes = self._packed(vectors, codewords(books, "codebooks"))
+        self._set_state({"codes": codes, **books})
         self.encode_seconds = time.perf_counter() - begin
 
     def _fit_steps(self, table: Table, *, seed: int, weights: Tensor | None, budget: Budget | None) -> Iterator[FitStep]:
@@ -107,8 +109,7 @@ class RQ(AdditiveQuantizer):
             rows = torch.randperm(len(x), generator=generator(seed, 0))[: config.train_rows].to(x.device)
             x, weights = x[rows], None if weights is None else weights[rows]
         x = x / scale
-        dtype = DTYPES[config.codebook_dtype]
-        books = torch.zeros((config.num_codebooks, config.codebook_size, x.shape[1]), dtype=dtype, device=x.device)
+        books: list[dict[str, Tensor]] = []
         beam = _Beam(x, config)
         for number in range(config.num_codebooks):
             book = kmeans(
@@ -120,11 +121,10 @@ class RQ(AdditiveQuantizer):
                 max_rows=config.train_rows,
                 first_rows=config.train_rows,
             )
-            largest = torch.finfo(dtype).max
-            books[number] = (book * scale).clamp(-largest, largest).to(dtype)
-            value = beam.extend(books[number].to(torch.float32) / scale) * scale**2
+            books.append(stored("codebooks", book * scale, config.codebook_dtype))
+            value = beam.extend(codewords(books[-1], "codebooks") / scale) * scale**2
             yield FitStep("books", 0.9 * (number + 1) / config.num_codebooks, value if math.isfinite(value) else None)
-        self._keep(books, table.vectors)
+        self._keep({name: torch.stack([book[name] for book in books]) for name in books[0]}, table.vectors)
         yield FitStep("encode", 1.0)
 
 

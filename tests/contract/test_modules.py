@@ -98,8 +98,11 @@ def test_half_changes_what_comes_out_and_not_what_is_stored(case, fitted, same_s
 def test_reconstruct_is_differentiable(case, fitted, ids_of):
     quantizer = fitted(case)
     module = CompressedEmbedding(quantizer, trainable=True)
-    floating = [name for name, tensor in quantizer.state().items() if tensor.is_floating_point() and tensor.numel()]
-    assert set(floating) <= set(dict(module.named_parameters()))
+    state = quantizer.state()
+    floating = {name for name, tensor in state.items() if tensor.is_floating_point() and tensor.numel()}
+    in_int8 = {name for name, tensor in state.items() if tensor.dtype == torch.int8 and f"{name}_scale" in floating}
+    trained = (floating | in_int8) - {f"{name}_scale" for name in in_int8}  # a product of both is trained
+    assert trained <= set(dict(module.named_parameters()))
     if not floating:
         pytest.skip("nothing of its state is a floating-point number")
     module(ids_of(quantizer)).square().sum().backward()
@@ -138,7 +141,9 @@ def test_training(case, fitted, tmp_path):
     module.set_progress(1.0)
     module.eval()
     hard = module.harden()
-    torch.testing.assert_close(module(ids), hard.reconstruct(ids), rtol=2e-3, atol=2e-3)  # codebooks may be float16
+    in_int8 = any(tensor.dtype == torch.int8 for tensor in hard.state().values())
+    off = 1e-2 if in_int8 else 2e-3  # codebooks are rounded
+    torch.testing.assert_close(module(ids), hard.reconstruct(ids), rtol=2e-3, atol=off)
     if parameters:
         assert not torch.equal(hard.to_dense(), before), "training changed nothing"
     torch.testing.assert_close(quantizer.to_dense(), before, rtol=0, atol=0)  # the fit itself stays as it was

@@ -63,8 +63,8 @@ def test_the_most_bits_that_fit_are_proposed(shape, payload_bytes):
     proposed = Bin.configs_for(Budget(payload_bytes), TableStats.of(Table(normal(*shape))))
 
     def fits(bits):
-        config = BinConfig(num_bits=bits, codebook_dtype="float16")
-        return Bin.storage(config, shape).payload_bytes <= payload_bytes
+        configs = [BinConfig(num_bits=bits, codebook_dtype=dtype) for dtype in ("float16", "int8")]
+        return min(Bin.storage(config, shape).payload_bytes for config in configs) <= payload_bytes
 
     most = max((bits for bits in range(1, 16 * shape[1] + 1) if fits(bits)), default=0)
     assert (0 if isinstance(proposed, Skip) else proposed[0].num_bits) == most

@@ -186,7 +186,7 @@ def test_a_compiled_table_sees_what_is_loaded_into_it():
 
 
 @pytest.mark.thorough
-@pytest.mark.parametrize("name", ["rq-16", "adacomp-01", "lowrank-8"])
+@pytest.mark.parametrize("name", ["rq-int8", "adacomp-01", "lowrank-8"])
 def test_codebooks_are_trained_compiled_as_they_are_otherwise(name):
     gradients = []
     for wrap in (lambda module: module, compiled):

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from quantizers import create, get, make_config
 from quantizers.methods.opq import deal_out
-from quantizers.methods.pq import block_error, block_widths
+from quantizers.methods.pq import block_errors, block_widths
 from quantizers.table import Table
 
 
@@ -87,8 +87,8 @@ def test_local_search_against_all_codes() -> None:
 
 def test_error_of_a_block_by_hand() -> None:
     """One column, b bits: 4**-b of the variance, times 1 + 1.72 (1 - 4**-b)**2; no bits lose all."""
-    assert block_error(np.array([3.0]), 2) == pytest.approx(3 / 16 * (1 + 1.72 * (15 / 16) ** 2))
-    assert block_error(np.zeros(4), 3) == 0
+    assert block_errors(np.array([[3.0]]), 2) == pytest.approx(3 / 16 * (1 + 1.72 * (15 / 16) ** 2))
+    assert block_errors(np.zeros((1, 4)), 3) == 0
     # Two columns of variances 4 and 1 at 1 bit: all of it goes to the first, whose 4 / 4 = 1 and the second's 1 are left.
-    assert block_error(np.array([4.0, 1.0]), 1) == pytest.approx(2 * (1 + 1.72 * 2**-0.75 * 0.6**2))
+    assert block_errors(np.array([[4.0, 1.0]]), 1) == pytest.approx(2 * (1 + 1.72 * 2**-0.75 * 0.6**2))
     assert block_widths(11, 4) == [3, 3, 3, 2]

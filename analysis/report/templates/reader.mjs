@@ -285,12 +285,33 @@ function blockOfColumn(dim, count) {
   );
 }
 
-function readPQ({ codes, codebooks }, config, [numRows, dim]) {
+/**
+ * Codewords as a Float32Array; in I8 they are whole numbers times factors: one for each row of the tensor, or, where
+ * `block` gives each column's block, one for each block of a row.
+ */
+function codewords(tensors, name, block = null) {
+  const tensor = tensors[name];
+  if (tensor.dtype !== "I8") return floats(tensor);
+  const scale = tensors[`${name}_scale`];
+  if (!scale) refuse(`The file has no tensor ${name}_scale, which ${name} in I8 needs.`);
+  const dim = tensor.shape[tensor.shape.length - 1];
+  const blocks = block ? block[dim - 1] + 1 : 1;
+  expectShape(scale, [...tensor.shape.slice(0, -1), ...(block ? [blocks] : [])]);
+  const factors = floats(scale);
+  const out = new Float32Array(integers(tensor));
+  for (let row = 0, at = 0; at < out.length; row++) {
+    for (let j = 0; j < dim; j++, at++) out[at] *= factors[row * blocks + (block ? block[j] : 0)];
+  }
+  return out;
+}
+
+function readPQ(tensors, config, [numRows, dim]) {
+  const { codes, codebooks } = tensors;
   const count = Math.min(config.num_codebooks, dim);
   const code = rowCodes(codes, count, bitsFor(config.codebook_size), numRows);
   expectShape(codebooks, [config.codebook_size, dim]);
-  const values = floats(codebooks);
   const block = blockOfColumn(dim, count);
+  const values = codewords(tensors, "codebooks", block);
   return (row, out) => {
     for (let j = 0, last = -1, at = 0; j < dim; j++) {
       if (block[j] !== last) at = code(row, (last = block[j])) * dim;
@@ -303,7 +324,7 @@ function readOPQ(tensors, config, shape) {
   const dim = shape[1];
   const rotated = readPQ(tensors, config, shape);
   expectShape(tensors.rotation, [dim, dim]);
-  const rotation = floats(tensors.rotation);
+  const rotation = codewords(tensors, "rotation");
   const y = new Float32Array(dim);
   return (row, out) => {
     rotated(row, y);
@@ -315,11 +336,12 @@ function readOPQ(tensors, config, shape) {
   };
 }
 
-function readAdditive({ codes, codebooks }, config, [numRows, dim]) {
+function readAdditive(tensors, config, [numRows, dim]) {
+  const { codes, codebooks } = tensors;
   const { num_codebooks: count, codebook_size: size } = config;
   const code = rowCodes(codes, count, bitsFor(size), numRows);
   expectShape(codebooks, [count, size, dim]);
-  const values = floats(codebooks);
+  const values = codewords(tensors, "codebooks");
   return (row, out) => {
     out.fill(0);
     for (let m = 0; m < count; m++) {
@@ -329,12 +351,13 @@ function readAdditive({ codes, codebooks }, config, [numRows, dim]) {
   };
 }
 
-function readBin({ codes, decoder, bias, scale }, config, [numRows, dim]) {
+function readBin(tensors, config, [numRows, dim]) {
+  const { codes, decoder, bias, scale } = tensors;
   const count = config.num_bits;
   const bit = rowCodes(codes, count, 1, numRows);
   expectShape(decoder, [count, dim]);
   expectShape(bias, [dim]);
-  const [axes, mean, [length]] = [floats(decoder), floats(bias), floats(scale)];
+  const [axes, mean, [length]] = [codewords(tensors, "decoder"), floats(bias), floats(scale)];
   const coordinates = new Float32Array(count);
   return (row, out) => {
     for (let i = 0; i < count; i++) coordinates[i] = bit(row, i);
@@ -343,11 +366,12 @@ function readBin({ codes, decoder, bias, scale }, config, [numRows, dim]) {
   };
 }
 
-function readAdaComp({ codes, books, decoder, bias }, { code_lengths: lengths }, [numRows, dim]) {
+function readAdaComp(tensors, { code_lengths: lengths }, [numRows, dim]) {
+  const { codes, books, decoder, bias } = tensors;
   const first = starts(lengths);
   expectShape(decoder, [first[lengths.length], dim]);
   expectShape(bias, [lengths.length, dim]);
-  const [axes, means] = [floats(decoder), floats(bias)];
+  const [axes, means] = [codewords(tensors, "decoder"), floats(bias)];
   if (8 * codes.bytes.length < numRows * Math.min(...lengths)) refuse("Tensor codes does not have the bits of its rows.");
   const width = bitsFor(lengths.length);
   const book = Uint8Array.from({ length: numRows }, (_, row) => (books ? codeAt(books.bytes, row * width, width) : 0));

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from quantizers.base import Quantizer, generator
+from quantizers.coding.codebooks import codewords
 from quantizers.fitting.minibatches import chunks, moments
 from quantizers.learned import LearnedEmbedding
 from quantizers.methods.adacomp.network import UNIT_DEVIATION, AdaCompNetwork, annealed
@@ -144,7 +145,7 @@ def restore(
     """
     unit = network.unit
     mean = moments(vectors)[0] / unit
-    network.weights.copy_(state["decoder"].to(torch.float32) / ((1.0 - network.low) * unit))
+    network.weights.copy_(codewords(state, "decoder") / ((1.0 - network.low) * unit))
     thresholds = []
     for book, part in enumerate(torch.split(network.weights, network.code_lengths)):
         network.decoder_bias[book] = state["bias"][book] / unit - network.low * part.sum(dim=0)

@@ -37,7 +37,7 @@ from torch import Tensor
 
 from quantizers.base import Budget, FitStep, Quantizer, QuantizerConfig, Role, Skip, StorageCost, generator
 from quantizers.coding.bits import bits_for, pack, unpack
-from quantizers.coding.dtypes import DTYPES, codebook_dtype_for
+from quantizers.coding.codebooks import KeptCodewords, check_stored, codebook_dtypes_for, codewords, stored
 from quantizers.embedding import CompressedEmbedding
 from quantizers.errors import InputError
 from quantizers.fitting.checkpoint import Checkpoint, Notes
@@ -74,6 +74,7 @@ class AdaComp(Quantizer):
         "codes": "code",
         "books": "side",
         "decoder": "codebook",
+        "decoder_scale": "codebook",
         "bias": "codebook",
     }
     uses_weights = True
@@ -84,6 +85,7 @@ class AdaComp(Quantizer):
     def __init__(self, config: QuantizerConfig) -> None:
         super().__init__(config)
         self._index: tuple[Tensor, Tensor] | None = None
+        self._kept = KeptCodewords()
         # The network of a fit of this process, which no file and no copy has, and whether its selector chose the code-books.
         self._trained: tuple[AdaCompNetwork, bool] | None = None
 
@@ -95,11 +97,10 @@ class AdaComp(Quantizer):
         two where their decoders are a small part of the budget (by 2 %), and worse where they are not (by 5 %). Codes of -1
         and 1 came out 5 to 7 % better than those of 0 and 1; stored they are the same.
         """
-        dtype = codebook_dtype_for(stats)
         if budget.payload_bytes < 1:
             return Skip("there is no code of no bytes")
         for count in (4, 2):
-            config = largest(count, dtype, budget.payload_bytes, stats.shape)
+            config = largest(count, codebook_dtypes_for(stats), budget.payload_bytes, stats.shape)
             if config is not None and (
                 count == 2 or decoder_bytes(config, stats.embedding_dim) < 0.1 * budget.payload_bytes
             ):
@@ -231,34 +232,30 @@ class AdaComp(Quantizer):
         max_bits: int | None,
         random: torch.Generator,
     ) -> None:
-        lengths, dtype = self.config.code_lengths, DTYPES[self.config.codebook_dtype]
-        scale = network.unit
+        lengths, scale = self.config.code_lengths, network.unit
         e = vectors / scale
         codes = torch.cat([network.code(part) > 0 for _, part in chunks(e, 2 * sum(lengths))])
         options: dict[str, Any] = {"weights": weights, "max_bits": max_bits, "generator": random}
         books, codes, decoder, bias = finish(e, books, codes, lengths, **options)
-        largest = torch.finfo(dtype).max
-        self._write(books, codes, (decoder * scale).clamp(-largest, largest).to(dtype), bias * scale)
+        self._write(books, codes, stored("decoder", decoder * scale, self.config.codebook_dtype), bias * scale)
 
     @torch.no_grad()
     def _store(self, network: AdaCompNetwork, vectors: Tensor, books: Tensor) -> None:
         """Set the state: hard codes of every row in its code-book, with the decoder as it is stored."""
-        config, dtype, scale = self.config, DTYPES[self.config.codebook_dtype], network.unit
-        lengths = list(config.code_lengths)
+        config, scale, lengths = self.config, network.unit, list(self.config.code_lengths)
         step = 1.0 - network.low  # what a bit adds
-        largest = torch.finfo(dtype).max
-        decoder = (network.weights * (step * scale)).clamp(-largest, largest).to(dtype)
+        decoder = stored("decoder", network.weights * (step * scale), config.codebook_dtype)
         # Codes of the decoder as it is stored: a training module, which has no other, then finds their thresholds.
-        encoder = decoder.to(torch.float32) / (step * scale)
+        encoder = codewords(decoder, "decoder") / (step * scale)
         bias = network.decoder_bias + network.low * torch.stack([part.sum(dim=0) for part in torch.split(encoder, lengths)])
         parts = [part for _, part in chunks(vectors, sum(lengths))]
         codes = torch.cat([torch.addmm(network.encoder_bias, part / scale, encoder.T) >= 0 for part in parts])
         self._write(books.to(torch.int64), codes, decoder, bias * scale)
 
-    def _write(self, books: Tensor, codes: Tensor, decoder: Tensor, bias: Tensor) -> None:
+    def _write(self, books: Tensor, codes: Tensor, decoder: dict[str, Tensor], bias: Tensor) -> None:
         """Set the state, of the bits (N, T) of every row in every code-book those of its own."""
         count = len(self.config.code_lengths)
-        state = {"codes": stream(books, codes, self.config.code_lengths), "decoder": decoder, "bias": bias}
+        state = {"codes": stream(books, codes, self.config.code_lengths), **decoder, "bias": bias}
         if count > 1:
             state["books"] = pack(books[None], bits_for(count))[0]
         self._index = None
@@ -292,7 +289,7 @@ class AdaComp(Quantizer):
         """W_k code + b'_k of each row's own code-book."""
         self._require_fitted()
         lengths = list(self.config.code_lengths)
-        decoders = torch.split(self._state["decoder"].to(torch.float32), lengths)
+        decoders = torch.split(self._kept.of(self._state, "decoder"), lengths)
         parts = []
         for _, some in chunks(ids, 4 * max(lengths)):
             order = self.books(some).argsort(stable=True)
@@ -331,6 +328,10 @@ class AdaComp(Quantizer):
         self._shape = (vectors.shape[0], vectors.shape[1])
         self._store(network, vectors, self._choose(costs, self._max_bits(None)))
         return self
+
+    def verify(self) -> None:
+        """The decoders are stored as they should be."""
+        check_stored(self._state, "decoder", self.config.codebook_dtype)
 
     def to(self, device: torch.device | str) -> Self:
         """See :meth:`Quantizer.to`; the network moves too."""

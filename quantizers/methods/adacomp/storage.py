@@ -14,7 +14,7 @@ from pydantic import Field, field_validator
 from torch import Tensor
 
 from quantizers.coding.bits import bits_for, row_bytes
-from quantizers.coding.dtypes import DTYPES
+from quantizers.coding.codebooks import CodebookDtype, stored_bytes
 from quantizers.coding.streams import pack_flat
 from quantizers.values import QuantizerConfig, Skip, StorageCost
 
@@ -34,7 +34,7 @@ class AdaCompConfig(QuantizerConfig):
         learning_rate: of Adam, for the table divided by its unit; the autoencoders' is in proportion to their weights.
         orthogonality: lambda of equation 7.
         code_values: codes are 0 and 1, or -1 and 1 (footnote 2).
-        codebook_dtype: what the decoders are stored in; b' is float32 always.
+        codebook_dtype: what the decoders are stored in, int8 with a float16 factor for each bit; b' is float32 always.
         max_payload_bytes: what the result may take; None leaves the size to the selector.
         limit: what a size is kept by. ``error``: rows are given code-books by their errors. ``selector``: a rate term in
             every loss teaches the selector to keep it.
@@ -52,7 +52,7 @@ class AdaCompConfig(QuantizerConfig):
     learning_rate: float = Field(default=1e-3, gt=0)
     orthogonality: float = Field(default=0.01, ge=0)
     code_values: Literal["01", "pm1"] = "01"
-    codebook_dtype: Literal["float32", "float16"] = "float32"
+    codebook_dtype: CodebookDtype = "float32"
     max_payload_bytes: int | None = Field(default=None, ge=1)
     limit: Literal["error", "selector"] = "error"
     train_input: bool = True
@@ -68,8 +68,8 @@ class AdaCompConfig(QuantizerConfig):
 
 def decoder_bytes(config: Any, embedding_dim: int) -> int:
     """Decoders W_k and biases b'_k of all code-books."""
-    weights = sum(config.code_lengths) * DTYPES[config.codebook_dtype].itemsize
-    return embedding_dim * int(weights + 4 * len(config.code_lengths))
+    weights = stored_bytes(sum(config.code_lengths), embedding_dim, config.codebook_dtype)
+    return weights + 4 * embedding_dim * len(config.code_lengths)
 
 
 def selector_bytes(config: Any, num_embeddings: int) -> int:
@@ -101,25 +101,30 @@ def too_few_bytes(config: Any, shape: tuple[int, int]) -> Skip | None:
     return None
 
 
-def largest(count: int, dtype: Any, payload_bytes: int, shape: tuple[int, int]) -> AdaCompConfig | None:
-    """``count`` code-books, each half as long as the one before, as long as rows of 0.8 of the longest fit on average."""
+def largest(count: int, dtypes: Sequence[CodebookDtype], payload_bytes: int, shape: tuple[int, int]) -> AdaCompConfig | None:
+    """``count`` code-books, each half as long as the one before, as long as rows of 0.8 of the longest fit on average.
 
-    def make(longest: int) -> AdaCompConfig:
+    Of ``dtypes`` that which leaves room for the longest; of equals the first.
+    """
+
+    def make(longest: int, dtype: CodebookDtype) -> AdaCompConfig:
         lengths = tuple(longest >> book for book in range(count))
         return AdaCompConfig(code_lengths=lengths, code_values="pm1", codebook_dtype=dtype, max_payload_bytes=payload_bytes)
 
-    def fits(longest: int) -> bool:
-        config = make(longest)
-        mean = math.ceil(shape[0] * _MEAN_LENGTH * longest / 8)
+    def fits(config: AdaCompConfig) -> bool:
+        mean = math.ceil(shape[0] * _MEAN_LENGTH * config.code_lengths[0] / 8)
         return mean + fixed_bytes(config, shape) <= payload_bytes and too_few_bytes(config, shape) is None
 
-    low, high = 1 << (count - 1), min(8192, _MAX_BITS_A_COLUMN * shape[1])
-    if high < low or not fits(low):
-        return None
-    while low < high:
-        middle = (low + high + 1) // 2
-        low, high = (middle, high) if fits(middle) else (low, middle - 1)
-    return make(low)
+    found = []
+    for dtype in dtypes:
+        low, high = 1 << (count - 1), min(8192, _MAX_BITS_A_COLUMN * shape[1])
+        if high < low or not fits(make(low, dtype)):
+            continue
+        while low < high:
+            middle = (low + high + 1) // 2
+            low, high = (middle, high) if fits(make(middle, dtype)) else (low, middle - 1)
+        found.append(make(low, dtype))
+    return max(found, key=lambda config: config.code_lengths[0], default=None)
 
 
 def stream(books: Tensor, codes: Tensor, code_lengths: Sequence[int]) -> Tensor:

@@ -34,19 +34,19 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from quantizers.additive import AdditiveConfig, AdditiveQuantizer, largest_num_codebooks
+from quantizers.additive import AdditiveConfig, AdditiveQuantizer, additive_configs
 from quantizers.base import CHUNK_ROWS, Budget, FitStep, Skip, generator
-from quantizers.coding.bits import bits_for, pack
-from quantizers.coding.dtypes import DTYPES, codebook_dtype_for
+from quantizers.coding.bits import pack
+from quantizers.coding.codebooks import rounded
 from quantizers.embedding import CompressedEmbedding
 from quantizers.fitting.gumbel import CodeNetwork, Schedule, train
 from quantizers.fitting.kmeans import power_of_two
-from quantizers.fitting.local_search import half_mse, refine, search_encode
+from quantizers.fitting.local_search import half_mse, icm_encode, refine, search_encode
 from quantizers.fitting.minibatches import moments
 from quantizers.methods.dccl.module import DCCLEmbedding
 from quantizers.table import Table, TableStats
 
-_SIZES = (8, 16, 32, 64)
+_BITS = range(3, 9)
 _MAX_CODEBOOKS = 256
 _MAX_WORDS = 4096
 _REPORTS = 20
@@ -105,23 +105,21 @@ class DCCL(AdditiveQuantizer):
 
     @classmethod
     def configs_for(cls, budget: Budget, stats: TableStats) -> Sequence[DCCLConfig] | Skip:
-        """The K of 8 to 64 with its largest M (at most 256 codebooks and 4,096 codewords) that makes the most of the budget.
+        """See :func:`quantizers.additive.additive_configs`: codes of 3 to 8 bits, at most 256 books and 4,096 codewords.
 
-        That is the largest ``B * (b + min(B / 20, 12))``, b bits a code and B = M * b bits a row: fitted on GloVe 100d at
+        What is maximized is ``B * (b + min(B / 20, 12))``, b bits a code and B = M * b bits a row: fitted on GloVe 100d at
         ratios 8 to 128. The more codes a row has, the more local search makes of small codebooks; residual quantization
         prefers larger ones.
         """
-        dtype = codebook_dtype_for(stats)
-        ranked = []
-        for size in _SIZES:
-            most = min(_MAX_CODEBOOKS, _MAX_WORDS // size, largest_num_codebooks(budget, stats.shape, size, dtype))
-            if most and size <= stats.num_embeddings:
-                row = most * bits_for(size)
-                ranked.append((row * (bits_for(size) + min(row / 20, 12)), most, size))
-        if not ranked:
-            return Skip(f"one code a row and one codebook of {_SIZES[0]} words take more than {budget.payload_bytes} bytes")
-        _, num_codebooks, size = max(ranked)
-        return [DCCLConfig(num_codebooks=num_codebooks, codebook_size=size, codebook_dtype=dtype)]
+        return additive_configs(
+            budget,
+            stats,
+            DCCLConfig,
+            bits=_BITS,
+            worth=_worth,
+            max_codebooks=_MAX_CODEBOOKS,
+            max_codewords=_MAX_WORDS,
+        )
 
     @classmethod
     def examples(cls) -> Sequence[DCCLConfig]:
@@ -161,7 +159,7 @@ class DCCL(AdditiveQuantizer):
         if unit == 0:
             zeros = torch.zeros((config.num_codebooks, config.codebook_size, len(mean)), device=mean.device)
             codes = torch.zeros((table.num_embeddings, config.num_codebooks), dtype=torch.int32, device=mean.device)
-            self._keep(codes, zeros + mean / config.num_codebooks)
+            self._set_codes(codes, zeros + mean / config.num_codebooks)
             yield FitStep("codes", 1.0, 0.0)
             return
         x = (table.vectors - mean).div_(unit)
@@ -202,13 +200,12 @@ class DCCL(AdditiveQuantizer):
                 codes, books = round_.codes, round_.codebooks
                 yield FitStep("refine", 0.99 * share + rest * (number + 1), round_.half_mse * unit**2)
         # What every row has in common is shared out among the codebooks, which keeps them small.
-        self._keep(codes, books * unit + mean / len(books))
-        stored = (self.codebooks - mean / len(books)) / unit
-        yield FitStep("codes", 1.0, half_mse(x, codes, stored, weights) * unit**2)
-
-    def _keep(self, codes: Tensor, codebooks: Tensor) -> None:
-        largest = torch.finfo(DTYPES[self.config.codebook_dtype]).max
-        self._set_codes(codes, codebooks.clamp(-largest, largest))
+        books = books * unit + mean / len(books)
+        read_back = (rounded(books, config.codebook_dtype) - mean / len(books)) / unit
+        if rounds and config.codebook_dtype == "int8":
+            codes = icm_encode(x, codes, read_back)
+        self._set_codes(codes, books)
+        yield FitStep("codes", 1.0, half_mse(x, codes, read_back, weights) * unit**2)
 
     def _note(self, schedule: Schedule, num_rows: int, held_out: int, refine_rounds: int) -> None:
         """Report what was made of open parameters; ``num_rows`` are trained on."""
@@ -252,6 +249,11 @@ class DCCL(AdditiveQuantizer):
             tau_end=config.tau_end or config.tau,
             clip_norm=clip,
         )
+
+
+def _worth(num_codebooks: int, bits: float) -> float:
+    row = num_codebooks * bits
+    return row * (bits + min(row / 20, 12))
 
 
 def hidden_units(config: Any) -> int:

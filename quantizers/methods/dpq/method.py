@@ -5,8 +5,8 @@ Each row has a query q, cut into M blocks; block m has K keys and K values. SX: 
 value of that code, gradient through softmax((q_m . k_m + b_m) / tau). VQ: keys and values are the same, code = the nearest,
 gradient of the output handed to q as it is, and |v - sg(q)|^2 + beta |sg(v) - q|^2 added to the loss (sg: no gradient).
 
-Payload: as product quantization's, N * ceil(M * ceil(log2 K) / 8) bytes of codes and K * D * 4 of values (2 in float16);
-queries and keys are not needed to rebuild a row.
+Payload: as product quantization's, N * ceil(M * ceil(log2 K) / 8) bytes of codes and K * D * 4 of values (K * D * 2 in
+float16, K * (D + 2 * M) in int8, each with a factor); queries and keys are not needed to rebuild a row.
 
 What the paper leaves open, and what is done here: a table is fitted with its rows as fixed queries. The fit starts from a
 few steps of k-means, goes on with Adam on the variant's own loss, and ends with every row coded by its nearest value, which
@@ -40,9 +40,9 @@ from quantizers.base import (
     StorageCost,
     generator,
 )
-from quantizers.codes import CodeQuantizer
+from quantizers.codes import CodeQuantizer, block_layouts
 from quantizers.coding.bits import pack
-from quantizers.coding.dtypes import DTYPES, codebook_dtype_for
+from quantizers.coding.codebooks import CodebookDtype, codebook_dtypes_for, stored, stored_bytes
 from quantizers.embedding import CompressedEmbedding
 from quantizers.fitting.checkpoint import Checkpoint
 from quantizers.fitting.kmeans import kmeans, nearest
@@ -62,7 +62,7 @@ class DPQConfig(QuantizerConfig):
     Attributes:
         num_codebooks: M, blocks of columns, at most D.
         codebook_size: K, codes of a block.
-        codebook_dtype: what the values are stored in.
+        codebook_dtype: what the values are stored in, int8 with a float16 factor for each.
         variant: ``sx`` (softmax over keys) or ``vq`` (nearest value).
         epochs: passes over the table; None for 100 to 1,000 steps by the number of rows.
         batch_size: rows a step.
@@ -74,7 +74,7 @@ class DPQConfig(QuantizerConfig):
 
     num_codebooks: int = Field(default=8, ge=1, le=65_536)
     codebook_size: int = Field(default=256, ge=2, le=65_536)
-    codebook_dtype: Literal["float32", "float16"] = "float32"
+    codebook_dtype: CodebookDtype = "float32"
     variant: Literal["sx", "vq"] = "vq"
     epochs: int | None = Field(default=None, ge=0)
     batch_size: int = Field(default=512, ge=1)
@@ -90,7 +90,8 @@ class DPQ(CodeQuantizer):
     name = "dpq"
     Config = DPQConfig
     reference = "Chen, Li & Sun, ICML 2020"
-    state_roles: ClassVar[dict[str, Role]] = {"codes": "code", "codebooks": "codebook"}
+    state_roles: ClassVar[dict[str, Role]] = {"codes": "code", "codebooks": "codebook", "codebooks_scale": "codebook"}
+    codebook_state: ClassVar[dict[str, bool]] = {"codebooks": True}
     uses_weights = True
     iterative = True
 
@@ -105,26 +106,27 @@ class DPQ(CodeQuantizer):
 
     @classmethod
     def configs_for(cls, budget: Budget, stats: TableStats) -> Sequence[DPQConfig] | Skip:
-        """The K, at most 256, whose largest M maximizes ``M * b * (b + 25)``, b = ceil(log2 K).
+        """The K, at most 256, and M that maximize ``M * b * (b + 25)``, b = log2 K.
 
         A larger K makes better use of its bits and leaves fewer of them; 25 weighs the one against the other.
         """
-        dtype = codebook_dtype_for(stats)
         ranked = []
-        for bits in range(1, 9):
-            left = budget.payload_bytes - (stats.embedding_dim << bits) * DTYPES[dtype].itemsize
-            num_codebooks = min(stats.embedding_dim, max(0, left) // stats.num_embeddings * 8 // bits)
-            if num_codebooks and 1 << bits <= stats.num_embeddings:
-                ranked.append((num_codebooks * bits * (bits + 25), num_codebooks, 1 << bits))
+        for number, dtype in enumerate(codebook_dtypes_for(stats)):
+            for bits in range(1, 9):
+                config = DPQConfig(codebook_dtype=dtype)
+                for num_codebooks, size in block_layouts(cls, config, budget, stats.shape, bits, stats.embedding_dim):
+                    worth = num_codebooks * math.log2(size) * (math.log2(size) + 25)
+                    ranked.append((worth, num_codebooks, -number, size, dtype))
         if not ranked:
             return Skip(f"one code a row and one codebook take more than {budget.payload_bytes} bytes")
-        _, num_codebooks, size = max(ranked)
+        _, num_codebooks, _, size, dtype = max(ranked)
         return [DPQConfig(num_codebooks=num_codebooks, codebook_size=size, codebook_dtype=dtype)]
 
     @classmethod
     def storage(cls, config: Any, shape: tuple[int, int]) -> StorageCost:
         """Codes and values, exact."""
-        codebooks = config.codebook_size * shape[1] * DTYPES[config.codebook_dtype].itemsize
+        count = cls.num_codes(config, shape[1])
+        codebooks = stored_bytes(config.codebook_size, shape[1], config.codebook_dtype, side_by_side=count)
         return StorageCost(shape[0] * cls.code_bytes_per_row(config, shape[1]), codebooks)
 
     @classmethod
@@ -149,7 +151,7 @@ class DPQ(CodeQuantizer):
     @property
     def codebooks(self) -> Tensor:
         """(K, D) float32: the values of block m are in its columns."""
-        return self.state()["codebooks"].to(torch.float32)
+        return self.codewords("codebooks")
 
     def encode(self, vectors: Tensor) -> Tensor:
         """The nearest value of every block: (B, D) float32 -> (B, L) uint8."""
@@ -205,8 +207,8 @@ class DPQ(CodeQuantizer):
             saved.save()
         codebooks = self._stored(network, unit)
         begin = time.perf_counter()
-        self._set_state({"codebooks": codebooks})  # encode needs the values as they are stored
-        self._set_state({"codes": self.encode(vectors), "codebooks": codebooks})
+        self._set_state(codebooks)  # encode needs the values as they are stored
+        self._set_state({"codes": self.encode(vectors), **codebooks})
         self.encode_seconds = time.perf_counter() - begin
         error = float(((self.reconstruct(sample) - vectors[sample]) / unit).square().sum(dim=1).mean())
         yield FitStep("train", 1.0, 0.5 * error * unit * unit)
@@ -233,13 +235,13 @@ class DPQ(CodeQuantizer):
         count = self.num_codes(config, queries.shape[1])
         parts = chunks(queries, count * config.codebook_size)
         codes = torch.cat([network.scores(part).argmax(dim=2) for _, part in parts])
-        self._set_state({"codes": pack(codes, self.code_bits(config)), "codebooks": self._stored(network, unit)})
+        self._set_state({"codes": pack(codes, self.code_bits(config)), **self._stored(network, unit)})
         return self
 
-    def _stored(self, network: DPQNetwork, unit: float) -> Tensor:
-        dtype = DTYPES[self.config.codebook_dtype]
-        largest = torch.finfo(dtype).max
-        return (network.codebooks().detach() * unit).clamp(-largest, largest).to(dtype)
+    def _stored(self, network: DPQNetwork, unit: float) -> dict[str, Tensor]:
+        values = network.codebooks().detach() * unit
+        count = self.num_codes(self.config, values.shape[1])
+        return stored("codebooks", values, self.config.codebook_dtype, side_by_side=count)
 
     def training_module(self, table: Table, *, seed: int = 0) -> CompressedEmbedding:
         """See :class:`DPQEmbedding`."""

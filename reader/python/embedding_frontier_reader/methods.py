@@ -48,6 +48,26 @@ def _expect(state: State, name: str, shape: tuple[int, ...]) -> None:
         raise ValueError(f"{name} has the shape {state[name].shape}, not {shape}")
 
 
+def _codewords(state: State, name: str, blocks: int | None = None) -> Floats:
+    """A tensor of codewords as float32; where it is int8, times its factors: one for each row, or for each of its blocks.
+
+    Raises:
+        ValueError: it has no factors, or they are not those of its rows.
+    """
+    values = state[name]
+    if values.dtype != np.int8:
+        return _float(values)
+    if f"{name}_scale" not in state:
+        raise ValueError(f"{name} has no factors {name}_scale")
+    factors = state[f"{name}_scale"].astype(np.float32)
+    if factors.shape != (*values.shape[:-1], *([] if blocks is None else [blocks])):
+        raise ValueError(f"{name} has the shape {values.shape}, its factors {factors.shape}")
+    parts = np.array_split(np.arange(values.shape[-1]), blocks or 1)
+    factors = factors.reshape(*values.shape[:-1], blocks or 1)
+    found: Floats = values.astype(np.float32) * np.repeat(factors, [len(part) for part in parts], axis=-1)
+    return found
+
+
 def identity(state: State, config: Config, shape: Shape) -> Rows:
     """The rows themselves."""
     vectors = state["vectors"]
@@ -183,7 +203,7 @@ def tt(state: State, config: Config, shape: Shape) -> Rows:
 
 def bin_(state: State, config: Config, shape: Shape) -> Rows:
     """A row is scale * tanh(bits times decoder + bias)."""
-    decoder = _float(state["decoder"])
+    decoder = _codewords(state, "decoder")
 
     def rows(ids: Ints) -> Floats:
         bits = np.unpackbits(state["codes"][ids], axis=1, count=len(decoder), bitorder="little")
@@ -195,35 +215,35 @@ def bin_(state: State, config: Config, shape: Shape) -> Rows:
 
 def product(state: State, config: Config, shape: Shape) -> Rows:
     """The codewords of M blocks of columns side by side; the first D mod M blocks are a column wider."""
-    codebooks = state["codebooks"]
     size, count = config["codebook_size"], min(config["num_codebooks"], shape[1])
+    codebooks = _codewords(state, "codebooks", blocks=count)
     # Which block each column belongs to: a row is the codebooks' columns, each at its block's code.
     block = np.repeat(np.arange(count), [len(part) for part in np.array_split(np.arange(shape[1]), count)])
     columns = np.arange(shape[1])
 
     def rows(ids: Ints) -> Floats:
         codes = unpack(state["codes"][ids], count, bits_for(size))
-        return codebooks[codes[:, block], columns].astype(np.float32)
+        return codebooks[codes[:, block], columns]
 
     return rows
 
 
 def opq(state: State, config: Config, shape: Shape) -> Rows:
     """As ``product``, rotated back."""
-    inner, rotation = product(state, config, shape), _float(state["rotation"]).T
+    inner, rotation = product(state, config, shape), _codewords(state, "rotation").T
     return lambda ids: inner(ids) @ rotation
 
 
 def additive(state: State, config: Config, shape: Shape) -> Rows:
     """The sum of one codeword of each codebook (M, K, D)."""
-    codebooks = state["codebooks"]
+    codebooks = _codewords(state, "codebooks")
     size, count = config["codebook_size"], config["num_codebooks"]
 
     def rows(ids: Ints) -> Floats:
         codes = unpack(state["codes"][ids], count, bits_for(size))
         out = np.zeros((len(ids), shape[1]), dtype=np.float32)
         for book, code in zip(codebooks, codes.T, strict=True):
-            out += book[code].astype(np.float32)
+            out += book[code]
         return out
 
     return rows
@@ -297,7 +317,7 @@ def adacomp(state: State, config: Config, shape: Shape) -> Rows:
     if 8 * len(state["codes"]) < shape[0] * bits.min():
         raise ValueError(f"codes has fewer bits than {shape[0]} rows")
     edges = np.concatenate([[0], np.cumsum(bits)])
-    decoder, bias = _float(state["decoder"]), state["bias"]
+    decoder, bias = _codewords(state, "decoder"), state["bias"]
     if "books" in state:
         books = read_stream(state["books"], np.arange(shape[0]), bits_for(len(bits)))
     else:

@@ -79,8 +79,8 @@ def product_codes(quantizer: Quantizer) -> dict[str, NDArray[Any]] | None:
     """Codes and codewords as staticvectors keeps them, which knows product quantization of blocks of one width.
 
     Returns:
-        ``vectors``: (N, M) codes of 1 or 2 bytes, ``pq``: D / M and M, ``codewords``: (M, K, D / M); None for other methods
-        and for blocks that differ in width.
+        ``vectors``: (N, M) codes of 1 or 2 bytes, ``pq``: D / M and M, ``codewords``: (M, K, D / M), float32 where they are
+        stored in int8; None for other methods and for blocks that differ in width.
     """
     dim = quantizer.embedding_dim
     if type(quantizer) not in (PQ, DPQ):
@@ -89,7 +89,8 @@ def product_codes(quantizer: Quantizer) -> dict[str, NDArray[Any]] | None:
     count = quantizer.num_codes(quantizer.config, dim)
     if dim % count:
         return None
-    books = quantizer.state()["codebooks"].cpu().numpy()
+    stored = quantizer.state()["codebooks"]
+    books = (stored if stored.is_floating_point() else quantizer.codebooks).cpu().numpy()
     kind = np.uint8 if len(books) <= 256 else np.uint16
     return {
         "vectors": quantizer.codes().cpu().numpy().astype(kind),
