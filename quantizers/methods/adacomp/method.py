@@ -37,7 +37,7 @@ from torch import Tensor
 
 from quantizers.base import Budget, FitStep, Quantizer, QuantizerConfig, Role, Skip, StorageCost, generator
 from quantizers.coding.bits import bits_for, pack, unpack
-from quantizers.coding.codebooks import KeptCodewords, check_stored, codebook_dtypes_for, codewords, stored
+from quantizers.coding.codebooks import KeptCodewords, codebook_dtypes_for, codewords, stored
 from quantizers.embedding import CompressedEmbedding
 from quantizers.errors import InputError
 from quantizers.fitting.checkpoint import Checkpoint, Notes
@@ -48,6 +48,7 @@ from quantizers.methods.adacomp.network import AdaCompNetwork, unit
 from quantizers.methods.adacomp.selection import allocate, shares
 from quantizers.methods.adacomp.storage import (
     AdaCompConfig,
+    check_state,
     decoder_bytes,
     fixed_bytes,
     largest,
@@ -235,9 +236,8 @@ class AdaComp(Quantizer):
         lengths, scale = self.config.code_lengths, network.unit
         e = vectors / scale
         codes = torch.cat([network.code(part) > 0 for _, part in chunks(e, 2 * sum(lengths))])
-        options: dict[str, Any] = {"weights": weights, "max_bits": max_bits, "generator": random}
-        books, codes, decoder, bias = finish(e, books, codes, lengths, **options)
-        self._write(books, codes, stored("decoder", decoder * scale, self.config.codebook_dtype), bias * scale)
+        books, codes, w, b = finish(e, books, codes, lengths, weights=weights, max_bits=max_bits, generator=random)
+        self._write(books, codes, stored("decoder", w * scale, self.config.codebook_dtype), b * scale)
 
     @torch.no_grad()
     def _store(self, network: AdaCompNetwork, vectors: Tensor, books: Tensor) -> None:
@@ -330,8 +330,8 @@ class AdaComp(Quantizer):
         return self
 
     def verify(self) -> None:
-        """The decoders are stored as they should be."""
-        check_stored(self._state, "decoder", self.config.codebook_dtype)
+        """The decoders are stored as they should be, and the codes have the bits of all rows."""
+        check_state(self._state, self.config, self.num_embeddings)
 
     def to(self, device: torch.device | str) -> Self:
         """See :meth:`Quantizer.to`; the network moves too."""

@@ -6,7 +6,7 @@ Shapes: N rows, D columns, C code-books, T bits.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -14,8 +14,9 @@ from pydantic import Field, field_validator
 from torch import Tensor
 
 from quantizers.coding.bits import bits_for, row_bytes
-from quantizers.coding.codebooks import CodebookDtype, stored_bytes
+from quantizers.coding.codebooks import CodebookDtype, check_stored, stored_bytes
 from quantizers.coding.streams import pack_flat
+from quantizers.errors import InputError
 from quantizers.values import QuantizerConfig, Skip, StorageCost
 
 _MEAN_LENGTH = 0.8  # of the longest code-book's length, at a budget
@@ -142,3 +143,14 @@ def stream(books: Tensor, codes: Tensor, code_lengths: Sequence[int]) -> Tensor:
         members = (books == book).nonzero()[:, 0]
         flat[offsets[members][:, None] + torch.arange(code_lengths[book], device=codes.device)] = code[members]
     return pack_flat(flat)
+
+
+def check_state(state: Mapping[str, Tensor], config: AdaCompConfig, num_rows: int) -> None:
+    """Refuse tensors of a file that do not belong together.
+
+    Raises:
+        InputError: the decoders are of another type, or there are fewer bits than the rows have at the least.
+    """
+    check_stored(state, "decoder", config.codebook_dtype)
+    if 8 * len(state["codes"]) < num_rows * min(config.code_lengths):
+        raise InputError(f"codes has fewer bits than {num_rows} rows")

@@ -66,11 +66,11 @@ class DCCLConfig(AdditiveConfig):
         learning_rate: 0.012, authors 1e-4.
         batch_size: 256, authors 64.
         epochs: passes over the rows that are not held out; authors 200, fast: as many as its number of steps makes.
-        iterations: gradient steps, instead of ``epochs``; fast: a twelfth of the rows, 100 to 1,200 and less for very large
+        iterations: gradient steps, instead of ``epochs``; fast: a twelfth of the rows, 100 to 3,000 and less for very large
             M*K.
         clip_norm: largest global norm of a gradient, 0 for no limit; 0, authors 0.001.
         validation_rows: rows held out of the training, at most a tenth; 1,000, authors 640.
-        refine_rounds: rounds of finishing; 10, authors 0.
+        refine_rounds: rounds of finishing; 20, authors 0.
         refine_sweeps: passes over the codes of a row in a round of finishing.
     """
 
@@ -152,7 +152,7 @@ class DCCL(AdditiveQuantizer):
         authors = config.recipe == "authors"
         mean, unit = _scaling(table.vectors, authors)
         held_out = _held_out(table.num_embeddings, config.validation_rows or (640 if authors else 1000), seed)
-        rounds = config.refine_rounds if config.refine_rounds is not None else (0 if authors else 10)
+        rounds = config.refine_rounds if config.refine_rounds is not None else (0 if authors else 20)
         num_rows = table.num_embeddings - len(held_out) % table.num_embeddings
         schedule = self._schedule(num_rows, table.embedding_dim)
         self._note(schedule if unit else dataclasses.replace(schedule, steps=0), num_rows, len(held_out), rounds)
@@ -236,7 +236,7 @@ class DCCL(AdditiveQuantizer):
         else:
             words, hidden = config.num_codebooks * config.codebook_size, hidden_units(config)
             row = 6 * (embedding_dim * hidden + hidden * words + words * embedding_dim)
-            steps = max(100, min(1200, num_rows // 12, int(_MAX_WORK / (row * batch))))
+            steps = max(100, min(3000, num_rows // 12, int(_MAX_WORK / (row * batch))))
         clip = config.clip_norm if config.clip_norm is not None else (1e-3 if authors else 0.0)
         return Schedule(
             steps=steps,
