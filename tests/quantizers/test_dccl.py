@@ -313,7 +313,7 @@ def test_what_cannot_be_written(tmp_path):
     with pytest.raises(InputError, match="cannot write"):
         write_codes(small(), tmp_path / "nowhere" / "codes")
     bits = quantizers.create("bin", num_bits=8, epochs=1).fit(normal(20, 4))
-    with pytest.raises(InputError, match="bin has no codebook to write: its rows are no sums"):
+    with pytest.raises(InputError, match="bin has no codebook to write: its rows are not sums"):
         write_codebook(bits, tmp_path / "book.npy")
 
 
