@@ -18,7 +18,7 @@ from tests.attacks.record import Record, write_summary
 
 SEED = int(os.environ.get("ATTACK_SEED", "0"))
 # How many of each part `make test-long` makes: each part takes under an hour on two cores.
-LONG = {"readers": 20_000, "artifacts": 4_000, "runs": 2_000, "kills": 50, "faults": 400, "leaks": 1_000}
+LONG = {"readers": 20_000, "artifacts": 4_000, "runs": 2_000, "kills": 68, "faults": 400, "leaks": 1_000}
 GUIDED = ["table t.npy", "table t.safetensors", "table kv", "table npz", "table state_dict", "table fasttext", "table arrow"]
 GUIDED += [
     "table parquet_lists",

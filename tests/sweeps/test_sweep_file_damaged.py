@@ -116,7 +116,7 @@ GRID = {"method": "pq", "num_codebooks": list(range(1, 1141)), "codebook_size": 
 @pytest.mark.parametrize(
     ("change", "count"),
     [
-        ({"seeds": list(range(200_000))}, r"200,000 trials \(1 configurations x 200,000 seeds\)"),
+        ({"seeds": list(range(200_000))}, r"200,000 trials \(1 configuration x 200,000 seeds\)"),
         ({"quantizers": [GRID]}, "1,299,600 configurations are more"),
         ({"quantizers": [GRID], "search": {"kind": "random", "samples": 5}}, "1,299,600 configurations are more"),
         ({"budgets": {"compression_ratio": list(range(1, 100_002))}}, "100,001 configurations are more"),
