@@ -162,9 +162,11 @@ def change_over_seeds(point: Recommendation) -> str:
         return ""
     if len(set(drops)) == 1:
         return f"The change does not vary with the seed ({len(drops)} seeds)"
-    low, high = (point.drop_low, point.drop_high) if point.drop_low is not None else (min(drops), max(drops))
+    between = [point.drop_low, point.drop_high] if point.drop_low is not None else [min(drops), max(drops)]
+    if point.direction == "max":  # a drop makes the value smaller: the larger drop is the smaller number
+        between.reverse()
     # As many digits as it takes to tell the ends apart.
-    texts = ([signed(-(end or 0.0), point.direction, digits) for end in (high, low)] for digits in range(2, 8))
+    texts = ([signed(-(end or 0.0), point.direction, digits) for end in between] for digits in range(2, 8))
     ends = next((f"{first} to {second}" for first, second in texts if first != second), "the same but for rounding")
     if point.drop_low is None:
         return f"{len(drops)} seeds: {ends}, no interval"

@@ -90,6 +90,12 @@ def test_one_seed_or_two_tell_nothing_apart() -> None:
     assert "2 seeds: −0.21 to −0.19, no interval; picked from 34" in text
 
 
+def test_the_smaller_end_of_an_errors_change_comes_first_too() -> None:
+    by_seed = {0: 0.2, 1: 0.3}
+    error = point(1e4, 0.25, seeds=by_seed, direction="min", baseline=0.0, drop=0.25, drop_by_seed=by_seed)
+    assert any(line.startswith("2 seeds: +0.20 to +0.30, no interval") for line in told([error], "a limit", [error]))
+
+
 def test_ends_have_digits_enough_to_differ() -> None:
     pick = point(1e4, 0.8, seeds={0: 0.80001, 1: 0.80002})
     assert "2 seeds: −0.19999 to −0.19998, no interval; picked from 34" in told([pick], "a limit", [pick])
