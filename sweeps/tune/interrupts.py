@@ -119,6 +119,8 @@ class Interrupts:
     # In the main thread ------------------------------------------------------------------------------------------------
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
+        if _is_in_destructor(frame):
+            return  # Python would print what is raised there, and go on; this is called again
         breaks, self._breaks = self._breaks, False
         if breaks and not (self._error is GraceOverError and self._ask is None):  # else the last trial has just ended
             self._ask = None  # not twice
@@ -181,3 +183,11 @@ class Interrupts:
         """
         self._sent.append(self._waking)
         signal.pthread_kill(threading.main_thread().ident or 0, self._waking)
+
+
+def _is_in_destructor(frame: FrameType | None) -> bool:
+    while frame is not None:
+        if frame.f_code.co_name == "__del__":
+            return True
+        frame = frame.f_back
+    return False

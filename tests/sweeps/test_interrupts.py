@@ -64,6 +64,22 @@ def test_ctrl_c_while_no_trials_run_stops_at_once() -> None:
             interrupts.finish()
 
 
+def test_a_signal_during_a_destructor_comes_out_behind_it() -> None:
+    """Python prints what a destructor raises, and goes on: the interrupt would be lost."""
+
+    class Slow:
+        def __del__(self) -> None:
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.2)  # the handler has been called by now
+            ended.append(True)
+
+    ended: list[bool] = []
+    with Interrupts(PATIENCE), pytest.raises(KeyboardInterrupt):
+        Slow()
+        time.sleep(PATIENCE)
+    assert ended
+
+
 def test_a_main_thread_that_misses_its_signal_gets_another(monkeypatch: pytest.MonkeyPatch) -> None:
     """As where it comes right before the call in which the main thread then waits."""
     true, sent = signal.pthread_kill, []
