@@ -38,6 +38,11 @@ CASES: list[tuple[str, int, int, dict[str, Any]]] = [
     ("lsq", 32, 16, {}),
     ("lsq", 8, 256, {}),
 ]
+# Beside faiss's local search; minutes each, so only where --cases names them.
+LONG: list[tuple[str, int, int, dict[str, Any]]] = [
+    ("dccl", 32, 16, {}),
+    ("dccl", 32, 16, {"iterations": 10_000, "refine_rounds": 80}),
+]
 
 
 def peer(method: str, dim: int, num_codebooks: int, bits: int) -> Any:
@@ -46,7 +51,8 @@ def peer(method: str, dim: int, num_codebooks: int, bits: int) -> Any:
         return faiss.ProductQuantizer(dim, num_codebooks, bits)
     if method == "opq":
         return Opq(dim, num_codebooks, bits)
-    return {"rq": faiss.ResidualQuantizer, "lsq": faiss.LocalSearchQuantizer}[method](dim, num_codebooks, bits)
+    search = faiss.ResidualQuantizer if method == "rq" else faiss.LocalSearchQuantizer
+    return search(dim, num_codebooks, bits)
 
 
 class Opq:
@@ -131,7 +137,7 @@ def main() -> None:
         "|---|---|---|---|---|---|---|",
     ]
     print("\n".join(lines), flush=True)
-    for method, num_codebooks, codebook_size, parameters in CASES:
+    for method, num_codebooks, codebook_size, parameters in CASES + (LONG if options.cases else []):
         label = f"{method} {num_codebooks}x{codebook_size}"
         if method in quantizers.list_methods() and (
             not options.cases or any(label.startswith(one) for one in options.cases)
