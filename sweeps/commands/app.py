@@ -69,7 +69,7 @@ class Command(TyperCommand):
             kind = _kind_apart(option, value, unit)
             if kind is not None:
                 said = (
-                    f"{option} {value} {unit}: {unit!r} is an argument of its own here. Write the {kind} without a space, "
+                    f"{option} {value} {unit}: {unit!r} is a separate argument here. Write the {kind} without a space, "
                     f"{option} {value}{unit}, or in quotes, {option} '{value} {unit}'."
                 )
                 err.print(f"[bold red]error:[/] {escape(said)}", soft_wrap=True)
@@ -163,7 +163,7 @@ def _check_there(path: Path, kind: Literal["run", "run or file", "file"]) -> Non
             raise InputError(f"{path}: no such run.{_meant(near)}{there}")
         files = path.parent.glob("*") if path.parent.is_dir() else ()
         near += _nearest(path.name, [file for file in files if file.is_file()], "file ")
-        raise InputError(f"{path}: neither a run nor a compressed file of this name is there.{_meant(near)}")
+        raise InputError(f"{path}: no run and no compressed file of this name.{_meant(near)}")
     same = Path("runs") / path.name
     if (same / SWEEP_FILE).is_file() and kind == "run":
         raise InputError(f"{path}: not a run. Did you mean {same}?")

@@ -180,8 +180,8 @@ def test_every_option_with_a_unit_is_known() -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["export", "nope.st", "-o", "x"], "nope.st: neither a run nor a compressed file of this name is there."),
-        (["inspect", "nope"], "nope: neither a run nor a compressed file of this name is there."),
+        (["export", "nope.st", "-o", "x"], "nope.st: no run and no compressed file of this name."),
+        (["inspect", "nope"], "nope: no run and no compressed file of this name."),
         (["inspect", "smal.safetensors"], "Did you mean the file small.safetensors?"),
         (["export", "mine.safe", "-o", "x"], "Did you mean the run runs/mine-safe or the file mine.safetensors?"),
         (["status", "runs/mine-sfe"], "runs/mine-sfe: no such run. Did you mean the run runs/mine-safe?"),
