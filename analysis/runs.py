@@ -17,7 +17,7 @@ from analysis.recommend import chosen_metrics
 from analysis.text import counted
 from quantizers.errors import InputError
 
-NOT_RUN = ("interrupted", "terminated")  # reasons of rows whose trials are still to come
+NOT_RUN = ("interrupted", "terminated", "Ray died")  # reasons of rows whose trials are still to come
 
 
 @dataclasses.dataclass(frozen=True)

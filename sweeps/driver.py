@@ -17,7 +17,7 @@ from quantizers.errors import InputError
 from quantizers.files import sealed_text, write_bytes
 from sweeps.record.estimate import jobs, one_of_each_first
 from sweeps.record.finish import finish
-from sweeps.record.intake import UNFINISHED, Intake, Listed
+from sweeps.record.intake import RAY_LOST, UNFINISHED, Intake, Listed
 from sweeps.record.ledger import Ledger
 from sweeps.record.run_folder import VANISHED, FolderWatch, check_run_dir, check_table, delete_working_files, owned
 from sweeps.record.snapshot import Snapshots
@@ -60,17 +60,17 @@ class Run:
 
     @property
     def interrupted(self) -> bool:
-        """Whether a person or the machine stopped it before all trials ran."""
+        """Whether a person or the machine stopped it before all trials ran, or Ray died."""
         return self.stop_reason in UNFINISHED
 
     @property
     def exit_code(self) -> int:
-        """0 ok, 1 some trials failed or files vanished; 130 after Ctrl-C, 143 after SIGTERM."""
+        """0 ok, 1 some trials failed, files vanished or Ray died; 130 after Ctrl-C, 143 after SIGTERM."""
         if self.terminated:
             return 143
-        if self.interrupted:
+        if self.interrupted and self.stop_reason != RAY_LOST:
             return 130
-        return 1 if self.counts.get("failed") or self.lost or self.stop_reason == VANISHED else 0
+        return 1 if self.counts.get("failed") or self.lost or self.stop_reason in (VANISHED, RAY_LOST) else 0
 
 
 def run(

@@ -31,7 +31,8 @@ from trainables.records import TrialResult, TrialSpec, blank_row
 
 INTERRUPTED = "interrupted"  # the reason where a person has ended the sweep
 TERMINATED = "terminated"  # where the machine has, by SIGTERM
-UNFINISHED = (INTERRUPTED, TERMINATED)
+RAY_LOST = "Ray died"  # its processes ended, or it took its own node for gone
+UNFINISHED = (INTERRUPTED, TERMINATED, RAY_LOST)
 Judge = Callable[[str, FitStep, float], str | None]
 
 

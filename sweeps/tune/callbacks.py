@@ -11,8 +11,10 @@ from ray.tune.progress_reporter import TrialProgressCallback
 from sweeps.record.intake import Intake
 from sweeps.spec.config import SweepConfig
 from sweeps.tune.queue import PATIENT, WAIT_SECONDS, Queue
-from sweeps.tune.ray_internals import Loss, forget, kill_worker, why_lost
+from sweeps.tune.ray_internals import Loss, RayLostError, forget, has_died, is_alive_here, kill_worker, why_lost
 from trainables.records import TrialSpec
+
+_LOOK_SECONDS = 2.0  # between two questions to Ray whether it takes this node for alive
 
 
 class Callbacks(Callback):  # type: ignore[misc]
@@ -29,6 +31,7 @@ class Callbacks(Callback):  # type: ignore[misc]
         self._began = time.monotonic()
         self._started: dict[str, tuple[float, Any]] = {}
         self._killed: set[str] = set()
+        self._looked = self._began
 
     def __getstate__(self) -> dict[str, Any]:
         return {}  # Tune pickles its callbacks for a restore, which is never made: the ledger is what resumes
@@ -38,8 +41,13 @@ class Callbacks(Callback):  # type: ignore[misc]
         return TrialSpec.from_json(trial.config["spec"])
 
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
-        """Ten times a second: tell the intake, and end what has run for too long."""
+        """Ten times a second: tell the intake, and end what has run for too long.
+
+        Raises:
+            RayLostError: Ray has died on this machine, or takes the machine for dead: one that is too busy to answer, too.
+        """
         self._intake.tick()
+        self._look_for_ray()
         stop, timeout, now = self._config.stop, self._config.trial_timeout, time.monotonic()
         if stop.time is not None and now - self._began >= stop.time:
             self._intake.stop(f"stop.time: {stop.time:g} s were over")
@@ -48,6 +56,13 @@ class Callbacks(Callback):  # type: ignore[misc]
             if timeout is not None and now - started > timeout + waits and key not in self._killed:
                 self._killed.add(key)
                 kill_worker(trial)
+
+    def _look_for_ray(self) -> None:
+        asks = time.monotonic() - self._looked > _LOOK_SECONDS
+        if asks:
+            self._looked = time.monotonic()
+        if has_died() or (asks and not is_alive_here()):
+            raise RayLostError
 
     def kill_running(self) -> None:
         """End all that runs, now."""

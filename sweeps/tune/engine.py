@@ -26,7 +26,7 @@ from ray import tune
 
 from analysis.text import counted
 from quantizers.errors import InputError
-from sweeps.record.intake import TERMINATED, Intake
+from sweeps.record.intake import RAY_LOST, TERMINATED, Intake
 from sweeps.record.ledger import Ledger
 from sweeps.record.status import Progress
 from sweeps.spec.config import SweepConfig
@@ -37,7 +37,7 @@ from sweeps.tune.callbacks import Callbacks, Silence
 from sweeps.tune.interrupts import GraceOverError, Interrupts
 from sweeps.tune.local import own_ray
 from sweeps.tune.queue import PATIENT, Queue, request
-from sweeps.tune.ray_internals import count_no_callbacks, no_signal_handlers
+from sweeps.tune.ray_internals import RayLostError, count_no_callbacks, no_signal_handlers
 from sweeps.tune.resources import Policy, check_fits, gpu_bytes
 from sweeps.tune.scheduler import Scheduler
 from sweeps.tune.worker import Settings, tune_trial
@@ -69,7 +69,7 @@ def run_trials(
     """
     config = prepared.config
     progress.say(f"{config.name}: {'connecting to' if elsewhere(address) else 'starting'} Ray ...")
-    with _ray(address):
+    with _breaking_off(intake), _ray(address):
         cluster = _Cluster(config)
         progress.set_slots(cluster.slots())
         progress.say(f"{config.name}: starting workers, for at most {counted(cluster.slots(), 'trial')} at a time ...")
@@ -135,6 +135,13 @@ def run_trials(
         except GraceOverError:
             intake.break_off(TERMINATED)
             callbacks.kill_running()
+        except RayLostError:
+            # Said now: a thread of Ray's may end this process at its next use of what is dead.
+            progress.say(
+                f"{config.name}: Ray died: its processes ended, or were too busy to answer. Finished trials are kept; "
+                f"frontier resume {config.run_dir} continues."
+            )
+            raise
     gc.collect()  # Tune's trials hold each other, and the report needs the room
 
 
@@ -163,6 +170,15 @@ class _Cluster:
             self._cpus = now.get("CPU", 0.0)
             self.policy.set_gpus(now.get("GPU", 0.0))
         return self.policy.slots(self._cpus)
+
+
+@contextlib.contextmanager
+def _breaking_off(intake: Intake) -> Iterator[None]:
+    """Within this, the end of Ray is the end of the sweep."""
+    try:
+        yield
+    except RayLostError:
+        intake.break_off(RAY_LOST)
 
 
 @contextlib.contextmanager

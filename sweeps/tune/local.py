@@ -15,7 +15,7 @@ import ray
 
 from sweeps.storage.temporary import ray_folder
 from sweeps.tune import watcher
-from sweeps.tune.ray_internals import no_good_byes, no_signal_handlers, on_loopback
+from sweeps.tune.ray_internals import RayLostError, kill_own, no_good_byes, no_signal_handlers, on_loopback
 
 _END_SECONDS = 15.0
 
@@ -39,6 +39,9 @@ def own_ray() -> Iterator[None]:
                     _temp_dir=str(folder),
                 )
             yield
+        except RayLostError:
+            kill_own()  # `ray.shutdown` would wait without end for what hangs
+            raise
         finally:
             with no_good_byes():
                 ray.shutdown()

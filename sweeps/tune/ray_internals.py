@@ -14,6 +14,7 @@ Needs Ray 2.60:
   there alone. ``_node_ip_address="127.0.0.1"`` does not do it: Ray puts an address that others reach in its place.
 - ``ray_constants.RAY_DISABLE_FAILURE_SIGNAL_HANDLER`` and ``ray._private.utils.set_sigterm_handler``: how Ray takes SIGTERM.
 - ``ray._private.worker._global_node.kill_all_processes``: how ``ray.shutdown`` ends the processes that ``ray.init`` started.
+- ``_global_node.dead_processes()``: which of those have ended.
 - ``Searcher.FINISHED`` and that a scheduler's ``on_trial_result`` is called with a trial's last report.
 """
 
@@ -46,6 +47,10 @@ class Loss:
     reason: str
     again: bool = False
     memory: bool = False
+
+
+class RayLostError(BaseException):
+    """Ray has died: what was running will never report, and what waits will never start."""
 
 
 def kill_worker(trial: Any) -> None:
@@ -85,6 +90,28 @@ def no_good_byes() -> Iterator[None]:
     kill = node.kill_all_processes
     with _set(node, "kill_all_processes", lambda **options: kill(**{**options, "allow_graceful": False})):
         yield
+
+
+def has_died() -> bool:
+    """Whether the Ray that this process has started is dead. It costs some microseconds.
+
+    It is to be seen before Ray sees it: the next use of its object store would end this process at once, without a word.
+    """
+    node = ray._private.worker._global_node
+    return node is not None and any(kind in ("raylet", "gcs_server") for kind, _ in node.dead_processes())
+
+
+def is_alive_here() -> bool:
+    """Whether Ray takes the machine that this process is on for alive."""
+    here = ray.get_runtime_context().get_node_id()
+    return any(node["Alive"] for node in ray.nodes() if node["NodeID"] == here)
+
+
+def kill_own() -> None:
+    """Kill what is left of the Ray that this process has started. ``ray.shutdown`` would wait without end for what hangs."""
+    node = ray._private.worker._global_node
+    if node is not None:
+        node.kill_all_processes(check_alive=False, allow_graceful=False)
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""Sweeps whose driver, workers or MLflow server are killed at moments of chance: nothing that was measured is lost.
+"""Sweeps whose driver, workers, Ray or MLflow server are killed at moments of chance: nothing that was measured is lost.
 
 An attack is one sweep with four kills, or two drivers on one run, or two sweeps on one ledger. Kills are counted by the name
 of the attack. Ray's start takes most of the time: ten attacks an hour on two busy cores, a hundred on idle ones.
@@ -158,7 +158,7 @@ def _killed(one: Place, name: list[str]) -> None:
     dice, run_dir = one.dice, one.folder / "s"
     if dice.random() < 0.3:
         one.serve()
-    kinds = ["driver", "driver", "worker", "worker", "stop"] + (["server"] * 3 if one.server else [])
+    kinds = ["driver", "driver", "worker", "worker", "stop", "ray"] + (["server"] * 3 if one.server else [])
     total = COLUMNS * SEEDS + 1
     known: dict[str, str] = {}
     process, again = one.start("run", one.sweep()), 0
@@ -182,9 +182,7 @@ def _killed(one: Place, name: list[str]) -> None:
                 with contextlib.suppress(psutil.NoSuchProcess):
                     dice.choice(workers).kill()
                 again += 1
-        else:
-            process.send_signal(signal.SIGKILL if kind == "driver" else dice.choice([signal.SIGTERM, signal.SIGINT]))
-            process.wait(PATIENCE)
+        elif _end_driver(process, kind, dice):
             again += 1
             process = one.start("resume", run_dir) if (run_dir / "sweep.yaml").exists() else one.start("run", one.sweep())
         now = measured(run_dir)
@@ -210,6 +208,19 @@ def _killed(one: Place, name: list[str]) -> None:
         os.killpg(one.server.pid, signal.SIGKILL)
         one.server.wait()
     _until(lambda: not one.marked(), "nothing of the sweep is left", GONE_SECONDS)
+
+
+def _end_driver(process: subprocess.Popen[bytes], kind: str, dice: Random) -> bool:
+    """End a driver by a kill, by a signal, or by killing its Ray; False where that has not begun, and the driver goes on."""
+    if kind == "ray":
+        parts = [child for child in _children(process.pid) if child.name() in ("raylet", "gcs_server")]
+        if not parts:
+            return False
+        dice.choice(parts).kill()
+    else:
+        process.send_signal(signal.SIGKILL if kind == "driver" else dice.choice([signal.SIGTERM, signal.SIGINT]))
+    process.wait(PATIENCE)
+    return True
 
 
 def _children(process: int) -> list[psutil.Process]:

@@ -31,6 +31,12 @@ def spec(seed: int) -> TrialSpec:
     return TrialSpec("cast", {"dtype": "float16"}, None, seed, "pretrained", "none", "table", "", (), "code")
 
 
+@pytest.fixture(autouse=True)
+def alive(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There is no Ray here to ask."""
+    monkeypatch.setattr(module, "is_alive_here", lambda: True)
+
+
 class Sweep:
     """An intake as Tune drives it, what came of it, and trials as Tune has them."""
 
@@ -313,3 +319,16 @@ def test_the_time_is_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert sweep.intake.stop_reason == "stop.time: 60 s were over" and sweep.queue.suggest("b") == "FINISHED"
     sweep.lose(running)  # nothing starts any more: no second chance
     assert [row["status"] for row in sweep.rows] == ["failed"]
+
+
+@pytest.mark.parametrize("question", ["has_died", "is_alive_here"])
+def test_a_ray_that_died_ends_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, question: str) -> None:
+    now = [1000.0]
+    monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
+    sweep = Sweep(tmp_path)
+    sweep.start("a")
+    sweep.callbacks.on_step_end(0, [])
+    monkeypatch.setattr(module, question, lambda: question == "has_died")
+    now[0] += 3
+    with pytest.raises(ray_internals.RayLostError):
+        sweep.callbacks.on_step_end(0, [])

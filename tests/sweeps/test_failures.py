@@ -84,6 +84,13 @@ class Planted(Quantizer):
                 self._note()
                 if first:
                     os.kill(os.getpid(), signal.SIGKILL)
+            case "ends Ray":
+                first = not (Path(self.config.folder) / self.config.what).exists()
+                self._note()
+                if first:
+                    time.sleep(1.0)
+                    os.kill(os.getppid(), signal.SIGKILL)
+                    time.sleep(60.0)
             case "threads":
                 pools = sorted({pool["num_threads"] for pool in threadpool_info()})
                 raise RuntimeError(f"torch {torch.get_num_threads()}, pools {pools}")
@@ -170,3 +177,32 @@ def test_a_lost_worker_gets_a_second_chance(place: Path, swept: Any) -> None:
 
 def test_threads_are_as_many_as_the_trial_has_cores(swept: Any) -> None:
     assert "torch 1, pools [1]" in swept[1]["threads"]["reason"]
+
+
+@pytest.mark.slow
+def test_a_ray_that_dies_ends_the_sweep_and_resume_goes_on(place: Path, tmp_path: Path) -> None:
+    quantizers = [*WORKS, {"method": "planted", "what": "ends Ray", "folder": str(tmp_path)}]
+    sweep = {"name": "dies", "table": str(place / "table.npy"), "quantizers": quantizers, "output": str(tmp_path)}
+    (tmp_path / "dies.yaml").write_text(yaml.safe_dump({**sweep, "resources": {"cpu": 1}, "tracking": False}))
+    run_dir = tmp_path / "dies"
+
+    def frontier(*words: object) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "sweeps", *map(str, words)],
+            env={**os.environ, "PYTHONPATH": str(place / "packages"), "COLUMNS": "200"},
+            capture_output=True, text=True, timeout=PATIENCE, check=False,
+        )  # fmt: skip
+
+    done = frontier("run", tmp_path / "dies.yaml")
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "dies: Ray died: its processes ended, or were too busy to answer. Finished trials are kept" in done.stdout
+    assert f"Continue with: frontier resume {run_dir}" in done.stdout
+    rows = store.read_trials(run_dir).to_pylist()
+    assert {row["status"] for row in rows} <= {"ok", "stopped"}
+    assert {row["reason"] for row in rows if row["status"] == "stopped"} == {"Ray died"}
+    done = frontier("resume", run_dir)
+    assert done.returncode == 0, done.stdout + done.stderr
+    after = store.read_trials(run_dir).to_pylist()
+    assert len(after) == 8 and {row["status"] for row in after} == {"ok"}
+    known = {row["trial_key"]: row["started_at"] for row in rows if row["status"] == "ok"}
+    assert known.items() <= {row["trial_key"]: row["started_at"] for row in after}.items()
