@@ -54,7 +54,9 @@ def additive_configs(
     config_type: type[ConfigT],
     *,
     bits: Sequence[int] = range(1, 11),
-    worth: Callable[[int, float], float] = lambda num_codebooks, bits: num_codebooks * bits * (bits + 5),
+    worth: Callable[[int, float], float] = lambda num_codebooks, bits: (
+        num_codebooks * bits * (bits + min(num_codebooks * bits / 20, 5))
+    ),
     max_codebooks: int = 256,
     max_codewords: int | None = None,
     count: int = 1,
@@ -64,9 +66,9 @@ def additive_configs(
 
     Every M is tried with every number of bits and every codebook type; K is what the bytes left by the codes hold, at most
     2**bits, so that nothing stays unused. A codebook of K codewords makes better use of its bits the larger K is, and costs
-    more bytes: the K is taken whose M maximizes ``M * b * (b + 5)``, b = log2 K. The factor b + 5 was fitted to
-    residual quantizers of GloVe tables (10,000 x 50 at ratios 8 to 128, 100,000 x 100 at 16 to 128), where the K that it
-    takes is the best of those tried or within 2 percent of it; codebooks then take 10 to 35 percent of the budget.
+    more bytes: the K is taken whose M maximizes ``B * (b + min(B / 20, 5))``, b = log2 K and B = M * b bits a row. It was
+    fitted to residual quantizers of GloVe tables (10,000 x 50 at ratios 8 to 128, 100,000 x 100 at 16 to 128), where the K
+    that it takes is the best of those tried or within 2 percent of it; codebooks then take 10 to 35 percent of the budget.
 
     Args:
         budget: the most bytes of codes and codebooks together.
