@@ -177,7 +177,7 @@ def _killed(one: Place, name: list[str]) -> None:
             time.sleep(2 * dice.random())
             one.serve()
         elif kind == "worker":
-            workers = [child for child in _children(process.pid) if child.name().startswith("ray::")]
+            workers = [child for child in _children(process.pid) if _name(child).startswith("ray::")]
             if workers:
                 with contextlib.suppress(psutil.NoSuchProcess):
                     dice.choice(workers).kill()
@@ -213,10 +213,11 @@ def _killed(one: Place, name: list[str]) -> None:
 def _end_driver(process: subprocess.Popen[bytes], kind: str, dice: Random) -> bool:
     """End a driver by a kill, by a signal, or by killing its Ray; False where that has not begun, and the driver goes on."""
     if kind == "ray":
-        parts = [child for child in _children(process.pid) if child.name() in ("raylet", "gcs_server")]
+        parts = [child for child in _children(process.pid) if _name(child) in ("raylet", "gcs_server")]
         if not parts:
             return False
-        dice.choice(parts).kill()
+        with contextlib.suppress(psutil.NoSuchProcess):
+            dice.choice(parts).kill()
     else:
         process.send_signal(signal.SIGKILL if kind == "driver" else dice.choice([signal.SIGTERM, signal.SIGINT]))
     process.wait(PATIENCE)
@@ -227,6 +228,12 @@ def _children(process: int) -> list[psutil.Process]:
     with contextlib.suppress(psutil.NoSuchProcess):
         return psutil.Process(process).children(recursive=True)
     return []
+
+
+def _name(process: psutil.Process) -> str:
+    with contextlib.suppress(psutil.NoSuchProcess):  # it has ended since it was listed
+        return process.name()
+    return ""
 
 
 def _two_drivers(one: Place, name: list[str]) -> None:

@@ -7,7 +7,7 @@ import torch
 from quantizers.base import Budget
 from quantizers.methods.transform_entropy import TransformEntropy
 from quantizers.methods.trellis.filling import choose_classes
-from quantizers.methods.trellis.learning import RATE_WEIGHT, learn
+from quantizers.methods.trellis.learning import learn, rate_weights
 from quantizers.methods.trellis.machine import POLYNOMIALS, flips, transitions
 from quantizers.methods.trellis.method import Trellis, TrellisConfig
 from quantizers.methods.trellis.search import contexts_of, search
@@ -28,7 +28,7 @@ def half_mse(quantizer, vectors):
 def small():
     """A table of 600 x 12 and what is learned on it."""
     vectors = gaussian_table(600, 0.8 ** torch.arange(12), seed=0) - 0.3
-    weight = torch.full((600,), RATE_WEIGHT)
+    weight = rate_weights(None, 600, 1.5, torch.device("cpu"))
     return vectors, learn(vectors, weight, 30.0, 600, 4).model
 
 

@@ -59,6 +59,7 @@ _TABLE_BYTES = 4 + 12  # the first table, all zeros
 _LEARNINGS = 3
 _NEAR_ENOUGH = 0.015  # of the bits of a row, that may be left over or lacking
 _RANKS_TRIED = 64
+_STATES = 32  # that are proposed: 2 to 4 percent less error than 8, in twice the time
 
 
 class TrellisConfig(QuantizerConfig):
@@ -123,7 +124,7 @@ class Trellis(Quantizer):
                 continue
             error = _expected_error(spectrum if rank else equal, rank or dim, row_bits, rows)
             if best is None or error < best[0]:
-                best = (error, TrellisConfig(row_bits=row_bits, rank=rank))
+                best = (error, TrellisConfig(row_bits=row_bits, rank=rank, states=_STATES))
         if best is None:
             smallest = min(_fixed_cost(rank, stats.shape).payload_bytes for rank in (0, 1)) + -(-rows // 8)
             return Skip(f"tables for its columns and a bit a row take {smallest} bytes")
@@ -170,7 +171,7 @@ class Trellis(Quantizer):
         peak = max(abs(float(end)) for end in torch.aminmax(coordinates))
         unit = 2.0 ** math.floor(math.log2(peak)) if peak else 1.0  # so that squares stay in float32's range
         coordinates /= unit
-        rate_weight = rate_weights(weights, len(coordinates), coordinates.device)
+        rate_weight = rate_weights(weights, len(coordinates), row_bits / coordinates.shape[1], coordinates.device)
         model, classes = self._learned(coordinates, rate_weight, row_bits)
         yield FitStep("learn", 0.4)
         heads, tails = fill(coordinates.div_(model.step), classes, rate_weight, model, self.config.states)
