@@ -136,7 +136,6 @@ class Reader:
             np.bitwise_and(entry, mask, out=one)
             state += one
             machine >>= 1
-            entry &= flip_mask
             machine ^= entry
             machine &= flip_mask
             if column % GROUP == GROUP - 1:
