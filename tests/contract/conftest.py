@@ -160,6 +160,8 @@ ONE_EXAMPLE = ("trellis", "transform_entropy")
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     # What is left out of faster runs beside the first example of each method.
     later = pytest.mark.slow if metafunc.definition.get_closest_marker("one_example") else pytest.mark.thorough
+    # What codebooks are stored in is nothing to the others, which have it in `make test-long`.
+    stores = metafunc.module.__name__.endswith(("test_storage", "test_codes", "test_javascript"))
     for argument in APPLIES.keys() & set(metafunc.fixturenames):
         parameters = []
         devices = [device for device in DEVICES if argument != "device_case" or device != "cpu"]
@@ -171,7 +173,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
                     continue
                 for number, config in enumerate(cls.examples()):
                     name = f"{_id(cls, device)}-{number}"
-                    rest = [pytest.mark.slow if cls.name in ONE_EXAMPLE else later] if number else []
+                    int8 = getattr(config, "codebook_dtype", None) == "int8" and not stores
+                    rest = [pytest.mark.slow if cls.name in ONE_EXAMPLE or int8 else later] if number else []
                     marks = [*slow, *rest]
                     parameters.append(_parameter(Case(cls, config, device), name, *marks))
         metafunc.parametrize(argument, parameters)
