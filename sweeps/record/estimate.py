@@ -191,9 +191,9 @@ class Running:
 class Remaining:
     """How long the trials that are left will take, by those that ran now and by how far those are that run.
 
-    A trial takes what those of its method take, by the size of its payload (:class:`Law`); where none has run, a
-    little more than those that have take on average: a few slow methods take most of a sweep's time. Trials of the ledger and failed trials do
-    not count: they say nothing of those to come.
+    A trial takes what those of its method take, by the size of its payload (:class:`Law`); where none has run, a little
+    more than those that have take on average: a few slow methods take most of a sweep's time. Trials of the ledger and
+    failed trials do not count: they say nothing of those to come.
 
     Args:
         planned: the trials by key, in a sweep whose trials are known before.
