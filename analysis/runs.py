@@ -17,7 +17,11 @@ from analysis.recommend import chosen_metrics
 from analysis.text import counted
 from quantizers.errors import InputError
 
-NOT_RUN = ("interrupted", "terminated", "Ray died")  # reasons of rows whose trials are still to come
+# Why a sweep ended whose other trials are still to come, and the reason in their rows.
+INTERRUPTED = "interrupted"  # a person has ended it
+TERMINATED = "terminated"  # the machine has, by SIGTERM
+RAY_LOST = "Ray died"  # its processes ended, or it took its own node for gone
+UNFINISHED = (INTERRUPTED, TERMINATED, RAY_LOST)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,7 +68,7 @@ def _incomplete(info: Mapping[str, Any], trials: pa.Table, how: str | None) -> I
         return None
     rows = trials.select(["status", "reason", "seed"]).to_pylist()
     rows = [row for row in rows if row["seed"] is not None]  # what is never run has none
-    left = sum(row["status"] == "stopped" and row["reason"] in NOT_RUN for row in rows)
+    left = sum(row["status"] == "stopped" and row["reason"] in UNFINISHED for row in rows)
     planned = info.get("planned")
     if planned is None and not store.is_snapshot(info):
         planned = len(rows)

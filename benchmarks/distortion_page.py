@@ -24,6 +24,7 @@ from distortion_rows import CSV, LOOKUPS, OURS, Row, read_rows
 from matplotlib.ticker import NullLocator
 from peers import PEERS
 
+from analysis.text import counted
 from quantizers import InputError
 from quantizers.files import replacing, write_bytes
 
@@ -196,7 +197,7 @@ def tables(folder: Path, page: Path) -> str:
         mine = list(group)
         one, ratios = mine[0], sorted({row.ratio for row in mine if not is_fixed(row) and row.ratio == round(row.ratio)})
         lines += [f"## {one.table}, {one.rows:,} x {one.columns}", ""]
-        lines += [f"{one.threads} thread(s). {_spread(mine)}", ""]
+        lines += [f"{counted(one.threads, 'thread')}. {_spread(mine)}", ""]
         lines += [f"![Error and size]({os.path.relpath(folder / picture(one), page.parent)})", ""]
         lines += [*_summary(mine, ratios), "Error by times smaller:", "", *_by_ratio(mine, ratios, "nmse")]
         lines += ["Recall@10 by times smaller:", "", *_by_ratio(mine, ratios, "recall")]

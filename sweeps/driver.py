@@ -13,11 +13,12 @@ from pathlib import Path
 
 from rich.console import Console
 
+from analysis.runs import RAY_LOST, UNFINISHED
 from quantizers.errors import InputError
 from quantizers.files import sealed_text, write_bytes
 from sweeps.record.estimate import jobs, one_of_each_first
 from sweeps.record.finish import finish
-from sweeps.record.intake import RAY_LOST, UNFINISHED, Intake, Listed
+from sweeps.record.intake import Intake, Listed
 from sweeps.record.ledger import Ledger
 from sweeps.record.run_folder import VANISHED, FolderWatch, check_run_dir, check_table, delete_working_files, owned
 from sweeps.record.snapshot import Snapshots

@@ -21,6 +21,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
+from analysis.runs import TERMINATED
 from quantizers import FitStep
 from sweeps.record.artifacts import bring, fetch_copy
 from sweeps.record.ledger import Ledger
@@ -29,10 +30,6 @@ from sweeps.spec.config import SweepConfig
 from sweeps.spec.constraints import Constraint
 from trainables.records import TrialResult, TrialSpec, blank_row
 
-INTERRUPTED = "interrupted"  # the reason where a person has ended the sweep
-TERMINATED = "terminated"  # where the machine has, by SIGTERM
-RAY_LOST = "Ray died"  # its processes ended, or it took its own node for gone
-UNFINISHED = (INTERRUPTED, TERMINATED, RAY_LOST)
 Judge = Callable[[str, FitStep, float], str | None]
 
 

@@ -24,9 +24,10 @@ os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")  # ours lets running t
 import ray
 from ray import tune
 
+from analysis.runs import RAY_LOST, TERMINATED
 from analysis.text import counted
 from quantizers.errors import InputError
-from sweeps.record.intake import RAY_LOST, TERMINATED, Intake
+from sweeps.record.intake import Intake
 from sweeps.record.ledger import Ledger
 from sweeps.record.status import Progress
 from sweeps.spec.config import SweepConfig

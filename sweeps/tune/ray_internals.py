@@ -102,9 +102,9 @@ def has_died() -> bool:
 
 
 def is_alive_here() -> bool:
-    """Whether Ray takes the machine that this process is on for alive."""
+    """Whether Ray takes the machine that this process is on for alive; so it counts where Ray does not list it."""
     here = ray.get_runtime_context().get_node_id()
-    return any(node["Alive"] for node in ray.nodes() if node["NodeID"] == here)
+    return all(node["Alive"] for node in ray.nodes() if node["NodeID"] == here)
 
 
 def kill_own() -> None:

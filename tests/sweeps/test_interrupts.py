@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import pytest
 
-from sweeps.record.intake import INTERRUPTED, TERMINATED
+from analysis.runs import INTERRUPTED, TERMINATED
 from sweeps.tune.interrupts import GraceOverError, Interrupts, TerminatedError
 
 PATIENCE = 60.0
