@@ -212,7 +212,10 @@ def test_commands_end_in_one_line(
         for words in dice.sample(commands(place, key), 2):
             done = frontier(*words)
             assert done.exit_code in (0, 2), (words, instead, done.output)
-            assert done.exit_code == 0 or len(done.stderr.strip().splitlines()) == 1, (words, instead, done.stderr)
+            said = done.stderr.strip().splitlines()
+            # Each mistake of a sweep file is a line of its own.
+            told = len(said) == 1 or (name == "sweep.yaml" and said and all(line.startswith("error: ") for line in said))
+            assert done.exit_code == 0 or told, (words, instead, done.stderr)
         if instead is None:
             path.rmdir()
             path.touch()
