@@ -55,6 +55,9 @@ class Quantizer(ABC):
             a metric, see :mod:`quantizers.fitting.distortion`. One in int8 has its factors in ``<name>_scale``.
         lookup: whether a row is rebuilt by look-up alone, so that it is the same bit for bit everywhere.
         uses_gpu: whether the fit has work for one; where False, a sweep keeps its GPUs for others.
+        learns_on_sample: whether the state is learned on a sample, or from sums over the rows, and all rows are then encoded
+            with it, some at a time: such a fit takes little more memory than the table.
+        chunk_rows: how many rows are encoded at a time, where ``learns_on_sample``; their codes do not depend on it.
     """
 
     name: ClassVar[str]
@@ -66,6 +69,8 @@ class Quantizer(ABC):
     linear_state: ClassVar[tuple[str, ...]] = ()
     lookup: ClassVar[bool] = True
     uses_gpu: ClassVar[bool] = True
+    learns_on_sample: ClassVar[bool] = False
+    chunk_rows: int = CHUNK_ROWS
 
     def __init__(self, config: QuantizerConfig) -> None:
         self.config: Any = config

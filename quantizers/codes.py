@@ -6,13 +6,14 @@ Shapes: N rows (num_embeddings), D columns (embedding_dim), B batch, M codes a r
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from quantizers.base import Budget, Quantizer, QuantizerConfig
-from quantizers.coding.bits import bits_for, row_bytes, unpack
+from quantizers.coding.bits import bits_for, pack, row_bytes, unpack
 from quantizers.coding.codebooks import KeptCodewords, check_stored
 from quantizers.errors import InputError
 
@@ -63,6 +64,23 @@ class CodeQuantizer(Quantizer):
     @abstractmethod
     def decode(self, packed: Tensor) -> Tensor:
         """Vectors of packed codes: (B, L) uint8 -> (B, D) float32."""
+
+    def _in_chunks(self, vectors: Tensor, codes_of: Callable[[Tensor], Tensor]) -> Tensor:
+        """Packed codes of vectors, ``chunk_rows`` at a time.
+
+        Args:
+            vectors: (B, D) float32.
+            codes_of: the codes (n, M) of n of them.
+
+        Returns:
+            (B, L) uint8.
+        """
+        length = self.code_bytes_per_row(self.config, vectors.shape[1])
+        out = torch.empty((len(vectors), length), dtype=torch.uint8, device=vectors.device)
+        parts = zip(torch.split(vectors, self.chunk_rows), torch.split(out, self.chunk_rows), strict=True)
+        for part, packed in parts:
+            packed.copy_(pack(codes_of(part), self.code_bits(self.config)))
+        return out
 
     def unpack(self, packed: Tensor) -> Tensor:
         """Codes as numbers: (B, L) uint8 -> (B, M) int64."""

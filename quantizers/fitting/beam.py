@@ -76,12 +76,24 @@ def beam_encode(x: Tensor, books: Tensor, beam_size: int, scale: float = 1.0) ->
     Returns:
         (N, M) int32.
     """
-    prepared = blocks(books)
-    codes = torch.empty((len(x), len(books)), dtype=torch.int32, device=x.device)
-    step = rows_at_once(books, beam_size, x.device)
-    for start in range(0, len(x), step):
-        codes[start : start + step] = _encode_chunk(x[start : start + step] / scale, prepared, books.shape[1], beam_size)
-    return codes
+    return BeamSearch(books, beam_size)(x, scale)
+
+
+class BeamSearch:
+    """:func:`beam_encode` with the same books for many calls: what follows from the books alone is made once."""
+
+    def __init__(self, books: Tensor, beam_size: int) -> None:
+        self._prepared, self._shape, self._beam_size = blocks(books), books.shape, beam_size
+        self._step = rows_at_once(books, beam_size, books.device)
+
+    def __call__(self, x: Tensor, scale: float = 1.0) -> Tensor:
+        """Codes of every row: (N, D) -> (N, M) int32."""
+        num_books, num_codewords, _ = self._shape
+        codes = torch.empty((len(x), num_books), dtype=torch.int32, device=x.device)
+        for start in range(0, len(x), self._step):
+            part = x[start : start + self._step] / scale
+            codes[start : start + self._step] = _encode_chunk(part, self._prepared, num_codewords, self._beam_size)
+        return codes
 
 
 def _encode_chunk(x: Tensor, prepared: list[Books], num_codewords: int, beam_size: int) -> Tensor:

@@ -8,6 +8,8 @@ Shapes: N rows, D columns, r axes.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
@@ -56,11 +58,56 @@ def project(vectors: Tensor, mean: Tensor, axes: Tensor) -> Tensor:
     return out
 
 
-def sums_per_part(values: Tensor, low: Tensor, span: Tensor, parts: int, weights: Tensor | None) -> Tensor:
+class Coordinates:
+    """Coordinates of a table along axes, made where they are looked at: there are never N x r of them.
+
+    Args:
+        vectors: (N, D) float32.
+        mean: (D,) float64.
+        axes: (r, D) float64.
+    """
+
+    def __init__(self, vectors: Tensor, mean: Tensor, axes: Tensor) -> None:
+        self._vectors, self._mean, self._axes = vectors, mean, axes
+        self.shape, self.device = (len(vectors), len(axes)), vectors.device
+
+    def __len__(self) -> int:
+        return len(self._vectors)
+
+    def __getitem__(self, rows: slice) -> Tensor:
+        """Of some rows: (n, r) float32."""
+        return project(self._vectors[rows], self._mean, self._axes)
+
+    def chunks(self, chunk_rows: int | None = None) -> Iterator[tuple[slice, Tensor]]:
+        """Rows, and their coordinates (n, r); for sums always as many at a time, so that they are the same bit for bit."""
+        step = chunk_rows or max(1, _CHUNK_VALUES // self._vectors.shape[1])
+        for start in range(0, len(self), step):
+            rows = slice(start, min(start + step, len(self)))
+            yield rows, self[rows]
+
+    def ends(self) -> tuple[Tensor, Tensor]:
+        """Least and largest of each axis: two (r,)."""
+        ends = [torch.stack(torch.aminmax(values, dim=0)) for _, values in self.chunks()]
+        low, high = torch.stack(ends).unbind(1)
+        return low.amin(dim=0), high.amax(dim=0)
+
+    def peak(self) -> float:
+        """The largest magnitude."""
+        low, high = self.ends()
+        return float(torch.maximum(-low, high).amax())
+
+    def scaled(self, factor: float) -> Coordinates:
+        """All of them times ``factor``."""
+        return Coordinates(self._vectors, self._mean, self._axes * factor)
+
+
+def sums_per_part(
+    chunks: Iterator[tuple[slice, Tensor]], low: Tensor, span: Tensor, parts: int, weights: Tensor | None
+) -> Tensor:
     """Histograms of all columns, from which the error of any quantizer follows without another look at the values.
 
     Args:
-        values: (N, r).
+        chunks: rows and their values (n, r), one after another.
         low: (r,) where each column's first part begins.
         span: (r,) length of all its parts together, above 0; what lies outside counts for the first or last part.
         parts: of equal length.
@@ -69,13 +116,12 @@ def sums_per_part(values: Tensor, low: Tensor, span: Tensor, parts: int, weights
     Returns:
         (3, parts, r) float64: weighted sums of 1, z and z^2 over each part, with z = (value - low) / span.
     """
-    rank = values.shape[1]
-    sums = torch.zeros((3, parts * rank), dtype=torch.float64, device=values.device)
-    step = max(1, _CHUNK_VALUES // rank)
-    for start in range(0, len(values), step):
-        place = ((values[start : start + step] - low) / span).to(torch.float64)
-        part = (place * parts).to(torch.int64).clamp_(0, parts - 1) * rank + torch.arange(rank, device=values.device)
-        share = torch.ones_like(place) if weights is None else weights[start : start + step, None].expand_as(place)
+    rank = len(low)
+    sums = torch.zeros((3, parts * rank), dtype=torch.float64, device=low.device)
+    for rows, values in chunks:
+        place = ((values - low) / span).to(torch.float64)
+        part = (place * parts).to(torch.int64).clamp_(0, parts - 1) * rank + torch.arange(rank, device=low.device)
+        share = torch.ones_like(place) if weights is None else weights[rows, None].expand_as(place)
         for power, total in enumerate(sums):
             total.index_add_(0, part.reshape(-1), (share * place**power).reshape(-1))
     return sums.reshape(3, parts, rank)

@@ -26,7 +26,8 @@ from torch import Tensor
 from quantizers.base import Budget, FitStep, Quantizer, QuantizerConfig, Role, Skip, StorageCost
 from quantizers.coding.bits import pack, row_bytes, unpack
 from quantizers.coding.dtypes import DTYPES
-from quantizers.fitting.principal_axes import principal_axes, project, sums_per_part
+from quantizers.fitting.chunks import joined
+from quantizers.fitting.principal_axes import Coordinates, principal_axes, sums_per_part
 from quantizers.table import Table, TableStats
 
 _FLOAT_BITS = {32: torch.float32, 16: torch.float16}
@@ -69,6 +70,7 @@ class LowRank(Quantizer):
     uses_weights = True
     linear_state = ("basis", "mean")
     lookup = False
+    learns_on_sample = True
 
     @classmethod
     def configs_for(cls, budget: Budget, stats: TableStats) -> Sequence[LowRankConfig] | Skip:
@@ -135,15 +137,17 @@ class LowRank(Quantizer):
         config = self.config
         mean, _, axes = principal_axes(table.vectors, weights, center=config.center)
         basis = axes[: config.rank]
-        factors = project(table.vectors, mean, basis)
+        coordinates = Coordinates(table.vectors, mean, basis)
         state = {"basis": _cast(basis, DTYPES[config.basis_dtype])}
         if config.center:
             state["mean"] = mean.to(torch.float32)
+        chunks = (values for _, values in coordinates.chunks(self.chunk_rows))
         if config.factor_bits in _FLOAT_BITS:
-            state["factors"] = _cast(factors, _FLOAT_BITS[config.factor_bits])
+            factors = (_cast(values, _FLOAT_BITS[config.factor_bits]) for values in chunks)
         else:
-            state["scale"], state["zero"] = column_ranges(factors, config.factor_bits, weights)
-            state["factors"] = _encode(factors, state["scale"], state["zero"], config.factor_bits)
+            state["scale"], state["zero"] = column_ranges(coordinates, config.factor_bits, weights)
+            factors = (_encode(values, state["scale"], state["zero"], config.factor_bits) for values in chunks)
+        state["factors"] = joined(factors, len(coordinates))
         self._set_state(state)
         yield FitStep("decompose", 1.0)
 
@@ -167,16 +171,16 @@ def _cast(values: Tensor, dtype: torch.dtype) -> Tensor:
     return values.clamp(-largest, largest).to(dtype)
 
 
-def column_ranges(values: Tensor, bits: int, weights: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Step and lowest value of a uniform quantizer for each column, by least squared error: (N, r) -> (r,), (r,).
+def column_ranges(coordinates: Coordinates, bits: int, weights: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Step and lowest value of a uniform quantizer for each axis, by least squared error: (r,) and (r,) float32.
 
     Every pair of ends on a grid of 128 parts of [min, max] is tried: values beyond an end cost their squared distance to it,
     values between them step^2 / 12. Sums per part, of all rows, give that without looking at a value twice.
     """
-    low, high = values.amin(dim=0), values.amax(dim=0)
+    low, high = coordinates.ends()
     span = torch.where(high > low, high - low, 1.0)
-    sums = sums_per_part(values, low, span, _PARTS, weights)
-    ends = torch.arange(_PARTS + 1, dtype=torch.float64, device=values.device)[:, None] / _PARTS
+    sums = sums_per_part(coordinates.chunks(), low, span, _PARTS, weights)
+    ends = torch.arange(_PARTS + 1, dtype=torch.float64, device=low.device)[:, None] / _PARTS
     below = torch.nn.functional.pad(sums.cumsum(dim=1), (0, 0, 1, 0))  # (3, parts + 1, r): of all parts below each end
     above = below[:, -1:] - below
     cost_below = below[2] - 2 * ends * below[1] + ends**2 * below[0]

@@ -8,7 +8,8 @@ codes changed at random, whose result a row keeps where it is better.
 Left open there, chosen here: the start is residual quantization with a beam, not the paper's optimized product quantization
 (what it ends with is about as much better as what it starts with: on 20,000 rows of GloVe, 32 books of 16 words, starts of
 half MSE 2.58 / 2.23 / 2.11 end at 2.04 / 1.91 / 1.85); codebooks are solved for without the noise of LSQ++. Codes of new
-vectors are found by beam search and local search from there; those of the table's own rows may differ from the stored ones.
+vectors are found by beam search and local search from there; those of the rows that were learned on may differ from the
+stored ones.
 
 Shapes: N rows, D columns, M num_codebooks, K codebook_size.
 """
@@ -23,11 +24,12 @@ from pydantic import Field
 from torch import Tensor
 
 from quantizers.additive import AdditiveConfig, AdditiveQuantizer, additive_configs
-from quantizers.base import CHUNK_ROWS, Budget, FitStep, Skip, generator
+from quantizers.base import Budget, FitStep, Skip, generator
 from quantizers.coding.bits import pack
-from quantizers.coding.codebooks import rounded
+from quantizers.coding.codebooks import codewords, rounded, stored
 from quantizers.fitting.kmeans import power_of_two
 from quantizers.fitting.local_search import half_mse, icm_encode, refine, search_encode
+from quantizers.fitting.sample import draw_rows
 from quantizers.methods.rq import RQ, RQConfig
 from quantizers.table import Table, TableStats
 
@@ -35,6 +37,7 @@ _BITS = range(2, 9)
 _MAX_BOOKS = 128
 _MAX_WORDS = 1 << 14
 _START = 0.5  # share of the time that the start takes, as reported
+_LEAST_ROWS, _ROWS_A_WORD = 1 << 17, 32  # that are learned on
 
 
 class LSQConfig(AdditiveConfig):
@@ -45,12 +48,14 @@ class LSQConfig(AdditiveConfig):
         sweeps: passes over the codes of a row in a round.
         beam_size: of the residual quantization that it starts from.
         iterations: k-means steps a codebook of the residual quantization.
+        train_rows: rows that are learned on, at the most; default 131,072, or 32 for each codeword where that is more.
     """
 
     rounds: int = Field(default=16, ge=0)
     sweeps: int = Field(default=3, ge=1)
     beam_size: int = Field(default=5, ge=1, le=256)
     iterations: int = Field(default=20, ge=1)
+    train_rows: int | None = Field(default=None, ge=1)
 
 
 class LSQ(AdditiveQuantizer):
@@ -61,6 +66,7 @@ class LSQ(AdditiveQuantizer):
     reference = "Martinez et al., ECCV 2016 and ECCV 2018"
     uses_weights = True
     iterative = True
+    learns_on_sample = True
 
     @classmethod
     def configs_for(cls, budget: Budget, stats: TableStats) -> Sequence[LSQConfig] | Skip:
@@ -84,16 +90,16 @@ class LSQ(AdditiveQuantizer):
         """Packed codes of new vectors, by search with the codebooks: (B, D) float32 -> (B, L) uint8."""
         codebooks = self.codebooks
         scale = power_of_two(codebooks)
-        length = self.code_bytes_per_row(self.config, self.embedding_dim)
-        out = torch.empty((len(vectors), length), dtype=torch.uint8, device=vectors.device)
-        for start in range(0, len(vectors), CHUNK_ROWS):
-            part = vectors[start : start + CHUNK_ROWS] / scale
-            out[start : start + CHUNK_ROWS] = pack(search_encode(part, codebooks / scale), self.code_bits(self.config))
-        return out
+        return self._in_chunks(vectors, lambda part: search_encode(part / scale, codebooks / scale))
 
     def _fit_steps(self, table: Table, *, seed: int, weights: Tensor | None, budget: Budget | None) -> Iterator[FitStep]:
         config = self.config
         scale = power_of_two(table.vectors)
+        most = config.train_rows or max(_LEAST_ROWS, _ROWS_A_WORD * config.num_codebooks * config.codebook_size)
+        self._resolve(train_rows=min(most, table.num_embeddings))
+        rows = draw_rows(table.vectors, most, generator(seed, 1 << 21))
+        learned_on = table.vectors if rows is None else table.vectors[rows]
+        weight = weights if weights is None or rows is None else weights[rows]
         start = RQ(
             RQConfig(
                 num_codebooks=config.num_codebooks,
@@ -102,9 +108,10 @@ class LSQ(AdditiveQuantizer):
                 iterations=config.iterations,
             )
         )
-        for step in start.fit_steps(table, seed=seed, weights=weights):
+        for step in start.fit_steps(Table(learned_on), seed=seed, weights=weight):
             yield FitStep("start", _START * step.fraction, step.value)
-        x = table.vectors / scale
+        x = learned_on / scale
+        del learned_on
         mean = x.mean(dim=0)
         x -= mean  # least squares works on what rows do not share
         codes = start.codes().to(torch.int32)
@@ -117,7 +124,7 @@ class LSQ(AdditiveQuantizer):
             rounds=config.rounds,
             generator=generator(seed, 1 << 20),
             sweeps=config.sweeps,
-            weights=weights,
+            weights=weight,
         )
         for number, done in enumerate(found):
             codes, books = done.codes, done.codebooks
@@ -126,6 +133,25 @@ class LSQ(AdditiveQuantizer):
         begin = time.perf_counter()
         read_back = rounded(books, config.codebook_dtype) / scale - mean / len(books)
         codes = icm_encode(x, codes, read_back)
-        self._set_codes(codes, books)
+        value = half_mse(x, codes, read_back, weight) * scale**2
+        kept = stored("codebooks", books, config.codebook_dtype)
+        packed = pack(codes, self.code_bits(config))
+        del x, codes
+        if rows is not None:
+            packed = self._completed(packed, rows, table.vectors, codewords(kept, "codebooks"))
+        self._set_state({"codes": packed, **kept})
         self.encode_seconds = time.perf_counter() - begin
-        yield FitStep("codes", 1.0, half_mse(x, codes, read_back, weights) * scale**2)
+        yield FitStep("codes", 1.0, value)
+
+    def _completed(self, own: Tensor, rows: Tensor, vectors: Tensor, codebooks: Tensor) -> Tensor:
+        """Codes of all rows: ``own`` (n, L) of the ``rows`` (n,) that were learned on, and those found for the others."""
+        scale = power_of_two(codebooks)
+        out = torch.empty((len(vectors), own.shape[1]), dtype=torch.uint8, device=own.device)
+        out[rows] = own
+        known = torch.zeros(len(vectors), dtype=torch.bool, device=own.device)
+        known[rows] = True
+        for start in range(0, len(vectors), self.chunk_rows):
+            others = start + (~known[start : start + self.chunk_rows]).nonzero()[:, 0]
+            found = search_encode(vectors[others] / scale, codebooks / scale)
+            out[others] = pack(found, self.code_bits(self.config))
+        return out

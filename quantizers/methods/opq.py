@@ -8,8 +8,6 @@ singular value decomposition of X^T Y_hat) take turns.
 Payload: that of product quantization (:mod:`quantizers.methods.pq`) and ``D * D * 4`` bytes of R, which is stored as the
 codebooks are (``D * D * 2`` in float16, ``D * (D + 2)`` in int8, with a factor for each of its rows).
 
-Left open there, chosen here: the rotation is learned on up to 65,536 random rows.
-
 Shapes: N rows, D columns, B batch, M num_codebooks, K codebook_size.
 """
 
@@ -25,8 +23,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from quantizers.base import CHUNK_ROWS, Budget, FitStep, Role, Skip, StorageCost, generator
-from quantizers.coding.bits import pack
+from quantizers.base import CHUNK_ROWS, Budget, FitStep, Role, Skip, StorageCost
 from quantizers.coding.codebooks import codewords, stored, stored_bytes
 from quantizers.fitting.kmeans import power_of_two
 from quantizers.methods.pq import (
@@ -41,7 +38,6 @@ from quantizers.methods.pq import (
 )
 from quantizers.table import Table, TableStats
 
-_TRAIN_ROWS = 1 << 16
 _ROUND_STEPS = 4  # k-means steps in a round
 
 
@@ -102,10 +98,7 @@ class OPQ(PQ):
         config = self.config
         self._refuse_too_many_blocks(table)
         scale = power_of_two(table.vectors)
-        x = table.vectors
-        if len(x) > _TRAIN_ROWS:
-            rows = torch.randperm(len(x), generator=generator(seed, 1 << 20))[:_TRAIN_ROWS].to(x.device)
-            x, weights = x[rows], None if weights is None else weights[rows]
+        x, weights = self._sample(table.vectors, weights, seed)
         x = x / scale
         weight = torch.ones(len(x), device=x.device) if weights is None else weights
         rotation = _principal_axes(x, weight, config.num_codebooks)
@@ -122,6 +115,7 @@ class OPQ(PQ):
         turned = stored("rotation", rotation, config.codebook_dtype)
         rotation = codewords(turned, "rotation")  # codebooks and codes are for the rotation as it will be read back
         books = list(fit_books(x @ rotation, config, seed=seed, weights=weights, start=books))
+        del x
         yield FitStep("books", 0.9)
         whole = torch.cat(books, dim=1) * scale
         kept = stored("codebooks", whole, config.codebook_dtype, side_by_side=len(books))
@@ -137,10 +131,7 @@ class OPQ(PQ):
 
     def _rotated(self, vectors: Tensor, rotation: Tensor, codebooks: Tensor) -> Tensor:
         books = torch.split(codebooks, block_widths(codebooks.shape[1], self.config.num_codebooks), dim=1)
-        codes = torch.empty((len(vectors), len(books)), dtype=torch.int32, device=vectors.device)
-        for start in range(0, len(vectors), CHUNK_ROWS):
-            codes[start : start + CHUNK_ROWS] = nearest_codes(vectors[start : start + CHUNK_ROWS] @ rotation, books)
-        return pack(codes, self.code_bits(self.config))
+        return self._in_chunks(vectors, lambda part: nearest_codes(part @ rotation, books))
 
     @property
     def rotation(self) -> Tensor:

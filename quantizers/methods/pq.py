@@ -29,11 +29,11 @@ from torch import Tensor
 from quantizers.additive import AdditiveConfig
 from quantizers.base import Budget, FitStep, Role, Skip, StorageCost, generator
 from quantizers.codes import CodeQuantizer, block_layouts
-from quantizers.coding.bits import pack
 from quantizers.coding.codebooks import INT8_NOISE, codebook_dtypes_for, codewords, stored, stored_bytes
 from quantizers.errors import InputError
 from quantizers.fitting.gaussian import gaussian_distortions
 from quantizers.fitting.kmeans import kmeans, nearest
+from quantizers.fitting.sample import default_rows, draw
 from quantizers.table import Table, TableStats
 
 _MAX_BITS = 10  # the largest codebooks that are proposed: larger ones take long to fit, and gain little
@@ -50,10 +50,13 @@ class PQConfig(AdditiveConfig):
         codebook_size: K, 2 to 65,536.
         basis: how codewords are found: k-means, or random rows.
         iterations: k-means steps a codebook.
+        train_rows: rows that codebooks are learned on, at the most; default 65,536, or 256 for each codeword where that is
+            more.
     """
 
     basis: Literal["kmeans", "random"] = "kmeans"
     iterations: int = Field(default=12, ge=1)
+    train_rows: int | None = Field(default=None, ge=1)
 
 
 class PQ(CodeQuantizer):
@@ -65,6 +68,7 @@ class PQ(CodeQuantizer):
     state_roles: ClassVar[dict[str, Role]] = {"codes": "code", "codebooks": "codebook", "codebooks_scale": "codebook"}
     codebook_state: ClassVar[dict[str, bool]] = {"codebooks": True}
     uses_weights = True
+    learns_on_sample = True
 
     @classmethod
     def num_codes(cls, config: Any, embedding_dim: int) -> int:
@@ -123,9 +127,11 @@ class PQ(CodeQuantizer):
         config = self.config
         self._refuse_too_many_blocks(table)
         books = []
-        for book in fit_books(table.vectors, config, seed=seed, weights=weights):
+        x, weights = self._sample(table.vectors, weights, seed)
+        for book in fit_books(x, config, seed=seed, weights=weights):
             books.append(book)
             yield FitStep("books", 0.9 * len(books) / config.num_codebooks)
+        del x
         kept = stored("codebooks", torch.cat(books, dim=1), config.codebook_dtype, side_by_side=len(books))
         begin = time.perf_counter()
         packed = self._packed(table.vectors, codewords(kept, "codebooks"))
@@ -138,13 +144,19 @@ class PQ(CodeQuantizer):
         if count > dim:
             raise InputError(f"{self.name}: num_codebooks {count} is more than the table's {dim} columns.")
 
+    def _sample(self, x: Tensor, weights: Tensor | None, seed: int) -> tuple[Tensor, Tensor | None]:
+        """The rows that codebooks are learned on, and their weights."""
+        rows = self.config.train_rows or default_rows(self.config.codebook_size)
+        self._resolve(train_rows=min(rows, len(x)))
+        return draw(x, weights, rows, generator(seed, 1 << 20))
+
     def encode(self, vectors: Tensor) -> Tensor:
         """Packed codes of new vectors: (B, D) float32 -> (B, L) uint8."""
         return self._packed(vectors, self.codebooks)
 
     def _packed(self, vectors: Tensor, codebooks: Tensor) -> Tensor:
         books = torch.split(codebooks, block_widths(codebooks.shape[1], self.config.num_codebooks), dim=1)
-        return pack(nearest_codes(vectors, books), self.code_bits(self.config))
+        return self._in_chunks(vectors, lambda part: nearest_codes(part, books))
 
     def decode(self, packed: Tensor) -> Tensor:
         """The codewords side by side: (B, L) uint8 -> (B, D) float32."""
@@ -254,6 +266,7 @@ def fit_books(
                 generator=random,
                 weights=weights,
                 iterations=config.iterations,
+                max_rows=len(x),
                 start=None if start is None else start[number],
             )
 

@@ -26,10 +26,10 @@ from torch import Tensor
 
 from quantizers.additive import AdditiveConfig, AdditiveQuantizer, additive_configs
 from quantizers.base import Budget, FitStep, Skip, generator
-from quantizers.coding.bits import pack
 from quantizers.coding.codebooks import codewords, stored
-from quantizers.fitting.beam import beam_encode, rows_at_once, top_scores
+from quantizers.fitting.beam import BeamSearch, rows_at_once, top_scores
 from quantizers.fitting.kmeans import kmeans, power_of_two
+from quantizers.fitting.sample import draw
 from quantizers.table import Table, TableStats
 
 
@@ -55,6 +55,7 @@ class RQ(AdditiveQuantizer):
     reference = "Chen et al., Sensors 2010; Babenko & Lempitsky, CVPR 2014 (beam search)"
     uses_weights = True
     iterative = True
+    learns_on_sample = True
 
     @classmethod
     def configs_for(cls, budget: Budget, stats: TableStats) -> Sequence[RQConfig] | Skip:
@@ -92,8 +93,8 @@ class RQ(AdditiveQuantizer):
 
     def _packed(self, vectors: Tensor, codebooks: Tensor) -> Tensor:
         scale = power_of_two(codebooks)
-        codes = beam_encode(vectors, codebooks / scale, self.config.beam_size, scale)
-        return pack(codes, self.code_bits(self.config))
+        search = BeamSearch(codebooks / scale, self.config.beam_size)
+        return self._in_chunks(vectors, lambda part: search(part, scale))
 
     def _keep(self, books: dict[str, Tensor], vectors: Tensor) -> None:
         begin = time.perf_counter()
@@ -104,10 +105,7 @@ class RQ(AdditiveQuantizer):
     def _fit_steps(self, table: Table, *, seed: int, weights: Tensor | None, budget: Budget | None) -> Iterator[FitStep]:
         config = self.config
         scale = power_of_two(table.vectors)
-        x = table.vectors
-        if len(x) > config.train_rows:
-            rows = torch.randperm(len(x), generator=generator(seed, 0))[: config.train_rows].to(x.device)
-            x, weights = x[rows], None if weights is None else weights[rows]
+        x, weights = draw(table.vectors, weights, config.train_rows, generator(seed, 0))
         x = x / scale
         books: list[dict[str, Tensor]] = []
         beam = _Beam(x, config)
@@ -124,6 +122,7 @@ class RQ(AdditiveQuantizer):
             books.append(stored("codebooks", book * scale, config.codebook_dtype))
             value = beam.extend(codewords(books[-1], "codebooks") / scale) * scale**2
             yield FitStep("books", 0.9 * (number + 1) / config.num_codebooks, value if math.isfinite(value) else None)
+        del x, beam
         self._keep({name: torch.stack([book[name] for book in books]) for name in books[0]}, table.vectors)
         yield FitStep("encode", 1.0)
 

@@ -71,6 +71,7 @@ class Scalar(Quantizer):
         "levels": "codebook",
     }
     uses_weights = True
+    learns_on_sample = True
 
     @classmethod
     def configs_for(cls, budget: Budget, stats: TableStats) -> Sequence[ScalarConfig] | Skip:
@@ -130,24 +131,26 @@ class Scalar(Quantizer):
         if config.levels == "kmeans":
             state["levels"] = values.fit_levels(zero_point, scale, top + 1, seed)
         yield FitStep("scales", 0.5)
-        packed, error = [], 0.0
+        shape = table.num_embeddings, row_bytes(table.embedding_dim, config.bits)
+        codes = torch.empty(shape, dtype=torch.uint8, device=table.vectors.device)
+        error = 0.0
         begin = time.perf_counter()
-        for rows, x in values.chunks():
+        for rows, x in values.chunks(self.chunk_rows):
             shift, unit = _of(zero_point, rows), _of(scale, rows)
             if state:
                 bounds = (state["levels"][1:] + state["levels"][:-1]) / 2
-                codes = torch.bucketize((x - shift) / torch.where(unit > 0, unit, 1.0), bounds)
-                levels = state["levels"][codes]
+                found = torch.bucketize((x - shift) / torch.where(unit > 0, unit, 1.0), bounds)
+                levels = state["levels"][found]
             else:
                 levels = _grid_codes(x, shift, unit, top)
-                codes = levels.to(torch.int32)
-            packed.append(pack(codes, config.bits))
+                found = levels.to(torch.int32)
+            codes[rows] = pack(found, config.bits)
             error += float((x - (shift + unit * levels)).square().sum(dtype=torch.float64))
         self.encode_seconds = time.perf_counter() - begin
         dtype = DTYPES[config.scale_dtype]
         self._set_state(
             {
-                "codes": torch.cat(packed),
+                "codes": codes,
                 "scale": (scale * values.unit).reshape(-1).to(dtype),
                 "zero_point": (zero_point * values.unit).reshape(-1).to(dtype),
                 **state,
@@ -192,9 +195,9 @@ class _Values:
         self.dims = {"table": (0, 1), "column": (0,), "row": (1,)}[scale]
         self.mean = self.averages(lambda x, rows: [x])[0]
 
-    def chunks(self) -> Iterator[tuple[slice, Tensor]]:
-        """Rows, and their values."""
-        step = max(1, _CHUNK_VALUES // self.x.shape[1])
+    def chunks(self, chunk_rows: int | None = None) -> Iterator[tuple[slice, Tensor]]:
+        """Rows, and their values; for sums always as many at a time, so that they are the same bit for bit."""
+        step = chunk_rows or max(1, _CHUNK_VALUES // self.x.shape[1])
         for start in range(0, len(self.x), step):
             rows = slice(start, start + step)
             yield rows, self.x[rows] / self.unit

@@ -32,7 +32,8 @@ from quantizers.coding.bits import row_bytes
 from quantizers.coding.dtypes import DTYPES
 from quantizers.coding.streams import pack_widths, unpack_widths
 from quantizers.errors import InputError
-from quantizers.fitting.principal_axes import principal_axes, project, sums_per_part
+from quantizers.fitting.chunks import joined
+from quantizers.fitting.principal_axes import Coordinates, principal_axes, sums_per_part
 from quantizers.table import Table, TableStats
 
 _MOST_BITS = 8
@@ -106,6 +107,7 @@ class Transform(Quantizer):
     uses_weights = True
     linear_state = ("basis", "mean")
     lookup = False
+    learns_on_sample = True
 
     @classmethod
     def configs_for(cls, budget: Budget, stats: TableStats) -> Sequence[TransformConfig] | Skip:
@@ -162,7 +164,7 @@ class Transform(Quantizer):
     def _fit_steps(self, table: Table, *, seed: int, weights: Tensor | None, budget: Budget | None) -> Iterator[FitStep]:
         mean, _, axes = principal_axes(table.vectors, weights)
         basis = axes[: self.config.rank]
-        coordinates = project(table.vectors, mean, basis)
+        coordinates = Coordinates(table.vectors, mean, basis)
         distortion, scales = _measure(coordinates, weights)
         bits = allocate(distortion, _used_bits(self.config, len(basis)))
         state = {
@@ -171,7 +173,8 @@ class Transform(Quantizer):
             "bits": bits.to(torch.uint8),
             "scale": scales.gather(0, bits[None])[0].to(torch.float32),
         }
-        state["codes"] = _encode(coordinates, bits, state["scale"])
+        chunks = coordinates.chunks(self.chunk_rows)
+        state["codes"] = joined((_encode(values, bits, state["scale"]) for _, values in chunks), len(coordinates))
         self._set_state(state)
         yield FitStep("transform", 1.0)
 
@@ -203,14 +206,14 @@ def _used_bits(config: Any, rank: int) -> int:
     return int(min(config.row_bits, _MOST_BITS * rank))
 
 
-def _measure(coordinates: Tensor, weights: Tensor | None) -> tuple[Tensor, Tensor]:
+def _measure(coordinates: Coordinates, weights: Tensor | None) -> tuple[Tensor, Tensor]:
     """Mean squared error of each axis at 0 to 8 bits, and the scale of the levels: two (9, r) float64 tensors.
 
     Each scale of a grid is tried, on a histogram of all rows over 16 root mean squares.
     """
     unit = _root_mean_square(coordinates, weights)
     span = 16 * torch.where(unit > 0, unit, 1.0)
-    count, first, second = sums_per_part(coordinates, -span / 2, span, _PARTS, weights) / len(coordinates)
+    count, first, second = sums_per_part(coordinates.chunks(), -span / 2, span, _PARTS, weights) / len(coordinates)
     middles = (torch.arange(_PARTS, dtype=torch.float64, device=unit.device) + 0.5) / _PARTS
     grid = torch.tensor(_SCALES, dtype=torch.float64, device=unit.device)[:, None]
     distortion = [(second - first + count / 4).sum(dim=0)]  # of the value 0, the middle of the span
@@ -224,17 +227,16 @@ def _measure(coordinates: Tensor, weights: Tensor | None) -> tuple[Tensor, Tenso
     return torch.stack(distortion) * span.square(), torch.stack(scales)
 
 
-def _root_mean_square(values: Tensor, weights: Tensor | None) -> Tensor:
-    """Of each column, in units of its largest value, whose square may leave float32: (N, r) -> (r,)."""
-    low, high = torch.aminmax(values, dim=0)
+def _root_mean_square(coordinates: Coordinates, weights: Tensor | None) -> Tensor:
+    """Of each axis, in units of its largest value, whose square may leave float32: (r,)."""
+    low, high = coordinates.ends()
     largest = torch.maximum(-low, high)
     unit = torch.where(largest > 0, largest, 1.0)
     total = torch.zeros_like(unit)
-    chunk = max(1, _CHUNK_VALUES // values.shape[1])
-    for start in range(0, len(values), chunk):
-        squares = (values[start : start + chunk] / unit).square()
-        total += squares.sum(dim=0) if weights is None else weights[start : start + chunk] @ squares
-    return unit * (total / len(values)).sqrt()
+    for rows, values in coordinates.chunks():
+        squares = (values / unit).square()
+        total += squares.sum(dim=0) if weights is None else weights[rows] @ squares
+    return unit * (total / len(coordinates)).sqrt()
 
 
 def _quantize(values: Tensor, bits: int) -> tuple[Tensor, Tensor]:

@@ -37,7 +37,7 @@ from quantizers.coding.dtypes import DTYPES
 from quantizers.coding.frequency_tables import ENTRY_BYTES, TABLE_BYTES, FrequencyTables, count_symbols, share, table_bits
 from quantizers.coding.range_coder import LIST_BLOCK, TOTAL, decode, decode_list, encode, encode_list, symbol_lookup
 from quantizers.errors import InputError
-from quantizers.fitting.principal_axes import principal_axes, project
+from quantizers.fitting.principal_axes import Coordinates, principal_axes
 from quantizers.table import Table, TableStats
 
 _ROUNDING = 0.47
@@ -116,6 +116,7 @@ class TransformEntropy(Quantizer):
     uses_weights = True
     linear_state = ("basis", "mean")
     lookup = False
+    learns_on_sample = True
 
     def __init__(self, config: QuantizerConfig) -> None:
         super().__init__(config)
@@ -171,10 +172,10 @@ class TransformEntropy(Quantizer):
     def _fit_steps(self, table: Table, *, seed: int, weights: Tensor | None, budget: Budget | None) -> Iterator[FitStep]:
         mean, _, axes = principal_axes(table.vectors, weights)
         basis = axes[: self.config.rank]
-        coordinates = project(table.vectors, mean, basis)
+        coordinates = Coordinates(table.vectors, mean, basis)
         yield FitStep("rotate", 0.2)
         self._reader = None
-        coded = _finest(coordinates, int(len(coordinates) * self.config.row_bits / 8))
+        coded = _finest(coordinates, int(len(coordinates) * self.config.row_bits / 8), self.chunk_rows)
         basis = basis.to(DTYPES[self.config.basis_dtype])
         self._set_state({"basis": basis, "mean": mean.to(torch.float32), **coded})
         yield FitStep("code", 1.0)
@@ -243,12 +244,12 @@ def _fixed_cost(rank: int, basis_dtype: str, shape: tuple[int, int]) -> StorageC
     return StorageCost(0, codebook_bytes=basis, side_bytes=4 * shape[1] + _FIXED_BYTES + 2 * -(-shape[0] // LIST_BLOCK))
 
 
-def _finest(coordinates: Tensor, most_bytes: int) -> dict[str, Tensor]:
+def _finest(coordinates: Coordinates, most_bytes: int, chunk_rows: int) -> dict[str, Tensor]:
     """The part of the state that codes ``coordinates`` with the finest step within ``most_bytes`` (and _FIXED_BYTES)."""
-    largest = max(abs(float(end)) for end in torch.aminmax(coordinates))
+    largest = coordinates.peak()
     # Coarse enough that no symbol is too large; so coarse that all are 0.
     finest, coarsest = (math.log2(largest) + math.log2(ends) if largest else 0.0 for ends in (1 / _LARGEST_SYMBOL, 2))
-    best = _code(coordinates, coarsest)
+    best = _code(coordinates, largest, coarsest, chunk_rows)
     sample = coordinates[:: -(-len(coordinates) // _SAMPLE_ROWS)]
     target = float(most_bytes)
     for _ in range(_MOST_ENCODINGS):
@@ -256,7 +257,7 @@ def _finest(coordinates: Tensor, most_bytes: int) -> dict[str, Tensor]:
         for _ in range(14):
             middle = (low + high) / 2
             low, high = (low, middle) if _expected_bytes(sample, middle, len(coordinates)) <= target else (middle, high)
-        coded = _code(coordinates, high)
+        coded = _code(coordinates, largest, high, chunk_rows)
         size = _variable_bytes(coded)
         if size <= most_bytes and size > _variable_bytes(best):
             best = coded
@@ -279,24 +280,26 @@ def _expected_bytes(sample: Tensor, log_step: float, num_rows: int) -> float:
 
 def _symbols(coordinates: Tensor, step: float) -> Tensor:
     """K of every coordinate: (N, r) int16."""
-    out = torch.empty(coordinates.shape, dtype=torch.int16, device=coordinates.device)
-    chunk = max(1, _CHUNK_VALUES // coordinates.shape[1])
-    for part, target in zip(torch.split(coordinates, chunk), torch.split(out, chunk), strict=True):
-        target.copy_((part.abs() / step + _ROUNDING).floor() * part.sign())
-    return out
+    return ((coordinates.abs() / step + _ROUNDING).floor() * coordinates.sign()).to(torch.int16)
 
 
-def _code(coordinates: Tensor, log_step: float) -> dict[str, Tensor]:
+def _code(coordinates: Coordinates, peak: float, log_step: float, chunk_rows: int) -> dict[str, Tensor]:
     """Everything of the state that depends on the step."""
     step = torch.tensor(2.0**log_step, dtype=torch.float32, device=coordinates.device)
-    symbols = _symbols(coordinates, float(step))
-    tables = FrequencyTables.of(count_symbols(symbols), coordinates.device)
-    shrink = _shrink(coordinates, symbols, float(step), tables)
-    stream, lengths = encode(symbols, tables.offsets, tables.frequency, tables.before)
+    counts, gaps = _counted(coordinates, peak, float(step))
+    tables = FrequencyTables.of(counts, coordinates.device)
+    sums = torch.zeros((2, len(tables.axes)), dtype=torch.float64, device=coordinates.device)
+    sums.index_add_(1, tables.table_of_axis, gaps)
+    shrink = sums[0] / sums[1].clamp_min(1)
+    streams, lengths = [], []
+    for _, values in coordinates.chunks(chunk_rows):
+        stream, length = encode(_symbols(values, float(step)), tables.offsets, tables.frequency, tables.before)
+        streams.append(stream)
+        lengths.append(length)
     return {
         "step": step,
-        "stream": stream,
-        **_code_lengths(lengths),
+        "stream": torch.cat(streams),
+        **_code_lengths(torch.cat(lengths)),
         "shrink": shrink.to(torch.float16),
         "table_axes": tables.axes.to(torch.int16),
         "table_sizes": tables.sizes.to(torch.int16),
@@ -304,17 +307,23 @@ def _code(coordinates: Tensor, log_step: float) -> dict[str, Tensor]:
     }
 
 
-def _shrink(coordinates: Tensor, symbols: Tensor, step: float, tables: FrequencyTables) -> Tensor:
-    """How much nearer to 0 than |k| the values are on average, for each table: (C,) float64, in steps."""
-    used, gap = torch.zeros((2, coordinates.shape[1]), dtype=torch.float64, device=coordinates.device)
-    chunk = max(1, _CHUNK_VALUES // coordinates.shape[1])
-    for values, numbers in zip(torch.split(coordinates, chunk), torch.split(symbols, chunk), strict=True):
-        magnitude = numbers.abs()
-        used += (magnitude > 0).sum(dim=0)
-        gap += torch.where(magnitude > 0, magnitude - values.abs() / step, 0.0).sum(dim=0, dtype=torch.float64)
-    sums = torch.zeros((2, len(tables.axes)), dtype=torch.float64, device=coordinates.device)
-    sums.index_add_(1, tables.table_of_axis, torch.stack([gap, used]))
-    return sums[0] / sums[1].clamp_min(1)
+def _counted(coordinates: Coordinates, peak: float, step: float) -> tuple[np.ndarray, Tensor]:
+    """What :func:`count_symbols` gives of all rows, and how much nearer to 0 than |k| their values are.
+
+    The latter are two sums for each axis, (2, r) float64: of the differences, in steps, and of the values that are not 0.
+    """
+    largest = int(_symbols(torch.tensor([peak]), step))
+    counts = np.zeros((coordinates.shape[1], 2 * largest + 1))
+    gaps = torch.zeros((2, coordinates.shape[1]), dtype=torch.float64, device=coordinates.device)
+    for _, values in coordinates.chunks():
+        symbols = _symbols(values, step)
+        found = count_symbols(symbols)
+        reach = found.shape[1] // 2
+        counts[:, largest - reach : largest + reach + 1] += found
+        magnitude = symbols.abs()
+        gaps[0] += torch.where(magnitude > 0, magnitude - values.abs() / step, 0.0).sum(dim=0, dtype=torch.float64)
+        gaps[1] += (magnitude > 0).sum(dim=0)
+    return counts, gaps
 
 
 def _code_lengths(lengths: Tensor) -> dict[str, Tensor]:

@@ -42,12 +42,12 @@ def place(request: pytest.FixtureRequest) -> Iterator[tuple[Hosts, str]]:
 
 
 def finished(hosts: Hosts, output: str, name: str) -> dict[str, dict[str, Any]]:
-    """Trials in the ledger, by key, as anybody sees them there."""
+    """Trials in the ledger, by key, as anybody sees them there; a claim beside them is of one that runs."""
     if output.startswith("s3://"):
         code = (
             "import json; from sweeps.storage import join, open_storage;"
             f"s = open_storage(join('{output}', '{name}', 'ledger', 'results'));"
-            "print('FOUND', json.dumps([s.read(n).decode() for n in s.names('')]))"
+            "print('FOUND', json.dumps([s.read(n).decode() for n in s.names('') if n.endswith('.json')]))"
         )
         keys = " ".join(f"{key}={value}" for key, value in _KEYS.items())
         said = hosts.on(0, f'{keys} python -c "{code}"').stdout
@@ -112,7 +112,7 @@ def cpu_seconds(hosts: Hosts, word: str) -> float:
 
 def taken(hosts: Hosts, results: Path) -> tuple[int, float, float]:
     """Trials that are done, and what the driver and Ray's control took of the processor for them and before."""
-    return len(list(results.iterdir())), cpu_seconds(hosts, "sweeps run"), cpu_seconds(hosts, "gcs_server")
+    return len(list(results.glob("*.json"))), cpu_seconds(hosts, "sweeps run"), cpu_seconds(hosts, "gcs_server")
 
 
 def measured(hosts: Hosts, count: int) -> tuple[float, str]:
@@ -121,14 +121,14 @@ def measured(hosts: Hosts, count: int) -> tuple[float, str]:
     sweep = sweep_file(hosts, f"hosts{count}", 0, quantizers=sleepers)
     results = hosts.shared / "runs" / f"hosts{count}" / "ledger" / "results"
     submitted = submit(hosts, sweep)
-    eventually("trials on all hosts", lambda: results.is_dir() and len(list(results.iterdir())) >= 2 * count)
+    eventually("trials on all hosts", lambda: results.is_dir() and len(list(results.glob("*.json"))) >= 2 * count)
     before = taken(hosts, results)
-    eventually("most trials", lambda: len(list(results.iterdir())) >= 11 * count)
+    eventually("most trials", lambda: len(list(results.glob("*.json"))) >= 11 * count)
     trials, driver, control = (now - then for now, then in zip(taken(hosts, results), before, strict=True))
     said, _ = submitted.communicate(timeout=600)
     assert submitted.returncode == 0, said
     ends: dict[str, list[float]] = {}
-    for path in results.iterdir():
+    for path in results.glob("*.json"):
         ends.setdefault(json.loads(path.read_text())["row"]["node"], []).append(path.stat().st_mtime)
     assert len(ends) == count
     begin, end = max(min(times) for times in ends.values()), min(max(times) for times in ends.values())

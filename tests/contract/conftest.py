@@ -129,6 +129,7 @@ APPLIES: dict[str, Callable[[type[Quantizer]], bool]] = {
     "code_method": lambda cls: issubclass(cls, CodeQuantizer),
     "iterative_case": lambda cls: cls.iterative,
     "iterative_method": lambda cls: cls.iterative,
+    "sampled_case": lambda cls: cls.learns_on_sample,
     "weighted_method": lambda cls: cls.uses_weights,
     "device_case": lambda cls: True,  # on devices that are not the CPU: what would compare the CPU with itself is left out
 }

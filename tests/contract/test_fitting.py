@@ -23,6 +23,12 @@ def test_fit_changes_nothing_around_it(case, observed):
     assert seen.quantizer.config == case.config
 
 
+def test_codes_do_not_depend_on_how_many_rows_are_encoded_at_a_time(sampled_case, fitted, same_state):
+    quantizer = sampled_case.cls(sampled_case.config)
+    quantizer.chunk_rows = 100
+    same_state(quantizer.fit(sampled_case.table("realistic")), fitted(sampled_case))
+
+
 def test_fit_under_no_grad(method, fitted, same_state):
     with torch.no_grad():
         quantizer = method.cls(method.first.config).fit(method.table("realistic"))

@@ -7,9 +7,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from quantizers.base import Budget, Skip
-from quantizers.fitting.principal_axes import principal_axes
+from quantizers.fitting.principal_axes import Coordinates, principal_axes
 from quantizers.methods.lowrank import LowRank, LowRankConfig, column_ranges
 from quantizers.table import Table, TableStats
+
+
+def as_they_are(values):
+    return Coordinates(values[:, None], torch.zeros(1, dtype=torch.float64), torch.ones(1, 1, dtype=torch.float64))
 
 
 def test_rank_one_by_hand():
@@ -26,7 +30,7 @@ def test_rank_one_by_hand():
 
 def test_ranges_of_a_uniform_column():
     # The best 16 levels on [0, 1] are 1/32, 3/32, ..
-    scale, zero = column_ranges(torch.linspace(0, 1, 1281)[:, None], 4, None)
+    scale, zero = column_ranges(as_they_are(torch.linspace(0, 1, 1281)), 4, None)
     assert (scale.tolist(), zero.tolist()) == ([1 / 16], [1 / 32])
 
 
@@ -44,14 +48,14 @@ def test_four_bit_codes_by_hand():
 
 
 def test_an_outlier_is_clipped_as_far_as_that_pays():
-    values = torch.linspace(-1, 1, 2000)[:, None].clone()
+    values = torch.linspace(-1, 1, 2000)
     values[7] = 3
     # (3 - h)^2 + 2000 / 12 * ((h + 1) / 15)^2 is least at h = 1.3.
-    scale, zero = column_ranges(values, 4, None)
+    scale, zero = column_ranges(as_they_are(values), 4, None)
     assert float(zero + 15 * scale) == pytest.approx(1.3, abs=0.1)
     weights = torch.ones(2000)
     weights[7] = 1e5
-    scale, zero = column_ranges(values, 4, weights / weights.mean())
+    scale, zero = column_ranges(as_they_are(values), 4, weights / weights.mean())
     assert float(zero + 15 * scale) == pytest.approx(3, abs=0.1)
 
 

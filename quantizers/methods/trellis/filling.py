@@ -8,6 +8,8 @@ Shapes: N rows, r columns, G classes.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -22,7 +24,7 @@ _TRIES, _PLAIN_TRIES = 12, 3
 _TILT, _NEAR = 0.8, 0.5  # of logarithms of rate weights
 _FULL = 0.6  # bits that may be left over
 _LEAST = 6.0  # of the logarithm of a rate weight's divisor
-CHUNK_ROWS = 1 << 13
+_MOST_ROWS = 1 << 13
 
 
 def choose_classes(bits: Tensor, model: Model, most_bytes: int) -> tuple[Tensor, int] | None:
@@ -78,23 +80,27 @@ def read_classes(state: dict[str, Tensor], num_rows: int) -> Tensor:
     return decode_list(stream, block_bytes, frequency, num_rows)
 
 
-def fill(values: Tensor, classes: Tensor, rate_weight: Tensor, model: Model, states: int) -> tuple[Tensor, Tensor]:
+def fill(
+    chunks: Iterator[tuple[slice, Tensor]], classes: Tensor, rate_weight: Tensor, model: Model, states: int
+) -> tuple[Tensor, Tensor]:
     """Heads and words of rows in the slots of their classes.
 
     Args:
-        values: (N, r) float32, in steps.
+        chunks: rows and their values (n, r) float32, in steps, one after another.
         classes: (N,) int64.
         rate_weight: (N,) what a bit weighs in the first try.
         model: the tables.
         states: of the machine.
     """
     heads, words = [], []
-    for begin in range(0, len(values), CHUNK_ROWS):
-        part = slice(begin, begin + CHUNK_ROWS)
-        head, word = _Filling(values[part], classes[part], rate_weight[part], model, states).coded()
-        heads.append(head)
-        words.append(word)
-    return _joined(heads, values.device), _joined([word.view(np.int32) for word in words], values.device)
+    for rows, values in chunks:
+        for part in range(rows.start, rows.stop, _MOST_ROWS):
+            here = slice(part, min(part + _MOST_ROWS, rows.stop))
+            own = values[part - rows.start : here.stop - rows.start]
+            head, word = _Filling(own, classes[here], rate_weight[here], model, states).coded()
+            heads.append(head)
+            words.append(word)
+    return _joined(heads, classes.device), _joined([word.view(np.int32) for word in words], classes.device)
 
 
 class _Filling:

@@ -45,9 +45,9 @@ from torch import Tensor
 from quantizers.base import Budget, FitStep, Quantizer, QuantizerConfig, Role, Skip, StorageCost
 from quantizers.coding.int8 import to_int8
 from quantizers.fitting.gaussian import gaussian_distortion
-from quantizers.fitting.principal_axes import principal_axes, project
+from quantizers.fitting.principal_axes import Coordinates, principal_axes
 from quantizers.methods.trellis.checking import check_rows, check_tables
-from quantizers.methods.trellis.filling import CHUNK_ROWS, choose_classes, code_classes, fill, read_classes
+from quantizers.methods.trellis.filling import choose_classes, code_classes, fill, read_classes
 from quantizers.methods.trellis.learning import Learned, energy, learn, nearest_class, rate_weights
 from quantizers.methods.trellis.model import STATE_NAMES, Model, rebuilt_values
 from quantizers.methods.trellis.reading import Reader
@@ -99,6 +99,7 @@ class Trellis(Quantizer):
     uses_weights = True
     linear_state = ("basis", "mean")
     lookup = False
+    learns_on_sample = True
 
     def __init__(self, config: QuantizerConfig) -> None:
         super().__init__(config)
@@ -166,15 +167,16 @@ class Trellis(Quantizer):
             axes = torch.linalg.pinv(_axes(stored).to(torch.float64)).T
         else:
             axes = torch.eye(len(mean), dtype=mean.dtype, device=mean.device)
-        coordinates = project(table.vectors, mean, axes)
+        coordinates = Coordinates(table.vectors, mean, axes)
+        peak = coordinates.peak()
         yield FitStep("rotate", 0.1)
-        peak = max(abs(float(end)) for end in torch.aminmax(coordinates))
         unit = 2.0 ** math.floor(math.log2(peak)) if peak else 1.0  # so that squares stay in float32's range
-        coordinates /= unit
+        coordinates = coordinates.scaled(1 / unit)
         rate_weight = rate_weights(weights, len(coordinates), row_bits / coordinates.shape[1], coordinates.device)
-        model, classes = self._learned(coordinates, rate_weight, row_bits)
+        model, classes = self._learned(coordinates, rate_weight, row_bits) if peak else self._zeros(coordinates)
         yield FitStep("learn", 0.4)
-        heads, tails = fill(coordinates.div_(model.step), classes, rate_weight, model, self.config.states)
+        values = ((rows, part.div_(model.step)) for rows, part in coordinates.chunks(self.chunk_rows))
+        heads, tails = fill(values, classes, rate_weight, model, self.config.states)
         model = dataclasses.replace(model, step=model.step * unit)
         coded = {"heads": heads, "tails": tails, **code_classes(classes, len(model.slot_bytes))}
         self._set_state({**coded, **model.state(), **stored})
@@ -188,15 +190,21 @@ class Trellis(Quantizer):
         rank = min(left, key=lambda rank: (_expected_error(spectrum, rank, left[rank], rows), -rank))
         return rank, left[rank]
 
-    def _learned(self, coordinates: Tensor, rate_weight: Tensor, row_bits: float) -> tuple[Model, Tensor]:
+    @staticmethod
+    def _zeros(coordinates: Coordinates) -> tuple[Model, Tensor]:
+        """What :meth:`_learned` falls back to."""
+        rows, rank = coordinates.shape
+        return Model.of_zeros(rank, coordinates.device), torch.zeros(rows, dtype=torch.int64, device=coordinates.device)
+
+    def _learned(self, coordinates: Coordinates, rate_weight: Tensor, row_bits: float) -> tuple[Model, Tensor]:
         """Tables, and the class of each row, such that all is within ``row_bits``."""
         config, (rows, rank) = self.config, coordinates.shape
         most_bytes = int(rows * row_bits / 8) + _STEP_BYTES + _TABLE_BYTES + rank
         every = -(-rows // config.train_rows)
         target, best_score = row_bits, -math.inf
-        best = Model.of_zeros(rank, coordinates.device), torch.zeros(rows, dtype=torch.int64, device=coordinates.device)
-        for _ in range(_LEARNINGS if bool(coordinates.any()) else 0):
-            learned = learn(coordinates[::every], rate_weight[::every], target, rows, config.states)
+        best, sample = self._zeros(coordinates), coordinates[::every]
+        for _ in range(_LEARNINGS if bool(sample.any()) else 0):
+            learned = learn(sample, rate_weight[::every], target, rows, config.states)
             model = learned.model
             asked = self._asked(coordinates, rate_weight, learned)
             chosen = choose_classes(asked, model, most_bytes - model.size_bytes())
@@ -215,14 +223,13 @@ class Trellis(Quantizer):
             target += 0.9 * (unused - lacking)
         return best
 
-    def _asked(self, coordinates: Tensor, rate_weight: Tensor, learned: Learned) -> Tensor:
+    def _asked(self, coordinates: Coordinates, rate_weight: Tensor, learned: Learned) -> Tensor:
         """How many bits each row asks for, with the tables of the class that it seems to have: (N,)."""
         asked = torch.empty_like(rate_weight)
-        for begin in range(0, len(asked), CHUNK_ROWS):
-            part = slice(begin, begin + CHUNK_ROWS)
-            values = coordinates[part] / learned.model.step
+        for rows, values in coordinates.chunks(self.chunk_rows):
+            values /= learned.model.step
             classes = nearest_class(learned.intercept + learned.slope * energy(values), learned.model.slot_bytes)
-            asked[part] = search(values, classes, rate_weight[part], learned.model, self.config.states).bits
+            asked[rows] = search(values, classes, rate_weight[rows], learned.model, self.config.states).bits
         return asked
 
     def verify(self) -> None:
