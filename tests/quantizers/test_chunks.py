@@ -1,4 +1,4 @@
-"""Methods that learn on a sample: what is encoded a thousand rows at a time is what is encoded a hundred thousand at a time."""
+"""Methods that learn on a sample: rows encoded a thousand at a time come out as those encoded a hundred thousand at a time."""
 
 import pytest
 import torch
