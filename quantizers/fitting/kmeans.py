@@ -19,7 +19,10 @@ import math
 import torch
 from torch import Tensor
 
+from quantizers.fitting.sample import default_rows
+
 MAX_CLUSTERS = 65_536
+_COPIED = 1 << 14
 _SEED_ROWS = 16  # rows a cluster among which the seeds are drawn
 _SEED_GROWTH = 2  # a round of seeding adds half of what is there
 _MOMENTUM = 0.8
@@ -81,14 +84,61 @@ def kmeans(
     distinct = _distinct_rows(x, num_clusters)
     if distinct is not None:
         return torch.cat([distinct, distinct[-1:].expand(num_clusters - len(distinct), -1)])
-    order = torch.randperm(len(x), generator=generator)[: max_rows or max(1 << 16, 256 * num_clusters)].to(x.device)
-    x = x[order]
+    order = torch.randperm(len(x), generator=generator)[: max_rows or default_rows(num_clusters)].to(x.device)
     if weights is not None:
         weights = weights[order]
+    scored = with_ones(x, order)  # the one copy of the rows
+    return kmeans_in_place(
+        scored,
+        num_clusters,
+        generator=generator,
+        weights=weights,
+        iterations=iterations,
+        first_rows=first_rows,
+        start=start,
+    )
+
+
+def with_ones(x: Tensor, order: Tensor) -> Tensor:
+    """Rows ``order`` (n,) of x (N, D), with a column of ones: (n, D + 1)."""
+    out = torch.ones((len(order), x.shape[1] + 1), device=x.device)
+    for part, rows in zip(torch.split(out, _COPIED), torch.split(order, _COPIED), strict=True):
+        part[:, :-1] = x[rows]
+    return out
+
+
+def kmeans_in_place(
+    scored: Tensor,
+    num_clusters: int,
+    *,
+    generator: torch.Generator,
+    weights: Tensor | None = None,
+    iterations: int = 12,
+    first_rows: int = 256,
+    start: Tensor | None = None,
+) -> Tensor:
+    """:func:`kmeans` of rows in random order, in the memory that they are in.
+
+    Args:
+        scored: (N, D + 1) float32, the rows with a column of ones, against which scores have -|c|^2 / 2; overwritten.
+        num_clusters: K.
+        generator: as there, and all that follows.
+        weights: (N,).
+        iterations: steps.
+        first_rows: rows a cluster.
+        start: (K, D).
+
+    Returns:
+        (K, D) float32.
+    """
+    x = scored[:, :-1]
+    distinct = _distinct_rows(x, num_clusters)
+    if distinct is not None:
+        return torch.cat([distinct, distinct[-1:].expand(num_clusters - len(distinct), -1)])
     if x.shape[1] == 1:
         return _kmeans_1d(x.flatten(), num_clusters, weights)[:, None]
     shift = x.mean(dim=0)
-    x.sub_(shift)  # the rows drawn are a copy
+    x.sub_(shift)
     scale = power_of_two(x)
     x.div_(scale)
     if start is not None:
@@ -101,9 +151,9 @@ def kmeans(
     first, last = first_rows * num_clusters, max(1, iterations // 4)
     if len(x) > first:
         head = None if weights is None else weights[:first]
-        centroids = _lloyd(x[:first], centroids, iterations - last, generator, head)
+        centroids = _lloyd(scored[:first], centroids, iterations - last, generator, head)
         iterations = last
-    return _lloyd(x, centroids, iterations, generator, weights).mul_(scale).add_(shift)
+    return _lloyd(scored, centroids, iterations, generator, weights).mul_(scale).add_(shift)
 
 
 def power_of_two(x: Tensor) -> float:
@@ -136,7 +186,7 @@ def cluster_sums(x: Tensor, codes: Tensor, num_clusters: int, weights: Tensor | 
 
 
 def _with_ones(x: Tensor) -> Tensor:
-    """Rows with a column of ones, against which :func:`_scorer` holds -|c|^2 / 2: one product then makes the scores."""
+    """All rows with a column of ones: one product then makes the scores."""
     return torch.cat([x, torch.ones((len(x), 1), device=x.device)], dim=1)
 
 
@@ -160,14 +210,15 @@ def _best(x: Tensor, scorer: Tensor) -> Tensor:
     return codes
 
 
-def _lloyd(x: Tensor, centroids: Tensor, iterations: int, generator: torch.Generator, weights: Tensor | None) -> Tensor:
+def _lloyd(scored: Tensor, centroids: Tensor, iterations: int, generator: torch.Generator, weights: Tensor | None) -> Tensor:
+    """Steps from ``centroids`` (K, D) on, for rows with a column of ones (N, D + 1)."""
+    x = scored[:, :-1]
     velocity = torch.zeros_like(centroids)
     previous: Tensor | None = None
-    scored = _with_ones(x)
     for iteration in range(iterations):
         codes = _best(scored, _scorer(centroids))
-        sums, totals = cluster_sums(x, codes, len(centroids), weights)
-        means = torch.where(totals[:, None] > 0, sums / totals.clamp_min(1e-30)[:, None], centroids)
+        sums, totals = cluster_sums(scored, codes, len(centroids), weights)  # x is not in one piece, and would be copied
+        means = torch.where(totals[:, None] > 0, sums[:, :-1] / totals.clamp_min(1e-30)[:, None], centroids)
         empty = torch.nonzero(totals == 0).flatten()
         if len(empty):
             error = (x - means[codes]).square().sum(dim=1)

@@ -29,7 +29,7 @@ from quantizers.coding.bits import pack
 from quantizers.coding.codebooks import codewords, rounded, stored
 from quantizers.fitting.kmeans import power_of_two
 from quantizers.fitting.local_search import half_mse, icm_encode, refine, search_encode
-from quantizers.fitting.sample import draw_rows
+from quantizers.fitting.sample import TRAIN_ROWS, draw_rows
 from quantizers.methods.rq import RQ, RQConfig
 from quantizers.table import Table, TableStats
 
@@ -37,7 +37,7 @@ _BITS = range(2, 9)
 _MAX_BOOKS = 128
 _MAX_WORDS = 1 << 14
 _START = 0.5  # share of the time that the start takes, as reported
-_LEAST_ROWS, _ROWS_A_WORD = 1 << 17, 32  # that are learned on
+_ROWS_A_WORD = 32  # that are learned on
 
 
 class LSQConfig(AdditiveConfig):
@@ -48,7 +48,7 @@ class LSQConfig(AdditiveConfig):
         sweeps: passes over the codes of a row in a round.
         beam_size: of the residual quantization that it starts from.
         iterations: k-means steps a codebook of the residual quantization.
-        train_rows: rows that are learned on, at the most; default 131,072, or 32 for each codeword where that is more.
+        train_rows: rows that are learned on, at the most; default 65,536, or 32 for each codeword where that is more.
     """
 
     rounds: int = Field(default=16, ge=0)
@@ -95,10 +95,10 @@ class LSQ(AdditiveQuantizer):
     def _fit_steps(self, table: Table, *, seed: int, weights: Tensor | None, budget: Budget | None) -> Iterator[FitStep]:
         config = self.config
         scale = power_of_two(table.vectors)
-        most = config.train_rows or max(_LEAST_ROWS, _ROWS_A_WORD * config.num_codebooks * config.codebook_size)
+        most = config.train_rows or max(TRAIN_ROWS, _ROWS_A_WORD * config.num_codebooks * config.codebook_size)
         self._resolve(train_rows=min(most, table.num_embeddings))
         rows = draw_rows(table.vectors, most, generator(seed, 1 << 21))
-        learned_on = table.vectors if rows is None else table.vectors[rows]
+        x = table.vectors / scale if rows is None else table.vectors[rows].div_(scale)
         weight = weights if weights is None or rows is None else weights[rows]
         start = RQ(
             RQConfig(
@@ -108,10 +108,8 @@ class LSQ(AdditiveQuantizer):
                 iterations=config.iterations,
             )
         )
-        for step in start.fit_steps(Table(learned_on), seed=seed, weights=weight):
-            yield FitStep("start", _START * step.fraction, step.value)
-        x = learned_on / scale
-        del learned_on
+        for step in start.fit_steps(Table(x), seed=seed, weights=weight):
+            yield FitStep("start", _START * step.fraction, None if step.value is None else step.value * scale**2)
         mean = x.mean(dim=0)
         x -= mean  # least squares works on what rows do not share
         codes = start.codes().to(torch.int32)

@@ -23,7 +23,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from quantizers.base import CHUNK_ROWS, Budget, FitStep, Role, Skip, StorageCost
+from quantizers.base import Budget, FitStep, Role, Skip, StorageCost
 from quantizers.coding.codebooks import codewords, stored, stored_bytes
 from quantizers.fitting.kmeans import power_of_two
 from quantizers.methods.pq import (
@@ -38,6 +38,7 @@ from quantizers.methods.pq import (
 )
 from quantizers.table import Table, TableStats
 
+_SUMMED_ROWS = 1 << 12  # at a time
 _ROUND_STEPS = 4  # k-means steps in a round
 
 
@@ -99,7 +100,7 @@ class OPQ(PQ):
         self._refuse_too_many_blocks(table)
         scale = power_of_two(table.vectors)
         x, weights = self._sample(table.vectors, weights, seed)
-        x = x / scale
+        x = x / scale if x is table.vectors else x.div_(scale)
         weight = torch.ones(len(x), device=x.device) if weights is None else weights
         rotation = _principal_axes(x, weight, config.num_codebooks)
         short = config.model_copy(update={"iterations": _ROUND_STEPS})
@@ -166,8 +167,8 @@ def _compare(x: Tensor, y: Tensor, weight: Tensor, books: Sequence[Tensor]) -> t
     """Mean squared error of the rotated rows ``y`` in code, and x^T W y_hat (D, D), without a copy of the table."""
     error = 0.0
     products = torch.zeros((x.shape[1], x.shape[1]), dtype=torch.float64, device=x.device)
-    for start in range(0, len(x), CHUNK_ROWS):
-        rows = slice(start, start + CHUNK_ROWS)
+    for start in range(0, len(x), _SUMMED_ROWS):
+        rows = slice(start, start + _SUMMED_ROWS)
         found = _decoded(nearest_codes(y[rows], books), books)
         error += float((weight[rows] * (y[rows] - found).square().sum(dim=1)).sum(dtype=torch.float64))
         products += ((x[rows] * weight[rows, None]).T @ found).to(torch.float64)
@@ -177,8 +178,8 @@ def _compare(x: Tensor, y: Tensor, weight: Tensor, books: Sequence[Tensor]) -> t
 def _principal_axes(x: Tensor, weight: Tensor, num_codebooks: int) -> Tensor:
     mean = (weight @ x) / len(x)
     second = torch.zeros((x.shape[1], x.shape[1]), dtype=torch.float64, device=x.device)
-    for start in range(0, len(x), CHUNK_ROWS):
-        rows = slice(start, start + CHUNK_ROWS)
+    for start in range(0, len(x), _SUMMED_ROWS):
+        rows = slice(start, start + _SUMMED_ROWS)
         centred = (x[rows] - mean) * weight[rows, None].sqrt()
         second += (centred.T @ centred).to(torch.float64)
     vectors: Tensor

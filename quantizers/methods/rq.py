@@ -28,9 +28,11 @@ from quantizers.additive import AdditiveConfig, AdditiveQuantizer, additive_conf
 from quantizers.base import Budget, FitStep, Skip, generator
 from quantizers.coding.codebooks import codewords, stored
 from quantizers.fitting.beam import BeamSearch, rows_at_once, top_scores
-from quantizers.fitting.kmeans import kmeans, power_of_two
-from quantizers.fitting.sample import draw
+from quantizers.fitting.kmeans import kmeans_in_place, power_of_two
+from quantizers.fitting.sample import TRAIN_ROWS
 from quantizers.table import Table, TableStats
+
+_MOST_ROWS, _ROWS_A_WORD = 1 << 17, 32  # that train the codebooks
 
 
 class RQConfig(AdditiveConfig):
@@ -39,12 +41,12 @@ class RQConfig(AdditiveConfig):
     Attributes:
         beam_size: hypotheses that the search keeps for a row; 1 is the greedy search.
         iterations: k-means steps a codebook.
-        train_rows: rows that train the codebooks, at the most.
+        train_rows: rows that train the codebooks, at the most; default 65,536 to 131,072, within that 32 for each codeword.
     """
 
     beam_size: int = Field(default=5, ge=1, le=256)
     iterations: int = Field(default=20, ge=1)
-    train_rows: int = Field(default=131_072, ge=1)
+    train_rows: int | None = Field(default=None, ge=1)
 
 
 class RQ(AdditiveQuantizer):
@@ -105,19 +107,24 @@ class RQ(AdditiveQuantizer):
     def _fit_steps(self, table: Table, *, seed: int, weights: Tensor | None, budget: Budget | None) -> Iterator[FitStep]:
         config = self.config
         scale = power_of_two(table.vectors)
-        x, weights = draw(table.vectors, weights, config.train_rows, generator(seed, 0))
-        x = x / scale
+        most = config.train_rows or min(
+            _MOST_ROWS, max(TRAIN_ROWS, _ROWS_A_WORD * config.num_codebooks * config.codebook_size)
+        )
+        self._resolve(train_rows=min(most, table.num_embeddings))
+        rows = torch.randperm(table.num_embeddings, generator=generator(seed, 0))[:most].to(table.vectors.device)
+        weights = None if weights is None else weights[rows]
+        x = table.vectors[rows].div_(scale)
+        del rows
         books: list[dict[str, Tensor]] = []
         beam = _Beam(x, config)
         for number in range(config.num_codebooks):
-            book = kmeans(
+            book = kmeans_in_place(
                 beam.take_left(),
                 config.codebook_size,
                 generator=generator(seed, number + 1),
                 weights=weights,
                 iterations=config.iterations,
-                max_rows=config.train_rows,
-                first_rows=config.train_rows,
+                first_rows=most,
             )
             books.append(stored("codebooks", book * scale, config.codebook_dtype))
             value = beam.extend(codewords(books[-1], "codebooks") / scale) * scale**2
@@ -132,7 +139,8 @@ class _Beam:
 
     def __init__(self, x: Tensor, config: RQConfig) -> None:
         self.x = x
-        self._left: Tensor | None = x  # what the best hypotheses leave over
+        # What the best hypotheses leave over, with a column of ones, as k-means takes it: (N, D + 1).
+        self._left: Tensor | None = torch.cat([x, torch.ones((len(x), 1), device=x.device)], dim=1)
         self.beam_size = config.beam_size
         self.books = torch.empty((0, config.codebook_size, x.shape[1]), device=x.device)
         # Codes of the hypotheses (N, B, M), in the smallest type there is.
@@ -158,7 +166,7 @@ class _Beam:
         offset, columns = -0.5 * book.square().sum(dim=1), book.T.contiguous()
         step = rows_at_once(book[None], self.beam_size, book.device)
         total = 0.0
-        best_left = torch.empty_like(self.x)
+        best_left = torch.ones((len(self.x), self.x.shape[1] + 1), device=self.x.device)
         for start in range(0, len(self.x), step):
             x, old = self.x[start : start + step], self.codes[start : start + step, : self.count]
             left = x.repeat_interleave(self.count, dim=0)
@@ -170,7 +178,8 @@ class _Beam:
             new[:, :, :number] = old[:, :, :number].gather(1, parent[:, :, None].expand(-1, -1, number))
             new[:, :, number] = code.to(new.dtype)
             winners = left.reshape(len(x), -1, left.shape[1])[torch.arange(len(x), device=x.device), parent[:, 0]]
-            best_left[start : start + step] = winners - book[code[:, 0]]
+            torch.sub(winners, book[code[:, 0]], out=winners)
+            best_left[start : start + step, :-1] = winners
             total -= float(best[:, 0].sum(dtype=torch.float64))
         self._left = best_left
         self.count = min(self.beam_size, self.count * size)

@@ -1,4 +1,4 @@
-"""Methods that learn on a sample: rows encoded a thousand at a time come out as those encoded a hundred thousand at a time."""
+"""Methods that learn on a sample: rows encoded 1,000 at a time come out as those encoded 100,000 at a time."""
 
 import pytest
 import torch
