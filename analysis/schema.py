@@ -165,7 +165,7 @@ def to_table(rows: Sequence[Mapping[str, Any]], schema: pa.Schema) -> pa.Table:
 
 # In files of other programs, and of versions without digests: what must be there.
 _NEEDED: dict[FileName, tuple[str, ...]] = {
-    "trials": ("quantizer", "status"),
+    "trials": ("trial_key", "quantizer", "status"),
     "scores": ("trial_key", "task", "metric"),
     "frontier": (
         "quantizer",
@@ -195,7 +195,7 @@ def check_content(table: pa.Table, name: FileName) -> None:
     for column in _NEEDED[name]:
         if table[column].null_count:
             raise ValueError(f"column {column!r} has rows without a value")
-    needed = {"trials": ("trial_key", "payload_bytes"), "frontier": ("value_mean",), "scores": ()}[name]
+    needed = {"trials": ("payload_bytes",), "frontier": ("value_mean",), "scores": ()}[name]
     chosen = table.filter(pc.equal(table["status"], "ok") if name == "trials" else table["on_frontier"]) if needed else table
     for column in needed:
         if chosen[column].null_count:

@@ -162,11 +162,10 @@ def _read(run_dir: Path, name: FileName) -> pa.Table:
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
             raise InputError(f"{path}: column {field.name!r} must be {field.type} ({_first_line(error)}).") from None
     found = pa.Table.from_arrays(columns, schema=schema).replace_schema_metadata(table.schema.metadata)
-    if not sealed:
-        try:
-            check_content(found, name)
-        except ValueError as error:
-            raise InputError(f"{path}: {error}; {_anew(run_dir)}") from None
+    try:
+        check_content(found, name)
+    except ValueError as error:
+        raise InputError(f"{path}: {error}; {_anew(run_dir)}") from None
     return found
 
 

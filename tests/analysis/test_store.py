@@ -113,6 +113,15 @@ def test_column_of_another_type_is_named(tmp_path: Path) -> None:
         store.read_frontier(tmp_path)
 
 
+@pytest.mark.parametrize("column", ["trial_key", "quantizer", "status"])
+def test_what_every_trial_has_may_not_be_missing(tmp_path: Path, column: str) -> None:
+    found = to_table([TRIAL], TRIALS)
+    place = found.schema.get_field_index(column)
+    pq.write_table(found.set_column(place, column, pa.nulls(1, pa.string())), tmp_path / "trials.parquet")
+    with pytest.raises(InputError, match=rf"trials\.parquet: column '{column}' has rows without a value; rewrite it with"):
+        store.read_trials(tmp_path)
+
+
 def test_run_json_round_trip(tmp_path: Path) -> None:
     run = {"name": "quick", "objectives": ["payload_bytes"], "interrupted": False}
     store.write_run(tmp_path, run)

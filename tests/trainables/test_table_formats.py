@@ -271,7 +271,9 @@ def test_folders(tmp_path, caplog):
         assert list(read_table(str(folder)).words or ()) == ["a", "b", "[row 2]", "[row 3]", "[row 4]"]
     assert "2 tokens for 5 rows; the others are called [row 2]" in caplog.text
     assert read_table(f"{folder}#embeddings.position_embeddings.weight").shape == (3, 2)
-    for text in ("[]", '{"model": {"vocab": {"a": -1}}}', '{"model": {"vocab": {"a": 9999999999}}}', "[" * 3000, "{"):
+    endless = '{"model": {"vocab": {"a": 0}}, "added_tokens": [{"content": "b", "id": Infinity}]}'
+    wrong = ['{"model": {"vocab": {"a": -1}}}', '{"model": {"vocab": {"a": 9999999999}}}', endless]
+    for text in ("[]", *wrong, "[" * 3000, "{"):
         (folder / "tokenizer.json").write_text(text)
         refused(folder, "tokenizer.json: not ")
     (tmp_path / "empty" / "pytorch_model.bin.index.json").write_text("{}")

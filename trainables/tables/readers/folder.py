@@ -124,7 +124,7 @@ def _words(place: Path) -> list[str] | None:
         return _by_row({**vocabulary, **added}, file)
     except InputError:
         raise
-    except (LookupError, TypeError, AttributeError, ValueError) as error:
+    except (LookupError, TypeError, AttributeError, ValueError, OverflowError) as error:
         raise InputError(f"{file}: not a tokenizer's vocabulary ({type(error).__name__}: {error}).") from None
 
 
