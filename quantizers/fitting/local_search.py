@@ -26,7 +26,7 @@ from quantizers.fitting.kmeans import cluster_sums
 
 _CHUNK_CPU = 1 << 18  # values of a chunk's residuals: a megabyte stays in the cache
 _CHUNK_CUDA = 1 << 25
-_ROWS = 1 << 22  # values of rebuilt rows held at once
+_ROWS = 1 << 20  # values of rebuilt rows held at once
 _KEYS = 1 << 21  # pairs of codes counted at once
 _DENSE_WORDS = 6144  # codewords up to which the normal equations are written out (300 MB)
 _BLOCK = 256  # rows of the equations that are solved at once

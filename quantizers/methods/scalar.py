@@ -37,7 +37,7 @@ _GOLDEN = (5**0.5 - 1) / 2
 _SEARCH_STEPS = 12  # leaves half a percent of the range; least squares does the rest
 _LEAST_SQUARES_STEPS = 4
 _LEVEL_VALUES = 1 << 18  # values that the levels are fitted to
-_CHUNK_VALUES = 1 << 20  # values at once: a step holds several arrays of this many
+_CHUNK_VALUES = 1 << 18  # values at once: a step holds several arrays of this many
 
 
 class ScalarConfig(QuantizerConfig):
