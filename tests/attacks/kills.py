@@ -86,6 +86,7 @@ class Place:
         ]
         command += ["--workers", "1"]
         environment = {**os.environ, "ATTACK_MARK": str(self.folder), "MLFLOW_DISABLE_TELEMETRY": "true"}
+        environment["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"  # seven programs more, of which nothing here is tried
         with (self.folder / "server.txt").open("ab") as out:
             self.server = subprocess.Popen(command, env=environment, stdout=out, stderr=out, start_new_session=True)
         _until(lambda: _listens(int(str(self.uri).rpartition(":")[2])), "the MLflow server listens")
