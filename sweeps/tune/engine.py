@@ -80,10 +80,11 @@ def run_trials(
 
         def most_pending() -> int:
             # So many trials wait for a worker at the most: each knows what those before it took, or what came of them; and
-            # on a cluster that grows, what waits is what it grows for.
+            # on a cluster that grows, what waits is what it grows for. One more, for a worker that becomes free while others
+            # are on their way.
             slots = cluster.slots()
             progress.set_slots(slots)
-            return max(1, slots // 8) if adaptive else slots
+            return max(1, slots // 8) if adaptive else slots + 1
 
         settings = Settings(
             run=places.place(config.run_location),

@@ -3,6 +3,7 @@
 Needs Ray 2.60:
 
 - ``Trial.temporary_state.ray_actor``: the actor that runs a trial, to kill a worker that hangs.
+- ``_trial_to_actor`` and ``_actor_manager.is_actor_started`` of Tune's controller: whether a trial's worker is on its way.
 - ``Trial.pickled_error_file``: where Tune keeps the exception that ended a trial.
 - the texts of ``ActorDiedError``: "exit detail: ...", "running low on memory", "node has died". Nothing else tells a lack of
   memory, or a node that is gone, from a process that crashed.
@@ -58,6 +59,13 @@ def kill_worker(trial: Any) -> None:
     actor = trial.temporary_state.ray_actor
     if actor is not None:
         ray.kill(actor)
+
+
+def is_starting(tune_controller: Any, trial: Any) -> bool:
+    """Whether a worker of its own has its place, and is on its way up, for a trial that waits."""
+    controller = tune_controller._tune_controller  # a scheduler is given a wrapper
+    actor = controller._trial_to_actor.get(trial)
+    return actor is not None and bool(controller._actor_manager.is_actor_started(actor))
 
 
 @contextlib.contextmanager

@@ -14,6 +14,7 @@ from quantizers import FitStep
 from sweeps.record.intake import Intake
 from sweeps.record.ledger import Turn
 from sweeps.tune.queue import Queue
+from sweeps.tune.ray_internals import is_starting
 from sweeps.tune.resources import Policy
 from trainables.records import TrialResult, TrialSpec
 
@@ -46,18 +47,26 @@ class Scheduler(FIFOScheduler):  # type: ignore[misc]
         self._pending[trial.trial_id] = trial
 
     def choose_trial_to_run(self, tune_controller: Any) -> Trial | None:
-        """The first that waits. Tune's own scheduler looks at all trials of the sweep for it, twice in every step."""
+        """The first that waits. Tune's own scheduler looks at all trials of the sweep for it, twice in every step.
+
+        Tune gives it a worker that has become free, and gives up the one that was to come for it. Where that one is on its
+        way, on a node that has just joined, another trial is therefore taken: while trials are shorter than a worker's start,
+        the node would never have a worker.
+        """
         if time.monotonic() - self._looked > _LOOK_SECONDS:
             self._looked = time.monotonic()
             tune_controller.update_max_pending_trials(self._most_pending())
+        first: Trial | None = None
         for trial_id, trial in list(self._pending.items()):
             if trial.status != Trial.PENDING:
                 del self._pending[trial_id]
             elif self._intake.stop_reason is not None:
                 tune_controller.stop_trial(trial)
-            else:
+            elif not is_starting(tune_controller, trial):
                 return trial
-        return None
+            else:
+                first = first or trial
+        return first
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         """A report of a fit, or a trial's result with its last report, which stops no trial: it ends by itself."""

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import ray.cloudpickle
 from ray.exceptions import ActorDiedError
+from ray.tune.experiment import Trial
 
 from sweeps.record.intake import Intake, Listed, Observer
 from sweeps.record.ledger import Ledger
@@ -124,6 +125,24 @@ def test_a_lost_trial_gets_one_more_chance_at_once_and_then_is_a_row(tmp_path: P
     assert sweep.queue.suggest("f") == "FINISHED"
     assert [row["status"] for row in sweep.rows] == ["failed", "ok", "ok", "ok"]
     assert "worker lost" in sweep.rows[0]["reason"] and "tried 2 times" in sweep.rows[0]["reason"]
+
+
+def test_a_worker_on_its_way_is_waited_for_while_others_have_trials_to_run(tmp_path: Path) -> None:
+    scheduler = Sweep(tmp_path).scheduler
+    trials = [Trial("function", stub=True, trial_id=name) for name in "abc"]
+    workers: dict[Trial, str] = {}
+    manager = types.SimpleNamespace(is_actor_started=lambda actor: actor == "comes")
+    controller = types.SimpleNamespace(
+        _tune_controller=types.SimpleNamespace(_trial_to_actor=workers, _actor_manager=manager)
+    )
+    for trial in trials:
+        trial.init_local_path = lambda: None
+        scheduler.on_trial_add(controller, trial)
+    assert scheduler.choose_trial_to_run(controller) is trials[0]
+    workers.update({trials[0]: "comes", trials[1]: "has no place yet"})
+    assert scheduler.choose_trial_to_run(controller) is trials[1]
+    workers.update(dict.fromkeys(trials, "comes"))
+    assert scheduler.choose_trial_to_run(controller) is trials[0], "there is no other"
 
 
 def test_hundreds_that_are_lost_with_a_node_run_again_side_by_side(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

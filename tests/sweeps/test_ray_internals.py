@@ -8,6 +8,7 @@ from pathlib import Path
 import ray.tune.execution.tune_controller as tune_controller
 import ray.tune.tune
 from ray.air._internal import usage
+from ray.air.execution._internal.actor_manager import RayActorManager
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
@@ -15,7 +16,15 @@ from ray.tune.search import Searcher
 from sweeps.tune.ray_internals import forget
 
 PROJECT = Path(__file__).parents[2] / "pyproject.toml"
-USED = ("temporary_state", "pickled_error_file", "ActorDiedError", "run_metadata", "get_json_state", "tag_callbacks")
+USED = (
+    "temporary_state",
+    "pickled_error_file",
+    "ActorDiedError",
+    "run_metadata",
+    "get_json_state",
+    "tag_callbacks",
+    "_trial_to_actor",
+)
 
 
 def test_ray_is_of_the_version_that_these_were_seen_in() -> None:
@@ -53,6 +62,14 @@ def test_the_last_report_goes_to_the_scheduler_before_the_callbacks() -> None:
     assert source.index("_scheduler_alg.on_trial_result") < source.index("_callbacks.on_trial_result")
     assert Searcher.FINISHED == "FINISHED" and TrialScheduler.STOP == "STOP"
     assert hasattr(tune_controller.TuneController, "update_max_pending_trials")
+
+
+def test_the_controller_knows_which_worker_is_on_its_way() -> None:
+    source = inspect.getsource(tune_controller)
+    assert "self._trial_to_actor: Dict[Trial, TrackedActor] = {}" in source and "self._actor_manager = " in source
+    assert hasattr(RayActorManager, "is_actor_started")
+    reuse = inspect.getsource(tune_controller.TuneController._maybe_reuse_cached_actor)
+    assert "original_actor = self._trial_to_actor.pop(trial)" in reuse, "it is still given up"
 
 
 def test_nobody_else_uses_them() -> None:
