@@ -50,8 +50,8 @@ class Scheduler(FIFOScheduler):  # type: ignore[misc]
         """The first that waits. Tune's own scheduler looks at all trials of the sweep for it, twice in every step.
 
         Tune gives it a worker that has become free, and gives up the one that was to come for it. Where that one is on its
-        way, on a node that has just joined, another trial is therefore taken: while trials are shorter than a worker's start,
-        the node would never have a worker.
+        way, on a node that has just joined, another trial is therefore taken: while trials are shorter than the start of a
+        worker, the node would never have one.
         """
         if time.monotonic() - self._looked > _LOOK_SECONDS:
             self._looked = time.monotonic()
