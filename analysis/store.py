@@ -15,7 +15,7 @@ import logging
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -221,11 +221,17 @@ class _Machine(_Facts):
     gpus: list[str] = []
 
 
+class _MetricFacts(_Facts):
+    direction: Literal["min", "max"]
+    unit: str | None = None
+    description: str | None = None
+
+
 class _RunFile(_Facts):
     name: str | None = None
     interrupted: bool = False
     objectives: list[str] = []
-    metrics: dict[str, dict[str, Any]] = {}
+    metrics: dict[str, _MetricFacts] = {}
     table: _TableFacts | None = None
     machine: _Machine | None = None
     versions: dict[str, Any] = {}

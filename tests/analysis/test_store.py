@@ -3,6 +3,7 @@
 import datetime
 import os
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -120,6 +121,13 @@ def test_what_every_trial_has_may_not_be_missing(tmp_path: Path, column: str) ->
     pq.write_table(found.set_column(place, column, pa.nulls(1, pa.string())), tmp_path / "trials.parquet")
     with pytest.raises(InputError, match=rf"trials\.parquet: column '{column}' has rows without a value; rewrite it with"):
         store.read_trials(tmp_path)
+
+
+@pytest.mark.parametrize("about", [{}, {"direction": "up"}, {"direction": "min", "unit": 3}])
+def test_a_metric_of_run_json_has_a_direction_and_a_unit_that_is_text(tmp_path: Path, about: dict[str, Any]) -> None:
+    store.write_run(tmp_path, {"name": "quick", "metrics": {"reconstruction.mse": about}})
+    with pytest.raises(InputError, match=r"run\.json: damaged: metrics\.reconstruction\.mse\."):
+        store.read_run(tmp_path)
 
 
 def test_run_json_round_trip(tmp_path: Path) -> None:
