@@ -14,14 +14,9 @@ from analysis import store
 from analysis.layout import FRONTIER_FILE, TRIALS_FILE
 from analysis.pareto import build_frontier, read_frontier
 from analysis.recommend import chosen_metrics
+from analysis.schema import UNFINISHED
 from analysis.text import counted
 from quantizers.errors import InputError
-
-# Why a sweep ended whose other trials are still to come, and the reason in their rows.
-INTERRUPTED = "interrupted"  # a person has ended it
-TERMINATED = "terminated"  # the machine has, by SIGTERM
-RAY_LOST = "Ray died"  # its processes ended, or it took its own node for gone
-UNFINISHED = (INTERRUPTED, TERMINATED, RAY_LOST)
 
 
 @dataclasses.dataclass(frozen=True)

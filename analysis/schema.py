@@ -20,6 +20,11 @@ SCHEMA_VERSION = 5
 DIGESTS_SINCE = 4  # the version from which on every file holds a digest of itself
 INTERVALS_SINCE = 5  # the version from which on intervals keep to their metric's bounds, and there are none of two seeds
 STATUSES = ("ok", "failed", "skipped", "infeasible", "stopped")
+# Why a sweep ended whose other trials are still to come, and the reason in their rows.
+INTERRUPTED = "interrupted"  # a person has ended it
+TERMINATED = "terminated"  # the machine has, by SIGTERM
+RAY_LOST = "Ray died"  # its processes ended, or it took its own node for gone
+UNFINISHED = (INTERRUPTED, TERMINATED, RAY_LOST)
 FileName = Literal["trials", "scores", "frontier"]
 
 _TEXT, _WHOLE, _REAL, _FLAG = pa.string(), pa.int64(), pa.float64(), pa.bool_()

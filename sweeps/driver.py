@@ -13,7 +13,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from analysis.runs import RAY_LOST, UNFINISHED
+from analysis.schema import RAY_LOST, UNFINISHED
 from quantizers.errors import InputError
 from quantizers.files import sealed_text, write_bytes
 from sweeps.record.estimate import jobs, one_of_each_first

@@ -14,7 +14,7 @@ from analysis import store
 from analysis.pareto import build_frontier
 from analysis.report.page import write_report
 from analysis.report.plots import frontier_png
-from analysis.runs import UNFINISHED
+from analysis.schema import UNFINISHED
 from sweeps.record import checkpoints
 from sweeps.record.artifacts import fetch_copy
 from sweeps.record.snapshot import facts, gather, trial_seconds

@@ -21,7 +21,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
-from analysis.runs import TERMINATED
+from analysis.schema import TERMINATED
 from quantizers import FitStep
 from sweeps.record.artifacts import bring, fetch_copy
 from sweeps.record.ledger import Ledger

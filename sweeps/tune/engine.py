@@ -24,7 +24,7 @@ os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")  # ours lets running t
 import ray
 from ray import tune
 
-from analysis.runs import RAY_LOST, TERMINATED
+from analysis.schema import RAY_LOST, TERMINATED
 from analysis.text import counted
 from quantizers.errors import InputError
 from sweeps.record.intake import Intake

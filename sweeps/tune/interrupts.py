@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator
 from types import FrameType, TracebackType
 from typing import Any
 
-from analysis.runs import INTERRUPTED, TERMINATED
+from analysis.schema import INTERRUPTED, TERMINATED
 
 _AGAIN_SECONDS = 0.5
 

@@ -125,7 +125,7 @@ def test_the_page_opens_on_charts_by_size_with_a_colour_for_each_quantizer(
         assert {round(x, 3) for _, x in points} == {3.0, 4.0, 5.0}
         assert collections.Counter(colour for colour, _ in points) == dict.fromkeys(COLOURS.values(), 6)
     assert page.get_by_text("Group by: quantizer").is_visible()
-    assert page.locator(".parcoords").count() == 1
+    page.locator(".parcoords").wait_for(state="attached")
     assert page.get_by_text("rq-skipped-100").first.is_visible()
 
     page.get_by_role("link", name="pq-x100-s0").click()

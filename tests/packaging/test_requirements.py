@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib.metadata
 import re
+import subprocess
 import sys
 import tomllib
 from collections.abc import Callable, Sequence
@@ -96,3 +97,27 @@ def test_help_has_every_command_where_it_is_needed(frontier: Callable[..., Resul
     places = [shown.index(f"│ {name} ") for name in listed]
     assert places == sorted(places)
     assert frontier("--version").stdout == f"frontier {importlib.metadata.version('embedding-frontier')}\n"
+
+
+@pytest.mark.process
+def test_commands_for_tables_and_files_need_no_extras(tmp_path: Path) -> None:
+    """As in an environment without them: `make test-long` installs one."""
+    missing = "; ".join(f"sys.modules[{name!r}] = None" for name in sorted(SWEEP_MODULES))
+    small = tmp_path / "small.safetensors"
+    compress = [
+        "compress",
+        "builtin:glove-10k-50d",
+        "--method",
+        "pq",
+        "--ratio",
+        "64",
+        "--set",
+        "iterations=1",
+        "-o",
+        str(small),
+    ]
+    for words in (compress, ["inspect", str(small), "dog"], ["inspect", str(tmp_path)]):
+        program = f"import sys; {missing}; from sweeps.commands import main; sys.argv[1:] = {words!r}; main()"
+        done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
+        assert done.returncode == (2 if words[-1] == str(tmp_path) else 0), done.stdout + done.stderr
+        assert "Traceback" not in done.stderr

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import pytest
 
-from analysis.runs import INTERRUPTED, TERMINATED
+from analysis.schema import INTERRUPTED, TERMINATED
 from sweeps.tune.interrupts import GraceOverError, Interrupts, TerminatedError
 
 PATIENCE = 60.0
