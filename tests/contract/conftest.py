@@ -163,8 +163,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     later = pytest.mark.slow if metafunc.definition.get_closest_marker("one_example") else pytest.mark.thorough
     # What codebooks are stored in is nothing to the others, which have it in `make test-long`.
     stores = metafunc.module.__name__.endswith(("test_storage", "test_codes", "test_javascript"))
-    # What is said here of our methods alone: that another reader knows them, and why one leaves bytes unused.
-    ours = metafunc.module.__name__.endswith(("test_javascript", "test_fills"))
+    # The page's reader knows the methods of this project alone.
+    ours = metafunc.module.__name__.endswith("test_javascript")
     for argument in APPLIES.keys() & set(metafunc.fixturenames):
         parameters = []
         devices = [device for device in DEVICES if argument != "device_case" or device != "cpu"]
