@@ -13,7 +13,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-_CHUNK_VALUES = 1 << 20
+_CHUNK_VALUES = 1 << 18
 
 
 def principal_axes(vectors: Tensor, weights: Tensor | None, *, center: bool = True) -> tuple[Tensor, Tensor, Tensor]:
@@ -87,9 +87,13 @@ class Coordinates:
 
     def ends(self) -> tuple[Tensor, Tensor]:
         """Least and largest of each axis: two (r,)."""
-        ends = [torch.stack(torch.aminmax(values, dim=0)) for _, values in self.chunks()]
-        low, high = torch.stack(ends).unbind(1)
-        return low.amin(dim=0), high.amax(dim=0)
+        low = torch.full((self.shape[1],), torch.inf, device=self.device)
+        high = -low
+        # Added up as they come: small results kept between large temporaries would pin the allocator's memory.
+        for _, values in self.chunks():
+            torch.minimum(low, values.amin(dim=0), out=low)
+            torch.maximum(high, values.amax(dim=0), out=high)
+        return low, high
 
     def peak(self) -> float:
         """The largest magnitude."""

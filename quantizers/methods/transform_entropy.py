@@ -291,15 +291,16 @@ def _code(coordinates: Coordinates, peak: float, log_step: float, chunk_rows: in
     sums = torch.zeros((2, len(tables.axes)), dtype=torch.float64, device=coordinates.device)
     sums.index_add_(1, tables.table_of_axis, gaps)
     shrink = sums[0] / sums[1].clamp_min(1)
-    streams, lengths = [], []
-    for _, values in coordinates.chunks(chunk_rows):
-        stream, length = encode(_symbols(values, float(step)), tables.offsets, tables.frequency, tables.before)
-        streams.append(stream)
-        lengths.append(length)
+    stream = bytearray()
+    lengths = torch.empty(len(coordinates), dtype=torch.int64, device=coordinates.device)
+    for rows, values in coordinates.chunks(chunk_rows):
+        part, lengths[rows] = encode(_symbols(values, float(step)), tables.offsets, tables.frequency, tables.before)
+        stream += part.cpu().numpy().tobytes()
+    coded = torch.frombuffer(stream, dtype=torch.uint8) if stream else torch.empty(0, dtype=torch.uint8)
     return {
         "step": step,
-        "stream": torch.cat(streams),
-        **_code_lengths(torch.cat(lengths)),
+        "stream": coded.to(coordinates.device),
+        **_code_lengths(lengths),
         "shrink": shrink.to(torch.float16),
         "table_axes": tables.axes.to(torch.int16),
         "table_sizes": tables.sizes.to(torch.int16),

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from quantizers.coding.range_coder import decode_list, encode_list
-from quantizers.coding.slots import encode_rows
+from quantizers.coding.slots import encode_rows, slot_words
 from quantizers.methods.trellis.learning import nearest_class
 from quantizers.methods.trellis.model import Model
 from quantizers.methods.trellis.search import contexts_of, search
@@ -92,15 +92,21 @@ def fill(
         model: the tables.
         states: of the machine.
     """
-    heads, words = [], []
+    slots = model.slot_bytes.cpu().numpy()
+    of_rows, whole_words = slots[classes.cpu().numpy()], slot_words(slots)
+    num_words = int(whole_words[classes.cpu().numpy()].sum())
+    heads = torch.empty(int(of_rows.sum()) - 4 * num_words, dtype=torch.uint8)
+    words = torch.empty(num_words, dtype=torch.int32)
+    head_end = word_end = 0
     for rows, values in chunks:
         for part in range(rows.start, rows.stop, _MOST_ROWS):
             here = slice(part, min(part + _MOST_ROWS, rows.stop))
             own = values[part - rows.start : here.stop - rows.start]
             head, word = _Filling(own, classes[here], rate_weight[here], model, states).coded()
-            heads.append(head)
-            words.append(word)
-    return _joined(heads, classes.device), _joined([word.view(np.int32) for word in words], classes.device)
+            heads[head_end : head_end + len(head)] = torch.from_numpy(head)
+            words[word_end : word_end + len(word)] = torch.from_numpy(word.view(np.int32))
+            head_end, word_end = head_end + len(head), word_end + len(word)
+    return heads.to(classes.device), words.to(classes.device)
 
 
 class _Filling:
@@ -194,9 +200,3 @@ class _Weight:
 
 def _where(condition: Tensor, one: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
     return torch.where(condition, one[0], other[0]), torch.where(condition, one[1], other[1])
-
-
-def _joined(parts: list[np.ndarray], device: torch.device) -> Tensor:
-    """Copied: an empty array lends a tensor strides that it cannot be viewed with."""
-    whole = torch.from_numpy(np.concatenate(parts))
-    return torch.empty(len(whole), dtype=whole.dtype, device=device).copy_(whole)

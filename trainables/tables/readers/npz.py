@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import math
+import sys
 import zipfile
 from pathlib import Path
 
@@ -55,7 +56,7 @@ def read_npz(path: Path, name: str | None, rows: int | None, max_unpacked: int |
                     _LOG.warning("%s: the words in %s are pickled, which can run code, and left out; save them with "
                                  "np.savez(..., words=np.array(words, dtype=str)).", path, key)  # fmt: skip
                 elif kind.kind in "US" or kind == np.uint8:
-                    words = checked_words(_words(read(key)), f"{path}#{key}", num_rows)[:rows]
+                    words = checked_words(_words(read(key), path), f"{path}#{key}", num_rows)[:rows]
             if "counts" in heads and heads["counts"][2].kind in "fiu":
                 counts = checked_counts(read("counts"), f"{path}#counts", num_rows)[:rows]
     except OSError as error:
@@ -87,9 +88,12 @@ def _array(
     return np.frombuffer(data, dtype).reshape(shape, order="F" if in_columns else "C")
 
 
-def _words(array: np.ndarray) -> list[str]:
+def _words(array: np.ndarray, path: Path) -> list[str]:
     if array.dtype.kind == "u":
         return decode_words(array.tobytes())
     if array.dtype.kind == "S":
         return [word.decode("utf-8", "surrogateescape") for word in array.reshape(-1).tolist()]
+    letters = np.frombuffer(array.tobytes(), np.dtype(np.uint32).newbyteorder(array.dtype.byteorder))
+    if len(letters) and int(letters.max()) > sys.maxunicode:
+        raise damaged(path, ValueError(f"{int(letters.max())} is no character"))
     return [str(word) for word in array.reshape(-1).tolist()]
