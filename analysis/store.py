@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from analysis.layout import RUN_FILE, SWEEP_FILE, TRIALS_FILE
 from analysis.schema import DIGESTS_SINCE, SCHEMA_VERSION, SCHEMAS, FileName, check_content, to_table
@@ -211,6 +211,9 @@ class _Facts(BaseModel):
 class _TableFacts(_Facts):
     name: str
     digest: str
+    num_embeddings: int = Field(ge=1)
+    embedding_dim: int = Field(ge=1)
+    eigenvalues: list[float] = []
 
 
 class _Machine(_Facts):
@@ -227,13 +230,16 @@ class _MetricFacts(_Facts):
     description: str | None = None
 
 
+_MISSING: Any = None  # of what may be missing, and not null
+
+
 class _RunFile(_Facts):
     name: str | None = None
     interrupted: bool = False
     objectives: list[str] = []
     metrics: dict[str, _MetricFacts] = {}
-    table: _TableFacts | None = None
-    machine: _Machine | None = None
+    table: _TableFacts = _MISSING
+    machine: _Machine = _MISSING
     versions: dict[str, Any] = {}
     command: str | None = None
     started_at: _Time | None = None
