@@ -197,7 +197,8 @@ class _Values:
 
     def chunks(self, chunk_rows: int | None = None) -> Iterator[tuple[slice, Tensor]]:
         """Rows, and their values; for sums always as many at a time, so that they are the same bit for bit."""
-        step = chunk_rows or max(1, _CHUNK_VALUES // self.x.shape[1])
+        most = max(1, _CHUNK_VALUES // self.x.shape[1])
+        step = min(chunk_rows or most, most)
         for start in range(0, len(self.x), step):
             rows = slice(start, start + step)
             yield rows, self.x[rows] / self.unit
