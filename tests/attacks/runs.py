@@ -94,6 +94,9 @@ class _Nobody:
     def send_all(self, results: Sequence[object]) -> int:
         raise UnreachableError("nobody answers")
 
+    def summarize(self, *about: object, **more: object) -> bool:
+        raise UnreachableError("nobody answers")
+
 
 def _damage(path: Path, dice: Random) -> str:
     """Damage a file; returns a word for what was done."""
