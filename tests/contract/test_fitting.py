@@ -23,6 +23,7 @@ def test_fit_changes_nothing_around_it(case, observed):
     assert seen.quantizer.config == case.config
 
 
+@pytest.mark.one_example
 def test_codes_do_not_depend_on_how_many_rows_are_encoded_at_a_time(sampled_case, fitted, same_state):
     quantizer = sampled_case.cls(sampled_case.config)
     quantizer.chunk_rows = 100

@@ -116,8 +116,16 @@ def test_commands_for_tables_and_files_need_no_extras(tmp_path: Path) -> None:
         "-o",
         str(small),
     ]
-    for words in (compress, ["inspect", str(small), "dog"], ["inspect", str(tmp_path)]):
-        program = f"import sys; {missing}; from sweeps.commands import main; sys.argv[1:] = {words!r}; main()"
-        done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
-        assert done.returncode == (2 if words[-1] == str(tmp_path) else 0), done.stdout + done.stderr
-        assert "Traceback" not in done.stderr
+    calls = [compress, ["inspect", str(small), "dog"], ["inspect", str(tmp_path)]]
+    program = f"""import sys; {missing}
+from sweeps.commands import main
+for words in {calls!r}:
+    sys.argv[1:] = words
+    try:
+        main()
+    except SystemExit as end:
+        print("ENDED", end.code or 0)
+"""
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert re.findall(r"ENDED (.*)", done.stdout) == ["0", "0", "2"], done.stdout + done.stderr
+    assert "Traceback" not in done.stderr

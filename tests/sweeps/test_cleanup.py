@@ -40,7 +40,8 @@ def ledger(tmp_path: Path) -> Path:
     run = tmp_path / "runs" / "r"
     run.mkdir(parents=True)
     (run / "sweep.yaml").write_text("name: r")
-    store.write(run, "trials", [{"trial_key": "a", "fit_key": "fa"}, {"trial_key": "skipped", "fit_key": None}])
+    kept, skipped = ({"trial_key": key, "fit_key": fit, "quantizer": "pq"} for key, fit in (("a", "fa"), ("skipped", None)))
+    store.write(run, "trials", [{**kept, "status": "failed"}, {**skipped, "status": "skipped"}])
     return folder
 
 

@@ -678,8 +678,10 @@ def test_what_is_on_the_frontier_has_its_files_and_a_moved_folder_has_them_too(t
 
 def write_frontier(config: SweepConfig, keys: list[str]) -> None:
     rows = store.read_trials(config.run_dir).to_pylist()
+    about = {"task": "reconstruction", "metric": "nmse", "direction": "min", "payload_bytes_mean": 100.0, "num_seeds": 1}
     points = [
-        {name: row[name] for name in ("quantizer", "config_json")} | {"on_frontier": row["trial_key"] in keys}
+        {**about, "quantizer": row["quantizer"], "config_json": row["config_json"] or "{}"}
+        | {"on_frontier": row["trial_key"] in keys, "value_mean": 0.5}
         for row in rows
     ]
     store.write(config.run_dir, "frontier", points)

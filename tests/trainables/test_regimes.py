@@ -177,17 +177,20 @@ def test_fisher_weights_are_those_of_the_seeds_baseline(bench: Bench) -> None:
 
 
 def test_the_fisher_metric_keeps_what_the_task_feels(bench: Bench) -> None:
-    methods = [{"method": "rq", "num_codebooks": 1, "codebook_size": 5}, {"method": "scalar", "bits": 4}]
+    sizes = list(range(3, 9))
+    methods = [{"method": "rq", "num_codebooks": 1, "codebook_size": sizes}, {"method": "scalar", "bits": 4}]
     found = {}
     for metric in ("none", "fisher"):
         prepared = bench.prepared(name=metric, regime="finetuned", quantizers=methods, metric=metric)
-        found[metric] = {spec.method: bench.run(prepared, spec) for spec in prepared.plan.trials}
+        found[metric] = [bench.run(prepared, spec) for spec in prepared.plan.trials if spec.method == "rq"]
         assert [row["quantizer"] for row in prepared.plan.skipped] == (["scalar"] if metric == "fisher" else [])
     assert "not linear" in prepared.plan.skipped[0]["reason"]
-    plain, felt = found["none"]["rq"], found["fisher"]["rq"]
-    assert felt.row["fit_metric"] == "fisher" and felt.row["payload_bytes"] == plain.row["payload_bytes"]
-    assert felt.row["mse"] > plain.row["mse"]
-    assert accuracy(felt)[0] >= accuracy(plain)[0]
+    plain, felt = found["none"], found["fisher"]
+    assert len(felt) == len(plain) == len(sizes) and {one.row["fit_metric"] for one in felt} == {"fisher"}
+    assert [one.row["payload_bytes"] for one in felt] == [one.row["payload_bytes"] for one in plain]
+    # Over all sizes: of one, chance decides as much as the metric, with 40 sentences.
+    assert sum(one.row["mse"] for one in felt) > sum(one.row["mse"] for one in plain)
+    assert sum(accuracy(one)[0] for one in felt) > sum(accuracy(one)[0] for one in plain)
 
 
 def test_interruption_still_scores(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
