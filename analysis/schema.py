@@ -168,7 +168,7 @@ def to_table(rows: Sequence[Mapping[str, Any]], schema: pa.Schema) -> pa.Table:
     return pa.Table.from_arrays(columns, schema=schema)
 
 
-# In files of other programs, and of versions without digests: what must be there.
+# What must be there, whoever wrote the file.
 _NEEDED: dict[FileName, tuple[str, ...]] = {
     "trials": ("trial_key", "quantizer", "status"),
     "scores": ("trial_key", "task", "metric"),

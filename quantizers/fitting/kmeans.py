@@ -44,7 +44,7 @@ def nearest(x: Tensor, centroids: Tensor) -> Tensor:
     shift = centroids.mean(dim=0)  # keeps the scores small where the table is far from the origin
     centred = centroids - shift
     scale = power_of_two(centred)
-    return _best(_with_ones((x - shift).div_(scale)), _scorer(centred.div_(scale)))
+    return _best(with_ones((x - shift).div_(scale)), _scorer(centred.div_(scale)))
 
 
 def kmeans(
@@ -81,9 +81,9 @@ def kmeans(
     """
     if not 1 <= num_clusters <= MAX_CLUSTERS:
         raise ValueError(f"num_clusters must be 1 to {MAX_CLUSTERS}, not {num_clusters}")
-    distinct = _distinct_rows(x, num_clusters)
-    if distinct is not None:
-        return torch.cat([distinct, distinct[-1:].expand(num_clusters - len(distinct), -1)])
+    found = _all_distinct(x, num_clusters)
+    if found is not None:
+        return found
     order = torch.randperm(len(x), generator=generator)[: max_rows or default_rows(num_clusters)].to(x.device)
     if weights is not None:
         weights = weights[order]
@@ -99,8 +99,10 @@ def kmeans(
     )
 
 
-def with_ones(x: Tensor, order: Tensor) -> Tensor:
-    """Rows ``order`` (n,) of x (N, D), with a column of ones: (n, D + 1)."""
+def with_ones(x: Tensor, order: Tensor | None = None) -> Tensor:
+    """Rows ``order`` (n,) of x (N, D), or all, with a column of ones: (n, D + 1). One product then makes the scores."""
+    if order is None:
+        return torch.cat([x, torch.ones((len(x), 1), device=x.device)], dim=1)
     out = torch.ones((len(order), x.shape[1] + 1), device=x.device)
     for part, rows in zip(torch.split(out, _COPIED), torch.split(order, _COPIED), strict=True):
         part[:, :-1] = x[rows]
@@ -132,9 +134,9 @@ def kmeans_in_place(
         (K, D) float32.
     """
     x = scored[:, :-1]
-    distinct = _distinct_rows(x, num_clusters)
-    if distinct is not None:
-        return torch.cat([distinct, distinct[-1:].expand(num_clusters - len(distinct), -1)])
+    found = _all_distinct(x, num_clusters)
+    if found is not None:
+        return found
     if x.shape[1] == 1:
         return _kmeans_1d(x.flatten(), num_clusters, weights)[:, None]
     shift = x.mean(dim=0)
@@ -183,11 +185,6 @@ def cluster_sums(x: Tensor, codes: Tensor, num_clusters: int, weights: Tensor | 
     if weights is None:
         return sums, counts.to(x.dtype)
     return sums, torch.bincount(codes, weights=weights, minlength=num_clusters).to(x.dtype)
-
-
-def _with_ones(x: Tensor) -> Tensor:
-    """All rows with a column of ones: one product then makes the scores."""
-    return torch.cat([x, torch.ones((len(x), 1), device=x.device)], dim=1)
 
 
 def _scorer(centroids: Tensor) -> Tensor:
@@ -301,6 +298,12 @@ def _distinct_rows(x: Tensor, limit: int) -> Tensor | None:
     rows = torch.arange(len(x), device=x.device)
     first = torch.full((count,), len(x), device=x.device).scatter_reduce_(0, group, rows, "amin")
     return x[first.sort().values]
+
+
+def _all_distinct(x: Tensor, num_clusters: int) -> Tensor | None:
+    """Where ``x`` has no more than K distinct rows, these, the last one repeated: (K, D)."""
+    distinct = _distinct_rows(x, num_clusters)
+    return None if distinct is None else torch.cat([distinct, distinct[-1:].expand(num_clusters - len(distinct), -1)])
 
 
 def _row_hash(x: Tensor) -> Tensor:

@@ -89,7 +89,7 @@ class Coordinates:
         """Least and largest of each axis: two (r,)."""
         low = torch.full((self.shape[1],), torch.inf, device=self.device)
         high = -low
-        # Added up as they come: small results kept between large temporaries would pin the allocator's memory.
+        # Compared as they come: small results kept between large temporaries would pin the allocator's memory.
         for _, values in self.chunks():
             torch.minimum(low, values.amin(dim=0), out=low)
             torch.maximum(high, values.amax(dim=0), out=high)

@@ -28,7 +28,7 @@ from quantizers.additive import AdditiveConfig, AdditiveQuantizer, additive_conf
 from quantizers.base import Budget, FitStep, Skip, generator
 from quantizers.coding.codebooks import codewords, stored
 from quantizers.fitting.beam import BeamSearch, rows_at_once, top_scores
-from quantizers.fitting.kmeans import kmeans_in_place, power_of_two
+from quantizers.fitting.kmeans import kmeans_in_place, power_of_two, with_ones
 from quantizers.fitting.sample import TRAIN_ROWS
 from quantizers.table import Table, TableStats
 
@@ -41,7 +41,8 @@ class RQConfig(AdditiveConfig):
     Attributes:
         beam_size: hypotheses that the search keeps for a row; 1 is the greedy search.
         iterations: k-means steps a codebook.
-        train_rows: rows that train the codebooks, at the most; default 65,536 to 131,072, within that 32 for each codeword.
+        train_rows: rows that train the codebooks, at the most; default 32 for each codeword, at least 65,536 and at most
+            131,072.
     """
 
     beam_size: int = Field(default=5, ge=1, le=256)
@@ -140,7 +141,7 @@ class _Beam:
     def __init__(self, x: Tensor, config: RQConfig) -> None:
         self.x = x
         # What the best hypotheses leave over, with a column of ones, as k-means takes it: (N, D + 1).
-        self._left: Tensor | None = torch.cat([x, torch.ones((len(x), 1), device=x.device)], dim=1)
+        self._left: Tensor | None = with_ones(x)
         self.beam_size = config.beam_size
         self.books = torch.empty((0, config.codebook_size, x.shape[1]), device=x.device)
         # Codes of the hypotheses (N, B, M), in the smallest type there is.

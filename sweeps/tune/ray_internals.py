@@ -62,7 +62,7 @@ def kill_worker(trial: Any) -> None:
 
 
 def is_starting(tune_controller: Any, trial: Any) -> bool:
-    """Whether a worker of its own has its place, and is on its way up, for a trial that waits."""
+    """Whether the worker that was asked for a waiting trial has its resources and is starting."""
     controller = tune_controller._tune_controller  # a scheduler is given a wrapper
     actor = controller._trial_to_actor.get(trial)
     return actor is not None and bool(controller._actor_manager.is_actor_started(actor))

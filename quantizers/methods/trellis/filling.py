@@ -92,10 +92,9 @@ def fill(
         model: the tables.
         states: of the machine.
     """
-    slots = model.slot_bytes.cpu().numpy()
-    of_rows, whole_words = slots[classes.cpu().numpy()], slot_words(slots)
-    num_words = int(whole_words[classes.cpu().numpy()].sum())
-    heads = torch.empty(int(of_rows.sum()) - 4 * num_words, dtype=torch.uint8)
+    slots = model.slot_bytes.cpu().numpy()[classes.cpu().numpy()]
+    num_words = int(slot_words(slots).sum())
+    heads = torch.empty(int(slots.sum()) - 4 * num_words, dtype=torch.uint8)
     words = torch.empty(num_words, dtype=torch.int32)
     head_end = word_end = 0
     for rows, values in chunks:

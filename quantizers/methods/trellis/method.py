@@ -173,7 +173,7 @@ class Trellis(Quantizer):
         unit = 2.0 ** math.floor(math.log2(peak)) if peak else 1.0  # so that squares stay in float32's range
         coordinates = coordinates.scaled(1 / unit)
         rate_weight = rate_weights(weights, len(coordinates), row_bits / coordinates.shape[1], coordinates.device)
-        model, classes = self._learned(coordinates, rate_weight, row_bits) if peak else self._zeros(coordinates)
+        model, classes = self._learned(coordinates, rate_weight, row_bits)
         yield FitStep("learn", 0.4)
         values = ((rows, part.div_(model.step)) for rows, part in coordinates.chunks(self.chunk_rows))
         heads, tails = fill(values, classes, rate_weight, model, self.config.states)
