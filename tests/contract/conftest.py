@@ -148,10 +148,15 @@ SLOW_FOR = {
         "test_weighted_fit",
         "test_weights",
     },
-    "transform_entropy": {"test_fit"},
-    "adacomp": {"test_proposals_are_within_their_budget"},
-    "dccl": {"test_proposals_are_within_their_budget"},
-    "dpq": {"test_proposals_are_within_their_budget"},
+    "transform_entropy": {"test_fit", "test_proposals_for_edge_tables"},
+    "adacomp": {
+        "test_more_bytes_never_rebuild_worse",
+        "test_proposals_are_within_their_budget",
+        "test_proposals_for_edge_tables",
+    },
+    "bin": {"test_proposals_are_within_their_budget"},
+    "dccl": {"test_more_bytes_never_rebuild_worse", "test_proposals_are_within_their_budget"},
+    "dpq": {"test_more_bytes_never_rebuild_worse", "test_proposals_are_within_their_budget"},
     "lsq": {"test_proposals_are_within_their_budget"},
 }
 # Their search looks far ahead, so that one example is enough while one works.
@@ -186,6 +191,13 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "edge" in metafunc.fixturenames:
         few = [pytest.param(name, marks=[] if name in FEW_EDGES else pytest.mark.thorough) for name in EDGES]
         metafunc.parametrize("edge", few)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    # Every example on a few edge tables, and every edge table with the first example: all pairs are in `make test-long`.
+    for item in items:
+        if len(list(item.iter_markers("thorough"))) > 1 and not item.get_closest_marker("slow"):
+            item.add_marker(pytest.mark.slow)
 
 
 class CountingSaver(Saver):

@@ -115,7 +115,7 @@ def test_classes_take_what_there_is(small):
 
 @pytest.mark.parametrize("ratio", [16, pytest.param(32, marks=pytest.mark.slow)])
 def test_better_than_equal_steps(ratio):
-    table = Table(gaussian_table(2000, 0.9 ** torch.arange(24), seed=1))
+    table = Table(gaussian_table(1200, 0.9 ** torch.arange(24), seed=1))
     budget, stats = Budget.from_ratio(ratio, table.shape), TableStats.of(table)
     errors = []
     for method in (Trellis, TransformEntropy):
