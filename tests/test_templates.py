@@ -18,18 +18,25 @@ from trainables.task import DownstreamTask
 ROOT = Path(__file__).parents[1]
 PLACES = {"method": "quantizers/methods", "task": "trainables/tasks", "panel": "analysis/report/panels"}
 
-USE_TASK = """
+USE = """
+import importlib.util, pathlib
+
+from sweeps.commands import application
 from trainables.registry import make_task
 from trainables.tables.formats import read_table
+from typer.testing import CliRunner
+
+for words in (
+    "compress builtin:glove-10k-50d --rows 300 --method my_method --ratio 5 -o small.safetensors",
+    "inspect small.safetensors the",
+):
+    print(CliRunner().invoke(application(), words.split()).output)
 
 table = read_table("builtin:glove-10k-50d", rows=200)
 task = make_task({"task": "my_task", "rows": 100})
 baseline = task.baseline(table, seed=0)
 print(task.score(table.vectors * 1.1, table, baseline, seed=0)["length_error"])
-"""
 
-USE_PANEL = """
-import importlib.util, pathlib, sys
 spec = importlib.util.spec_from_file_location("made_up", "tests/analysis/test_report.py")
 made_up = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(made_up)
@@ -81,23 +88,9 @@ def test_the_method_keeps_the_contract(copy: Path) -> None:
 
 
 @pytest.mark.process
-def test_the_method_compresses_a_table(copy: Path) -> None:
-    table = ("builtin:glove-10k-50d", "--rows", "300")
-    output = run(
-        copy, "-m", "sweeps", "compress", *table, "--method", "my_method", "--ratio", "5", "-o", "small.safetensors"
-    )
-    assert "my_method (bits=5)" in output
-    assert "my_method (bits=5)" in run(copy, "-m", "sweeps", "inspect", "small.safetensors", "the")
-
-
-@pytest.mark.process
-def test_the_task_scores_a_table(copy: Path) -> None:
-    assert "value=0.1" in run(copy, "-c", USE_TASK)
-
-
-@pytest.mark.process
-def test_the_panel_is_in_the_report(copy: Path) -> None:
-    run(copy, "-c", USE_PANEL)
+def test_the_method_compresses_the_task_scores_and_the_panel_is_in_the_report(copy: Path) -> None:
+    output = run(copy, "-c", USE)
+    assert output.count("my_method (bits=5)") == 2 and "value=0.1" in output
     page = (copy / "report.html").read_text(encoding="utf-8")
     assert '<a href="#my-panel">Time of fits</a>' in page
     assert page.index('id="trials-section"') < page.index('id="my-panel"') < page.index('id="reproduce"')

@@ -106,15 +106,15 @@ def test_the_frontier_search_runs_every_seed_of_what_it_chooses(tmp_path: Path) 
         {"method": "pq", "num_codebooks": [5, 10, 25], "codebook_size": [4, 16]},
         {"method": "bin", "num_bits": [16, 32], "epochs": 5},
     ]
-    search = {"search": {"kind": "frontier", "samples": 5}, "scheduler": {"kind": "frontier"}}
+    search = {"search": {"kind": "frontier", "samples": 3}, "scheduler": {"kind": "frontier"}}
     run_dir, rows = run(tmp_path, "frontier", quantizers=quantizers, seeds=[0, 1], **search)
-    assert len(rows) == 1 + 5 * 2 and {row["status"] for row in rows} <= {"ok", "stopped"}
+    assert len(rows) == 1 + 3 * 2 and {row["status"] for row in rows} <= {"ok", "stopped"}
     seeds: dict[str, set[int]] = {}
     for row in rows[1:]:
         seeds.setdefault(row["config_json"], set()).add(row["seed"])
-    assert len(seeds) == 5 and all(both == {0, 1} for both in seeds.values())
+    assert len(seeds) == 3 and all(both == {0, 1} for both in seeds.values())
     assert {"pq", "bin"} <= {row["quantizer"] for row in rows}
-    assert len((run_dir / "search.jsonl").read_text().split("\n")) == 1 + 5
+    assert len((run_dir / "search.jsonl").read_text().split("\n")) == 1 + 3
 
 
 def test_searches_that_cannot_be_are_refused_before_anything_is_written(tmp_path: Path) -> None:
