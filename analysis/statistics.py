@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import special, stats
 
 LEVEL = 0.95
 MIN_SEEDS = 3
@@ -102,6 +101,8 @@ def _intervals(
     mean: Floats, error: Floats, count: NDArray[np.int64], least: Floats, most: Floats, level: float
 ) -> tuple[Floats, Floats]:
     """Ends of t intervals, each on the scale of its bounds. All (G,); ``error`` is the standard error of the mean."""
+    from scipy import special, stats  # slow to import, and every command would wait for it
+
     share = np.isfinite(least) & np.isfinite(most)
     above_0 = np.isfinite(least) & ~share
     width, above = most - least, mean - least

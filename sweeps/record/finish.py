@@ -13,7 +13,6 @@ import pyarrow as pa
 from analysis import store
 from analysis.pareto import build_frontier
 from analysis.report.page import write_report
-from analysis.report.plots import frontier_png
 from analysis.schema import UNFINISHED
 from sweeps.record import checkpoints
 from sweeps.record.artifacts import fetch_copy
@@ -44,6 +43,8 @@ def finish(
     Returns:
         Trials by status, and the keys of those whose compressed file is gone although the sweep keeps it.
     """
+    from analysis.report.plots import frontier_png  # Matplotlib is slow to import, and trials need not wait for it
+
     pa.set_memory_pool(pa.system_memory_pool())  # Arrow's own keeps what it has freed, some 8 kB a trial
     config, run_dir = prepared.config, prepared.config.run_dir
     interrupted = stop_reason in UNFINISHED

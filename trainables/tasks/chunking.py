@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from typing import Literal
 
 from pydantic import Field
-from seqeval.metrics import f1_score
 
 from trainables.networks.trained_task import TrainedSettings, TrainedTask
 from trainables.task import Metric
@@ -36,5 +35,7 @@ class Chunking(TrainedTask):
 
     def measure(self, truth: Sequence[Sequence[int]], predicted: Sequence[Sequence[int]], classes: Sequence[str]) -> float:
         """F1 of chunks, 0 to 1."""
+        from seqeval.metrics import f1_score  # slow to import, and every sweep lists the tasks
+
         names = [[[classes[index] for index in text] for text in side] for side in (truth, predicted)]
         return float(f1_score(*names, zero_division=0))

@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from typing import Literal
 
 from pydantic import Field, field_validator
-from sklearn.metrics import accuracy_score
 
 from quantizers.base import generator
 from trainables.networks.pairs import PairNetwork, of_pairs
@@ -65,4 +64,6 @@ class Entailment(TrainedTask):
 
     def measure(self, truth: Sequence[Sequence[int]], predicted: Sequence[Sequence[int]], classes: Sequence[str]) -> float:
         """Accuracy, of one class a pair."""
+        from sklearn.metrics import accuracy_score  # slow to import, and every sweep lists the tasks
+
         return float(accuracy_score(*of_pairs(truth, predicted)))

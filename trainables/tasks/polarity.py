@@ -13,8 +13,6 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import StratifiedKFold
 from torch import Tensor
 
 from quantizers.base import Skip
@@ -58,6 +56,9 @@ def _known_words(table: Table) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _accuracy(vectors: Tensor, rows: np.ndarray, positive: np.ndarray) -> Score:
+    from sklearn.linear_model import LogisticRegression  # slow to import, and every sweep lists the tasks
+    from sklearn.model_selection import StratifiedKFold
+
     features = vectors[torch.from_numpy(rows).to(vectors.device)].cpu().numpy().astype(np.float64)
     features -= features.mean(axis=0)
     size = np.sqrt(np.square(features).mean())

@@ -9,8 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-from sklearn.metrics import accuracy_score
-
 from trainables.networks.trained_task import TrainedSettings, TrainedTask
 from trainables.task import Metric
 
@@ -33,4 +31,6 @@ class Sentiment(TrainedTask):
 
     def measure(self, truth: Sequence[int], predicted: Sequence[int], classes: Sequence[str]) -> float:
         """Accuracy."""
+        from sklearn.metrics import accuracy_score  # slow to import, and every sweep lists the tasks
+
         return float(accuracy_score(truth, predicted))

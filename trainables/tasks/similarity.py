@@ -18,7 +18,6 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from pydantic import Field, field_validator
-from scipy.stats import rankdata
 from torch import Tensor
 
 from quantizers.base import Skip
@@ -112,6 +111,8 @@ class Similarity(DownstreamTask):
 
 def spearman(first: np.ndarray, second: np.ndarray) -> float:
     """Spearman's rho with ties at their mean rank; 0 where one side is constant."""
+    from scipy.stats import rankdata  # slow to import, and every sweep lists the tasks
+
     ranks = [rankdata(values) - (len(values) + 1) / 2 for values in (first, second)]
     scale = float(np.sqrt((ranks[0] ** 2).sum() * (ranks[1] ** 2).sum()))
     return float((ranks[0] * ranks[1]).sum()) / scale if scale > 0 else 0.0
