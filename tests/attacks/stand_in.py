@@ -34,7 +34,7 @@ def without_ray(before: Callable[[], None] = lambda: None) -> Iterator[list[str]
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("sweeps.driver.engine.run_trials", run_trials)
-        patch.setattr("sweeps.record.finish.frontier_png", _no_picture)
+        patch.setattr("analysis.report.plots.frontier_png", _no_picture)
         patch.setattr("analysis.report.page.get_plotlyjs", lambda: "")
         yield ran
 

@@ -48,7 +48,7 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> list[str]:
             intake.take(spec, measured(spec, prepared, ledger))
 
     monkeypatch.setattr("sweeps.driver.engine.run_trials", run_trials)
-    monkeypatch.setattr("sweeps.record.finish.frontier_png", lambda run_dir, path: path)
+    monkeypatch.setattr("analysis.report.plots.frontier_png", lambda run_dir, path: path)
     monkeypatch.setattr("sweeps.record.finish.write_report", lambda run_dirs, path: path)
     return keys
 
