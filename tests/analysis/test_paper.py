@@ -175,7 +175,7 @@ def drawn(tmp_path: Path) -> Path:
     return folder.write()
 
 
-@pytest.mark.thorough
+@pytest.mark.slow
 def test_figures_of_a_run(drawn: Path, tmp_path: Path) -> None:
     done = CliRunner().invoke(application(), ["report", str(drawn), "--paper-tables", "-o", str(tmp_path / "paper.html")])
     assert done.exit_code == 0, done.output

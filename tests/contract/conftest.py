@@ -143,6 +143,7 @@ SLOW_FOR = {
         "test_more_bytes_never_rebuild_worse",
         "test_proposals_are_within_their_budget",
         "test_proposals_for_edge_tables",
+        "test_same_seed_same_state_and_no_memory_of_an_earlier_fit",
         "test_tables_at_the_edges",
         "test_training",
         "test_weighted_fit",
@@ -155,9 +156,9 @@ SLOW_FOR = {
         "test_proposals_for_edge_tables",
     },
     "bin": {"test_proposals_are_within_their_budget"},
+    "lsq": {"test_more_bytes_never_rebuild_worse", "test_proposals_are_within_their_budget"},
     "dccl": {"test_more_bytes_never_rebuild_worse", "test_proposals_are_within_their_budget"},
     "dpq": {"test_more_bytes_never_rebuild_worse", "test_proposals_are_within_their_budget"},
-    "lsq": {"test_proposals_are_within_their_budget"},
 }
 # Their search looks far ahead, so that one example is enough while one works.
 ONE_EXAMPLE = ("trellis", "transform_entropy")

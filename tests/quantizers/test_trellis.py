@@ -113,7 +113,8 @@ def test_classes_take_what_there_is(small):
     assert choose_classes(bits, model, 600 * int(model.slot_bytes[0]) - 1) is None
 
 
-@pytest.mark.parametrize("ratio", [16, pytest.param(32, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("ratio", [16, 32])
 def test_better_than_equal_steps(ratio):
     table = Table(gaussian_table(1200, 0.9 ** torch.arange(24), seed=1))
     budget, stats = Budget.from_ratio(ratio, table.shape), TableStats.of(table)
