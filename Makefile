@@ -19,7 +19,7 @@ $(STAMP): pyproject.toml constraints.txt
 sweep: setup
 	$(BIN)/frontier run quick
 
-# One process a core: a third one on two cores only slows the others (322 s, where two take 266).
+# One process a core: a third one on two cores slows the others by more than it gains.
 test: setup
 	$(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder -m "not slow"
 

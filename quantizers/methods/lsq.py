@@ -37,7 +37,7 @@ _BITS = range(2, 9)
 _MAX_BOOKS = 128
 _MAX_WORDS = 1 << 14
 _START = 0.5  # share of the time that the start takes, as reported
-# Rows that are learned on. Others have an error a tenth above theirs, of 65,536 rows and 1,280 codewords.
+# Rows that are learned on: the others end with a larger error, the more so the fewer are learned on.
 _LEARNED_ROWS, _ROWS_A_WORD = 1 << 17, 32
 
 

@@ -188,17 +188,17 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
                     rest = [pytest.mark.slow if cls.name in ONE_EXAMPLE or int8 else later] if number else []
                     marks = [*slow, *rest]
                     parameters.append(_parameter(Case(cls, config, device), name, *marks))
-        metafunc.parametrize(argument, parameters)
-    if "edge" in metafunc.fixturenames:
-        few = [pytest.param(name, marks=[] if name in FEW_EDGES else pytest.mark.thorough) for name in EDGES]
-        metafunc.parametrize("edge", few)
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    # Every example on a few edge tables, and every edge table with the first example: all pairs are in `make test-long`.
-    for item in items:
-        if len(list(item.iter_markers("thorough"))) > 1 and not item.get_closest_marker("slow"):
-            item.add_marker(pytest.mark.slow)
+        if "edge" not in metafunc.fixturenames:
+            metafunc.parametrize(argument, parameters)
+            continue
+        pairs = []
+        for (value,), marks, name in parameters:
+            first = not any(mark.name in ("thorough", "slow") for mark in marks)
+            for edge in EDGES:
+                # Every example on a few tables, and every table with the first example: all pairs are in `make test-long`.
+                rest = [] if edge in FEW_EDGES else [pytest.mark.thorough if first else pytest.mark.slow]
+                pairs.append(pytest.param(value, edge, id=f"{name}-{edge}", marks=[*marks, *rest]))
+        metafunc.parametrize((argument, "edge"), pairs)
 
 
 class CountingSaver(Saver):

@@ -54,6 +54,17 @@ def test_everything_that_is_imported_is_asked_for() -> None:
                     assert name in known, f"{path}: {name}"
 
 
+@pytest.mark.slow
+def test_a_sweep_starts_without_what_is_slow_to_import() -> None:
+    code = (
+        "import sys, quantizers, sweeps.driver, trainables.registry; from sweeps.commands import application\n"
+        "application(), trainables.registry.tasks(), quantizers.list_methods()\n"
+        "print(*{'matplotlib', 'mlflow', 'optuna', 'scipy.stats', 'seqeval', 'sklearn'} & sys.modules.keys())\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []
+
+
 def test_what_comes_without_extras_leads_to_no_sweep() -> None:
     """All that the base packages ask for, as the installed ones say."""
     todo, seen = names(project(ROOT)["dependencies"]), set()

@@ -277,12 +277,14 @@ def test_an_extension_runs_only_what_is_new_and_a_new_folder_gives_the_same_numb
     assert other.exit_code == 2 and "holds another sweep" in other.stderr and "rows" in other.stderr
     assert (run_dir / "trials.parquet").read_bytes() == kept
     more = frontier(*words, "budgets.compression_ratio=[4,8,10]", "--set", "tracking=false")
-    assert more.exit_code == 1, more.output  # what failed is tried again
+    assert more.exit_code == 1, more.output
     after = {row["trial_key"]: row for row in rows_of(run_dir)}
     assert before.keys() < after.keys()
     for key, row in before.items():
         if row["status"] == "ok":
             assert after[key]["reused"] and after[key]["started_at"] == row["started_at"]
+        elif row["status"] == "failed":
+            assert not after[key]["reused"]  # tried again
     assert json.loads((run_dir / "run.json").read_text())["interrupted"] is False
     words = ["run", place / "all.yaml", "--data", place, "--out", place / "fresh", "--set", "tracking=false"]
     fresh = frontier(*words, "--set", "ledger=false", "--set", "seeds=[0]")
