@@ -22,11 +22,11 @@ from safetensors.torch import save as safetensors_bytes
 from torch import Tensor
 
 from quantizers.base import Quantizer, StorageCost
+from quantizers.coding.words import Words, encode_words
 from quantizers.embedding import CompressedEmbedding
 from quantizers.errors import ArtifactError, InputError
 from quantizers.files import write_bytes
 from quantizers.registry import get, list_methods, make_config
-from quantizers.table import decode_words, encode_words
 
 FORMAT_VERSION = 1
 _KEY = "embedding_frontier"
@@ -139,7 +139,7 @@ def read(path: str | Path) -> Artifact:
         if words_bytes is not None:
             if words_bytes.dtype != torch.uint8:
                 raise InputError(f"its words are {words_bytes.dtype}, not {torch.uint8}")
-            words = decode_words(words_bytes.numpy().tobytes())
+            words = Words.decode(words_bytes.numpy().tobytes())
             if len(words) != shape[0]:
                 raise InputError(f"{len(words)} words for {shape[0]} rows")
         quantizer = _rebuild(get(method), make_config(method, parameters), tensors, shape)

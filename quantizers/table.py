@@ -14,31 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from quantizers.coding.words import Words, encode_words
 from quantizers.errors import InputError
-
-
-def encode_words(words: Sequence[str], name: str = "table") -> bytes:
-    """The words as a file keeps them: UTF-8, one a line.
-
-    Bytes that were not UTF-8 where the words were read (``surrogateescape``) are written as they were.
-
-    Raises:
-        InputError: a word holds a line break, or cannot be encoded.
-    """
-    text = "\n".join(words)
-    if text.count("\n") != len(words) - 1:
-        row, word = next((row, word) for row, word in enumerate(words) if "\n" in word)
-        raise InputError(f"{name}: the word of row {row}, {word!r}, holds a line break; words are stored one a line.")
-    try:
-        return text.encode("utf-8", "surrogateescape")
-    except UnicodeEncodeError as error:
-        row = text.count("\n", 0, error.start)
-        raise InputError(f"{name}: the word of row {row}, {words[row]!r}, cannot be written as UTF-8.") from None
-
-
-def decode_words(data: bytes) -> list[str]:
-    """Undo :func:`encode_words`."""
-    return data.decode("utf-8", "surrogateescape").split("\n")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -47,7 +24,8 @@ class Table:
 
     Attributes:
         vectors: (N, D) float32, contiguous, finite.
-        words: N words in row order, or None; of a word with several rows, the first is the one that is found.
+        words: N words in row order, or None; kept as :class:`quantizers.coding.words.Words`. Of a word with several rows,
+            the first is the one that is found.
         counts: (N,) float32 word frequencies, or None.
         name: for people; not part of the digest.
 
@@ -81,7 +59,9 @@ class Table:
         if self.words is not None and len(self.words) != len(vectors):
             raise InputError(f"{self.name}: {len(self.words)} words for {len(vectors)} rows.")
         if self.words is not None:
-            encode_words(self.words, self.name)  # words that cannot be stored are refused before a long fit, not after
+            # Words that cannot be stored are refused before a long fit, not after.
+            words = self.words if isinstance(self.words, Words) else Words(self.words, self.name)
+            object.__setattr__(self, "words", words)
         if self.counts is not None:
             if tuple(self.counts.shape) != (len(vectors),):
                 raise InputError(f"{self.name}: counts must be ({len(vectors)},), not {tuple(self.counts.shape)}.")
@@ -109,7 +89,7 @@ class Table:
         state.update(repr(self.shape).encode())
         state.update(self.vectors.cpu().numpy().data.cast("B"))
         if self.words is not None:
-            state.update(encode_words(self.words, self.name))
+            state.update(encode_words(self.words))
         return state.hexdigest()
 
     def head(self, rows: int) -> Table:

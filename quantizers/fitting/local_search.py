@@ -8,6 +8,9 @@ and LSQ++: iterated conditional modes within iterated local search). Both steps 
 one over C with the codes given (normal equations, solved for all M codebooks at once), the other over the codes with C
 given.
 
+Rows are a tensor or :class:`quantizers.fitting.chunks.ShiftedRows`, and are read some at a time: always the same ones, as
+sums in another order would round to other codebooks.
+
 Shapes: N rows, D columns, B batch, M num_codebooks, K codebook_size. Codes are integers of any type: uint8 saves
 memory.
 """
@@ -22,6 +25,7 @@ from torch import Tensor
 
 from quantizers.additive import sum_codewords
 from quantizers.fitting.beam import beam_encode
+from quantizers.fitting.chunks import BLOCK_ROWS, ShiftedRows
 from quantizers.fitting.kmeans import cluster_sums
 
 _CHUNK_CPU = 1 << 18  # values of a chunk's residuals: a megabyte stays in the cache
@@ -32,12 +36,13 @@ _DENSE_WORDS = 6144  # codewords up to which the normal equations are written ou
 _BLOCK = 256  # rows of the equations that are solved at once
 _CG_STEPS = 20
 _TABLE_SIZE = 256  # words of a codebook up to which all their inner products are made at once
-_PLAIN_ROUNDS = 2  # the first rounds of a refinement fall by themselves
 SWEEPS = 3
 PERTURBED = 3  # codes of a row that a trial changes at random
 
+Rows = Tensor | ShiftedRows
 
-def squared_errors(vectors: Tensor, codes: Tensor, codebooks: Tensor) -> Tensor:
+
+def squared_errors(vectors: Rows, codes: Tensor, codebooks: Tensor) -> Tensor:
     """Squared error of every row: (N, D), (N, M), (M, K, D) -> (N,) float32."""
     out = torch.empty(len(vectors), device=vectors.device)
     for part in _parts(vectors, _ROWS):
@@ -45,7 +50,7 @@ def squared_errors(vectors: Tensor, codes: Tensor, codebooks: Tensor) -> Tensor:
     return out
 
 
-def half_mse(vectors: Tensor, codes: Tensor, codebooks: Tensor, weights: Tensor | None = None) -> float:
+def half_mse(vectors: Rows, codes: Tensor, codebooks: Tensor, weights: Tensor | None = None) -> float:
     """Half the mean squared error of a row; ``weights`` (N,) have mean 1."""
     errors = squared_errors(vectors, codes, codebooks)
     if weights is not None:
@@ -84,11 +89,17 @@ def cooccurrences(codes: Tensor, codebook_size: int, weights: Tensor | None = No
 
 
 def least_squares_codebooks(
-    vectors: Tensor, codes: Tensor, codebook_size: int, *, weights: Tensor | None = None, ridge: float = 1e-5
+    vectors: Rows,
+    codes: Tensor,
+    codebook_size: int,
+    *,
+    weights: Tensor | None = None,
+    ridge: float = 1e-5,
+    start: Tensor | None = None,
 ) -> Tensor:
     """The codebooks that rebuild ``vectors`` best from ``codes``.
 
-    The normal equations are solved by Cholesky, or, of more than 6,144 codewords, by conjugate gradients.
+    The normal equations are solved by Cholesky, or, of more than 6,144 codewords, by preconditioned conjugate gradients.
 
     Args:
         vectors: (N, D) float32.
@@ -97,6 +108,7 @@ def least_squares_codebooks(
         weights: (N,) how much each row's error counts, or None.
         ridge: penalty on the codewords' squared lengths, relative to the mean weight of a codeword. It makes the solution
             unique (codebooks can trade a constant among them); words without rows become zero.
+        start: (M, K, D) codebooks near the solution, where conjugate gradients begin; zero where there are none.
 
     Returns:
         (M, K, D) float32.
@@ -106,7 +118,7 @@ def least_squares_codebooks(
     penalty = ridge * total / words
     right = _sums(vectors, codes, codebook_size, weights)
     if words > _DENSE_WORDS:
-        solution = _conjugate_gradients(right, codes, codebook_size, weights, penalty)
+        solution = _conjugate_gradients(right, codes, codebook_size, weights, penalty, start)
     else:
         gram = cooccurrences(codes, codebook_size, weights)
         gram.diagonal().add_(penalty)
@@ -114,10 +126,14 @@ def least_squares_codebooks(
     return solution.view(codes.shape[1], codebook_size, -1)
 
 
-def _sums(rows: Tensor, codes: Tensor, codebook_size: int, weights: Tensor | None) -> Tensor:
+def _sums(rows: Rows, codes: Tensor, codebook_size: int, weights: Tensor | None) -> Tensor:
     """For every codeword the weighted sum of the rows that have it: (N, D), (N, M) -> (M*K, D)."""
-    books = (codes[:, book].to(torch.int64) for book in range(codes.shape[1]))
-    return torch.cat([cluster_sums(rows, book, codebook_size, weights)[0] for book in books])
+    out = torch.zeros((codes.shape[1], codebook_size, rows.shape[1]), device=rows.device)
+    for part in _blocks(len(codes)):
+        x, weight = rows[part], None if weights is None else weights[part]
+        for book, total in enumerate(out):
+            total += cluster_sums(x, codes[part, book].to(torch.int64), codebook_size, weight)[0]
+    return out.flatten(0, 1)
 
 
 def _cholesky_solve(gram: Tensor, right: Tensor) -> Tensor:
@@ -145,24 +161,37 @@ def _cholesky_solve(gram: Tensor, right: Tensor) -> Tensor:
     return right
 
 
-def _conjugate_gradients(right: Tensor, codes: Tensor, codebook_size: int, weights: Tensor | None, penalty: float) -> Tensor:
+def _conjugate_gradients(
+    right: Tensor, codes: Tensor, codebook_size: int, weights: Tensor | None, penalty: float, start: Tensor | None
+) -> Tensor:
     """The same equations without their matrix; every column of ``right`` (M*K, D) has a search of its own."""
-    solution, left, direction = torch.zeros_like(right), right.clone(), right.clone()
-    norm = left.square().sum(dim=0)
+    shape = (codes.shape[1], codebook_size, right.shape[1])
+
+    def image_of(direction: Tensor) -> Tensor:
+        out = direction * penalty
+        for part in _blocks(len(codes)):
+            rebuilt = sum_codewords(codes[part], direction.view(shape))
+            out += _sums(rebuilt, codes[part], codebook_size, None if weights is None else weights[part])
+        return out
+
+    ones = torch.ones((len(codes), 1), device=right.device)
+    diagonal = _sums(ones, codes, codebook_size, weights).add_(penalty)  # how much weight each codeword has: Jacobi's
+    solution = torch.zeros_like(right) if start is None else start.reshape(right.shape).clone()
+    left = right.clone() if start is None else right - image_of(solution)
+    ready = left / diagonal
+    direction, norm = ready.clone(), (left * ready).sum(dim=0)
     for _ in range(_CG_STEPS):
-        rebuilt = torch.empty((len(codes), right.shape[1]), device=right.device)
-        for part in _parts(rebuilt, _ROWS):
-            rebuilt[part] = sum_codewords(codes[part], direction.view(codes.shape[1], codebook_size, -1))
-        image = _sums(rebuilt, codes, codebook_size, weights).add_(direction, alpha=penalty)
+        image = image_of(direction)
         step = norm / (direction * image).sum(dim=0).clamp_min(1e-30)
         solution += step * direction
         left -= step * image
-        old, norm = norm, left.square().sum(dim=0)
-        direction = left + norm / old.clamp_min(1e-30) * direction
+        ready = left / diagonal
+        old, norm = norm, (left * ready).sum(dim=0)
+        direction = ready + norm / old.clamp_min(1e-30) * direction
     return solution
 
 
-def icm_encode(vectors: Tensor, codes: Tensor, codebooks: Tensor, *, sweeps: int = 1) -> Tensor:
+def icm_encode(vectors: Rows, codes: Tensor, codebooks: Tensor, *, sweeps: int = 1) -> Tensor:
     """Iterated conditional modes: each code in turn becomes the best one given the others. No row's error grows.
 
     Args:
@@ -227,7 +256,7 @@ def search_encode(vectors: Tensor, codebooks: Tensor, *, beam: int = 4, trials: 
 
 
 def perturbed_encode(
-    vectors: Tensor, codes: Tensor, codebooks: Tensor, *, generator: torch.Generator, sweeps: int = SWEEPS
+    vectors: Rows, codes: Tensor, codebooks: Tensor, *, generator: torch.Generator, sweeps: int = SWEEPS
 ) -> Tensor:
     """One trial of iterated local search: some codes at random, then ICM; a row keeps the result if it is better.
 
@@ -245,11 +274,15 @@ def perturbed_encode(
     # The same books and steps for all rows: a row's codes then do not depend on the rows it comes with.
     books = torch.randperm(num_codebooks, generator=generator)[: max(1, min(PERTURBED, num_codebooks // 2))]
     steps = torch.randint(1, size, books.shape, generator=generator, dtype=torch.int32)
-    start = codes.clone()
-    start[:, books] = ((start[:, books].to(torch.int32) + steps.to(codes.device)) % size).to(codes.dtype)
-    trial = icm_encode(vectors, start, codebooks, sweeps=sweeps)
-    better = squared_errors(vectors, trial, codebooks) < squared_errors(vectors, codes, codebooks)
-    return torch.where(better[:, None], trial, codes)
+    out = codes.clone()
+    for part in _blocks(len(codes)):
+        x, own = vectors[part], out[part]
+        start = own.clone()
+        start[:, books] = ((start[:, books].to(torch.int32) + steps.to(codes.device)) % size).to(codes.dtype)
+        trial = icm_encode(x, start, codebooks, sweeps=sweeps)
+        better = squared_errors(x, trial, codebooks) < squared_errors(x, own, codebooks)
+        out[part] = torch.where(better[:, None], trial, own)
+    return out
 
 
 @dataclasses.dataclass(frozen=True)
@@ -262,7 +295,7 @@ class Refined:
 
 
 def refine(
-    vectors: Tensor,
+    vectors: Rows,
     codes: Tensor,
     codebook_size: int,
     *,
@@ -270,6 +303,7 @@ def refine(
     generator: torch.Generator,
     sweeps: int = SWEEPS,
     weights: Tensor | None = None,
+    plain: int = 2,
 ) -> Iterator[Refined]:
     """Alternate least squares for the codebooks and local search for the codes.
 
@@ -281,14 +315,16 @@ def refine(
         generator: a CPU generator.
         sweeps: of :func:`icm_encode`, a round.
         weights: (N,) of mean 1, or None.
+        plain: rounds without random changes, which the first ones do not need to fall.
 
     Yields:
         rounds + 1 results, the first with the codes as they were given; the error never grows.
     """
+    codebooks = None
     for done in range(rounds + 1):
-        codebooks = least_squares_codebooks(vectors, codes, codebook_size, weights=weights)
+        codebooks = least_squares_codebooks(vectors, codes, codebook_size, weights=weights, start=codebooks)
         yield Refined(codes, codebooks, half_mse(vectors, codes, codebooks, weights))
-        if done < min(rounds, _PLAIN_ROUNDS):
+        if done < min(rounds, plain):
             codes = icm_encode(vectors, codes, codebooks, sweeps=sweeps)
         elif done < rounds:
             codes = perturbed_encode(vectors, codes, codebooks, generator=generator, sweeps=sweeps)
@@ -300,7 +336,12 @@ def _argmax(scores: Tensor) -> Tensor:
     return scores.max(dim=1).indices  # and this for short ones
 
 
-def _parts(vectors: Tensor, held: int) -> Iterator[slice]:
+def _blocks(num_rows: int) -> Iterator[slice]:
+    for start in range(0, num_rows, BLOCK_ROWS):
+        yield slice(start, start + BLOCK_ROWS)
+
+
+def _parts(vectors: Rows, held: int) -> Iterator[slice]:
     """Consecutive rows that hold about ``held`` values."""
     step = max(64, held // vectors.shape[1])
     for start in range(0, len(vectors), step):

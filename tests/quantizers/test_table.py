@@ -1,12 +1,15 @@
 import math
 import pickle
+import sys
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from quantizers import InputError, Table, TableStats
-from quantizers.table import decode_words, encode_words
+from quantizers.coding.words import Words, encode_words
 
 
 @pytest.mark.parametrize(
@@ -52,7 +55,38 @@ def test_words_and_counts_must_fit():
 
 @pytest.mark.parametrize("words", [[""], ["", ""], ["a", "", "b"], ["é\u2028", "\udcff"], ["\r", "\t", " "]])
 def test_words_come_back(words):
-    assert decode_words(encode_words(words)) == words
+    assert Words.decode(encode_words(words)) == words
+
+
+LETTERS = st.characters(exclude_characters="\n", exclude_categories=["Cs"])
+
+
+@given(
+    st.lists(st.text(LETTERS, max_size=5), min_size=1, max_size=40),
+    st.integers(-45, 45),
+    st.slices(40),
+)
+def test_words_are_the_sequence_that_they_were_made_of(words, row, rows):
+    found = Words(words)
+    assert found == words and found == tuple(words) and list(found) == words and len(found) == len(words)
+    assert found != [*words, "more"] and found != [*words[:-1], words[-1] + "x"] and found != "".join(words)
+    assert found[rows] == words[rows] and list(found[rows]) == words[rows]
+    assert pickle.loads(pickle.dumps(found)) == words
+    assert words[0] in found and found.index(words[-1]) == words.index(words[-1])
+    if -len(words) <= row < len(words):
+        assert found[row] == found[np.int64(row)] == words[row]
+    else:
+        with pytest.raises(IndexError, match=f"row {row} of {len(words)} words"):
+            found[row]
+
+
+def test_words_of_a_table_take_a_fraction_of_pythons_strings():
+    words = [f"word{number}" for number in range(40_000)]
+    table = Table(torch.zeros(40_000, 1), words)
+    kept = len(pickle.dumps(table.words))
+    assert kept < 0.35 * sum(map(sys.getsizeof, words))
+    assert table.words == words and list(table.words) == words  # more than are decoded at once
+    assert table.head(20_000).words == words[:20_000]
 
 
 def test_any_float_type_and_layout_gives_the_same_table():

@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import math
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import IO
 
@@ -15,8 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from quantizers.coding.words import Words
 from quantizers.errors import InputError, counted
-from quantizers.table import Table, decode_words
+from quantizers.table import Table
 from trainables.tables.text import note_repeated
 
 WORD_SUFFIXES = (".word", ".words", ".words.txt")
@@ -36,7 +38,7 @@ def read_npy(path: Path, rows: int | None) -> Table:
     if len(found) > 1:
         raise InputError(f"{path}: words in {found[0].name} and in {found[1].name}: keep one of them.")
     if found:
-        lines = decode_words(found[0].read_bytes().removesuffix(b"\n"))
+        lines = Words.decode(found[0].read_bytes().removesuffix(b"\n"))
         words = checked_words([line.removesuffix("\r") for line in lines], str(found[0]), len(array), lines=True)
     counts_path, counts = path.with_suffix(COUNTS_SUFFIX), None
     if counts_path.is_file():
@@ -172,7 +174,7 @@ def write_word2vec_bin(stream: IO[bytes], table: Table) -> None:
         stream.write(word.encode(errors="surrogateescape") + b" " + row.tobytes() + b"\n")
 
 
-def checked_words(words: list[str], source: str, num_rows: int, *, lines: bool = False) -> list[str]:
+def checked_words(words: Sequence[str], source: str, num_rows: int, *, lines: bool = False) -> Sequence[str]:
     """``words`` if there is one a row; those that come twice are said in the log, by their rows or ``lines``.
 
     Raises:

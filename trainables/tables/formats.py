@@ -16,8 +16,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from quantizers.coding.words import Words, encode_words
 from quantizers.errors import InputError
-from quantizers.table import Table, decode_words, encode_words
+from quantizers.table import Table
 from trainables.tables import arrays as array_tables
 from trainables.tables import builtin, tensors
 from trainables.tables import text as text_tables
@@ -145,7 +146,7 @@ def from_shared(shared: Mapping[str, Any]) -> Table:
         vectors = torch.from_numpy(shared["vectors"])
     table = Table(
         vectors,
-        None if words is None else decode_words(words.tobytes()),
+        None if words is None else Words.decode(words.tobytes()),
         None if counts is None else torch.from_numpy(counts.copy()),
         shared["name"],
     )

@@ -12,11 +12,12 @@ from pathlib import Path
 
 from quantizers.base import Quantizer
 from quantizers.codes import CodeQuantizer
+from quantizers.coding.words import encode_words
 from quantizers.errors import InputError, unknown_name
 from quantizers.exporting import codes, onnx
 from quantizers.files import write_bytes
 from quantizers.registry import get
-from quantizers.table import Table, encode_words
+from quantizers.table import Table
 from trainables.tables.writers import folders
 from trainables.tables.writing import write_table
 

@@ -18,8 +18,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as safetensors_bytes
 from torch import Tensor
 
+from quantizers.coding.words import Words, encode_words
 from quantizers.errors import InputError, unknown_name
-from quantizers.table import Table, decode_words, encode_words
+from quantizers.table import Table
 from trainables.tables.arrays import checked_counts, checked_words
 
 _LOG = logging.getLogger(__name__)
@@ -98,9 +99,10 @@ def read_safetensors(path: Path, name: str | None, rows: int | None, source: str
             name = choose(shapes, name, source or str(path))
             num_rows = shapes[name][0]
             vectors = _float32(slices[name], rows)
-            words, counts = None, None
+            words: Sequence[str] | None = None
+            counts = None
             if "words" in slices and slices["words"].get_dtype() == "U8":
-                words = decode_words(handle.get_tensor("words").numpy().tobytes())
+                words = Words.decode(handle.get_tensor("words").numpy().tobytes())
                 words = checked_words(words, f"{path}#words", num_rows)[:rows]
             if "counts" in slices and slices["counts"].get_dtype() in _NUMBERS:
                 counts = checked_counts(handle.get_tensor("counts").to(torch.float32).numpy(), f"{path}#counts", num_rows)

@@ -10,9 +10,10 @@ from typing import IO, Any
 
 import numpy as np
 
+from quantizers.coding.words import encode_words
 from quantizers.errors import InputError, unknown_name
 from quantizers.files import writing
-from quantizers.table import Table, encode_words
+from quantizers.table import Table
 from trainables.tables import arrays as array_tables
 from trainables.tables import tensors
 from trainables.tables import text as text_tables

@@ -34,7 +34,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from quantizers.additive import AdditiveConfig, AdditiveQuantizer, additive_configs
+from quantizers.additive import PLAIN_WORTH, AdditiveConfig, AdditiveQuantizer, additive_configs
 from quantizers.base import CHUNK_ROWS, Budget, FitStep, Skip, generator
 from quantizers.coding.bits import pack
 from quantizers.coding.codebooks import rounded
@@ -107,9 +107,8 @@ class DCCL(AdditiveQuantizer):
     def configs_for(cls, budget: Budget, stats: TableStats) -> Sequence[DCCLConfig] | Skip:
         """See :func:`quantizers.additive.additive_configs`: codes of 3 to 8 bits, at most 256 books and 4,096 codewords.
 
-        What is maximized is ``B * (b + min(B / 20, 12))``, b bits a code and B = M * b bits a row: fitted on GloVe 100d at
-        ratios 8 to 128. The more codes a row has, the more local search makes of small codebooks; residual quantization
-        prefers larger ones.
+        What is maximized is ``B * (b + max(5.95, min(B / 20, 12)))``, b bits a code and B = M * b bits a row: fitted on
+        GloVe 100d at ratios 8 to 128. The more codes a row has, the more local search makes of small codebooks.
         """
         return additive_configs(
             budget,
@@ -253,7 +252,7 @@ class DCCL(AdditiveQuantizer):
 
 def _worth(num_codebooks: int, bits: float) -> float:
     row = num_codebooks * bits
-    return row * (bits + min(row / 20, 12))
+    return row * (bits + max(PLAIN_WORTH, min(row / 20, 12)))
 
 
 def hidden_units(config: Any) -> int:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +86,7 @@ def _whole(tensor: Tensor) -> bool:
     return plain and tensor.numel() * tensor.element_size() <= tensor.untyped_storage().nbytes()
 
 
-def _words(found: Any, path: Path, num_rows: int) -> list[str] | None:
+def _words(found: Any, path: Path, num_rows: int) -> Sequence[str] | None:
     if not isinstance(found, Mapping):
         return None
     for key in (*WORD_NAMES, *_ROW_NAMES):

@@ -9,12 +9,14 @@ import logging
 import math
 import sys
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
+from quantizers.coding.words import Words
 from quantizers.errors import InputError
-from quantizers.table import Table, decode_words
+from quantizers.table import Table
 from trainables.tables.arrays import NPY_HEADER_BYTES, as_vectors, checked_counts, checked_words, npy_header
 from trainables.tables.opening import archive, damaged, inside, limited
 from trainables.tables.tensors import choose
@@ -88,9 +90,9 @@ def _array(
     return np.frombuffer(data, dtype).reshape(shape, order="F" if in_columns else "C")
 
 
-def _words(array: np.ndarray, path: Path) -> list[str]:
+def _words(array: np.ndarray, path: Path) -> Sequence[str]:
     if array.dtype.kind == "u":
-        return decode_words(array.tobytes())
+        return Words.decode(array.tobytes())
     if array.dtype.kind == "S":
         return [word.decode("utf-8", "surrogateescape") for word in array.reshape(-1).tolist()]
     letters = np.frombuffer(array.tobytes(), np.dtype(np.uint32).newbyteorder(array.dtype.byteorder))
