@@ -50,13 +50,19 @@ def codebook_bytes(config: Any, embedding_dim: int) -> int:
 ConfigT = TypeVar("ConfigT", bound=AdditiveConfig)
 
 
+def worth(num_codebooks: int, codebook_size: int) -> float:
+    """What M codebooks of K codewords are worth to a row, as :func:`additive_configs` has it."""
+    bits = math.log2(codebook_size)
+    return num_codebooks * bits * (bits + PLAIN_WORTH)
+
+
 def additive_configs(
     budget: Budget,
     stats: TableStats,
     config_type: type[ConfigT],
     *,
     bits: Sequence[int] = range(1, 11),
-    worth: Callable[[int, float], float] = lambda num_codebooks, bits: num_codebooks * bits * (bits + PLAIN_WORTH),
+    value: Callable[[int, int], float] = worth,
     max_codebooks: int = 256,
     max_codewords: int | None = None,
     count: int = 1,
@@ -66,17 +72,16 @@ def additive_configs(
 
     Every M is tried with every number of bits and every codebook type; K is what the bytes left by the codes hold, at most
     2**bits, so that nothing stays unused. A codebook of K codewords makes better use of its bits the larger K is, and costs
-    more bytes: the K is taken whose M maximizes ``B * (b + 5.95)``, b = log2 K and B = M * b bits a row. Residual
-    quantization and local search were measured with the best M and K of every b on GloVe (104,352 x 50 and 50,000 x 100,
-    ratios 16 to 128): any number between 5.9 and 6 takes the best of them everywhere. Codebooks then take 1 to 35 percent
-    of the budget.
+    more bytes: the K is taken whose M maximizes ``B * (b + 5.95)``, b = log2 K and B = M * b bits a row. Of the best M and
+    K of each number of bits, residual quantization and local search on GloVe (104,352 x 50 and 50,000 x 100, ratios 16 to
+    128; docs/results/proposals.md) do best with what this takes.
 
     Args:
         budget: the most bytes of codes and codebooks together.
         stats: shape and spectrum of the table.
         config_type: the method's ``Config``.
         bits: of a code, to choose from.
-        worth: of M codebooks of 2**b codewords, what is maximized, if it is not as above.
+        value: of M codebooks of K codewords, what is maximized, if it is not :func:`worth`.
         max_codebooks: the largest M to propose, which bounds the time of a fit at generous budgets.
         max_codewords: the most codewords in all, M * K.
         count: how many configurations to return at the most (of different bits).
@@ -98,9 +103,9 @@ def additive_configs(
                     size = min(size, max_codewords // num_codebooks)
                 if size <= 1 << (width - 1):
                     break  # a code of fewer bits would do
-                value = worth(num_codebooks, math.log2(size))
-                if best is None or value > best[0]:
-                    best = value, num_codebooks, size, dtype
+                found_worth = value(num_codebooks, size)
+                if best is None or found_worth > best[0]:
+                    best = found_worth, num_codebooks, size, dtype
         if best is not None:
             found = {"num_codebooks": best[1], "codebook_size": best[2], "codebook_dtype": best[3]}
             ranked.append((-best[0], width, config_type(**found, **parameters)))

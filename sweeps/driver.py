@@ -23,6 +23,7 @@ from sweeps.record.ledger import Ledger
 from sweeps.record.run_folder import VANISHED, FolderWatch, check_run_dir, check_table, delete_working_files, owned
 from sweeps.record.snapshot import Snapshots
 from sweeps.record.status import Progress
+from sweeps.record.tracking.tracker import Tracker
 from sweeps.search.adaptive import make_judge, make_search
 from sweeps.search.plateau import Plateau
 from sweeps.spec.config import SweepConfig
@@ -136,8 +137,6 @@ def _run(
     ledger = Ledger(open_storage(location), remember_results=config.ledger_location is not None)
     tracker = None
     if config.tracking_uri is not None:
-        from sweeps.record.tracking import Tracker  # MLflow is slow to import
-
         methods = {spec.method for spec in prepared.plan.trials} | {row["quantizer"] for row in prepared.plan.skipped}
         tracker = Tracker(config.tracking_uri, config.name, prepared.objectives, methods)
         interrupts.on_termination(tracker.hurry)

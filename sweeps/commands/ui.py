@@ -48,7 +48,8 @@ def ui(
     database = Path(uri.removeprefix("sqlite:///"))
     if uri.startswith("sqlite:///") and not database.is_file():
         raise InputError(f"{database}: no such MLflow database. Run a sweep first, or name a run: frontier ui RUN_DIR.")
-    from sweeps.record.tracking import ARTIFACTS, page_addresses
+    from sweeps.record.tracking.database import ARTIFACTS
+    from sweeps.record.tracking.experiment import page_addresses
 
     runs_already = uri.startswith(("http://", "https://"))
     server = uri.rstrip("/") if runs_already else f"http://127.0.0.1:{port}"

@@ -23,7 +23,7 @@ from sweeps.storage.layout import ARTIFACTS, PLOT_FILE, REPORT_FILE, SWEEP_FILE,
 from trainables.trial import TrialResult
 
 if TYPE_CHECKING:
-    from sweeps.record.tracking import Tracker
+    from sweeps.record.tracking.tracker import Tracker
 
 
 def finish(

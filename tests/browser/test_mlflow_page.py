@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 from playwright.sync_api import Page
 
-from sweeps.record.tracking import Tracker
 from sweeps.record.tracking.files import Attachment
+from sweeps.record.tracking.tracker import Tracker
 from trainables.records import TrialResult
 
 pytestmark = [pytest.mark.slow, pytest.mark.process, pytest.mark.filterwarnings("ignore:The ``noload``")]  # inside MLflow

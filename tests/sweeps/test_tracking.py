@@ -37,10 +37,11 @@ from analysis.schema import SCHEMA_VERSION
 from quantizers.errors import InputError
 from sweeps.commands import application
 from sweeps.record.ledger import Ledger
-from sweeps.record.tracking import Tracker, database, mlflow_internals, runs
+from sweeps.record.tracking import database, mlflow_internals, runs
 from sweeps.record.tracking.answers import UnreachableError
 from sweeps.record.tracking.runs import Runs
 from sweeps.record.tracking.sync import send_records
+from sweeps.record.tracking.tracker import Tracker
 from sweeps.spec.config import SweepConfig, build
 from trainables.records import TrialResult
 

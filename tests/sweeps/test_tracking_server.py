@@ -15,8 +15,8 @@ import boto3
 import pytest
 from mlflow import MlflowClient
 
-from sweeps.record.tracking import Tracker
 from sweeps.record.tracking.files import Attachment
+from sweeps.record.tracking.tracker import Tracker
 from trainables.records import TrialResult
 
 pytestmark = [pytest.mark.slow, pytest.mark.process]

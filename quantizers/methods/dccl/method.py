@@ -115,7 +115,7 @@ class DCCL(AdditiveQuantizer):
             stats,
             DCCLConfig,
             bits=_BITS,
-            worth=_worth,
+            value=_worth,
             max_codebooks=_MAX_CODEBOOKS,
             max_codewords=_MAX_WORDS,
         )
@@ -250,7 +250,8 @@ class DCCL(AdditiveQuantizer):
         )
 
 
-def _worth(num_codebooks: int, bits: float) -> float:
+def _worth(num_codebooks: int, codebook_size: int) -> float:
+    bits = math.log2(codebook_size)
     row = num_codebooks * bits
     return row * (bits + max(PLAIN_WORTH, min(row / 20, 12)))
 

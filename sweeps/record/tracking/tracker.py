@@ -1,22 +1,28 @@
-"""Sends a sweep's MLflow records while it runs: from a thread of its own, again and again until they are there."""
+"""Sends a sweep's MLflow records while it runs: from a thread of its own, again and again until they are there.
+
+MLflow takes a second to import, which the thread does, too: beside the start of Ray.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import itertools
 import json
 import threading
 import time
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Future
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sweeps.record.intake import Observer
-from sweeps.record.tracking.answers import UnreachableError
-from sweeps.record.tracking.files import Attachment
-from sweeps.record.tracking.runs import AT_ONCE, Runs
 from trainables.records import TrialResult
+
+if TYPE_CHECKING:
+    from sweeps.record.tracking.files import Attachment
+    from sweeps.record.tracking.runs import Runs
 
 _LONGEST_PAUSE = 60.0
 _LOOK_SECONDS = 0.2
@@ -59,7 +65,10 @@ class Tracker(Observer):
         pause: float = 1.0,
         patience: float = 10.0,
     ) -> None:
-        self._runs = Runs(uri, sweep, objectives, methods)
+        if importlib.util.find_spec("mlflow") is None:
+            raise ModuleNotFoundError("No module named 'mlflow'", name="mlflow")  # now, not in the thread
+        self._made: Future[Runs] = Future()
+        self._arguments = uri, sweep, tuple(objectives), tuple(methods)
         self._pause, self._patience = pause, patience
         # A database never hangs: where it fails it says so; where it is slow, this machine is.
         self._silence = 2 * patience if uri.startswith(("http://", "https://")) else 600.0
@@ -70,6 +79,10 @@ class Tracker(Observer):
         self._summary_left = self._hurried = False
         self._thread = threading.Thread(target=self._work, daemon=True, name="mlflow")
         self._thread.start()
+
+    @property
+    def _runs(self) -> Runs:
+        return self._made.result()
 
     @property
     def run_ids(self) -> dict[str, str]:
@@ -154,6 +167,8 @@ class Tracker(Observer):
 
     def _again(self, act: Callable[[], object]) -> None:
         """``act`` until it succeeds or is given up."""
+        from sweeps.record.tracking.answers import UnreachableError
+
         while not self._given_up:
             try:
                 act()
@@ -165,6 +180,14 @@ class Tracker(Observer):
                 return
 
     def _work(self) -> None:
+        try:
+            from sweeps.record.tracking.answers import UnreachableError
+            from sweeps.record.tracking.runs import AT_ONCE, Runs
+
+            self._made.set_result(Runs(*self._arguments))
+        except BaseException as error:
+            self._made.set_exception(error)
+            raise
         pause, at_once = self._pause, AT_ONCE
         while True:
             with self._changed:
