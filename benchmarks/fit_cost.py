@@ -41,7 +41,10 @@ def measure(method: str, table_name: str, threads: int, ratio: float | None) -> 
 
     torch.set_num_threads(threads)
     cls = quantizers.get(method)
-    (torch.randn(64, 64) @ torch.randn(64, 64)).sum()  # the BLAS library's own buffers are not the method's
+    for dtype in (torch.float32, torch.float64):  # the linear algebra library's own code and buffers are not the method's
+        square = torch.eye(256, dtype=dtype) + 0.01
+        torch.linalg.cholesky(square @ square.T)
+        torch.linalg.eigh(square @ square.T)
     before = resident_bytes()
     table = read_table(table_name)
     budget = None
@@ -162,7 +165,8 @@ def main() -> None:
         command = [sys.executable, __file__, "--one", method, *asked]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
-            row = f"| {method} | failed: {done.stderr.strip().splitlines()[-1]}" + " |" * head.count("|")
+            why = (done.stderr.strip().splitlines() or [f"ended with {done.returncode}"])[-1]
+            row = f"| {method} | failed: {why}" + " |" * head.count("|")
         else:
             row = f"| {method} | {show(json.loads(done.stdout.strip().splitlines()[-1]))}"
         print(row, flush=True)

@@ -1,7 +1,7 @@
 """The words of a table, in row order, as a file keeps them: UTF-8, one a line.
 
 Python's strings take 60 bytes a word and more, of a table of 100 columns a sixth of its vectors. The text itself and where
-each word begins take some 15.
+each word begins take some 11.
 """
 
 from __future__ import annotations
@@ -61,8 +61,11 @@ class Words(Sequence[str]):
         return self._text
 
     def _keep(self, text: bytes) -> None:
-        ends = np.flatnonzero(np.frombuffer(text, dtype=np.uint8) == ord("\n")) + 1
-        self._text, self._starts = text, np.concatenate([[0], ends, [len(text) + 1]])
+        ends = np.flatnonzero(np.frombuffer(text, dtype=np.uint8) == ord("\n"))
+        self._text = text
+        self._starts = np.empty(len(ends) + 2, dtype=np.int32 if len(text) < (1 << 31) - 1 else np.int64)
+        self._starts[0], self._starts[-1] = 0, len(text) + 1
+        self._starts[1:-1] = ends + 1
 
     def _lines(self, first: int, last: int) -> bytes:
         return self._text[self._starts[first] : self._starts[last] - 1]
