@@ -147,25 +147,33 @@ class Pruned(Quantizer):
         threshold, ties = _threshold(table.vectors, scale, kept)
         largest = torch.finfo(dtype).max
         use_mask = _uses_mask(kept, shape)
-        values, masks, columns, counts = [], [], [], []
+        # Room for all that is kept is made first: small results between large temporaries would pin the allocator's memory.
+        device = table.vectors.device
+        values = torch.empty(kept, dtype=dtype, device=device)
+        mask = torch.empty((shape[0] if use_mask else 0, row_bytes(shape[1], 1)), dtype=torch.uint8, device=device)
+        columns = torch.empty(0 if use_mask else kept, dtype=torch.int32, device=device)
+        counts = torch.empty(0 if use_mask else shape[0], dtype=torch.int32, device=device)
+        done = begin = 0
         for rows, keys in _key_chunks(table.vectors, scale):
             keep = keys > threshold
             equal = keys == threshold
             allowed = equal.reshape(-1).cumsum(0).reshape(equal.shape) <= ties
             keep |= equal & allowed
             ties -= int((equal & allowed).sum())
-            values.append(rows[keep].clamp(-largest, largest).to(dtype))
+            found = rows[keep]
+            values[done : done + len(found)] = found.clamp_(-largest, largest)
             if use_mask:
-                masks.append(pack(keep, 1))
+                mask[begin : begin + len(rows)] = pack(keep, 1)
             else:
-                columns.append(keep.nonzero()[:, 1].to(torch.int32))
-                counts.append(keep.sum(dim=1))
-        state = {"values": torch.cat(values)}
+                columns[done : done + len(found)] = keep.nonzero()[:, 1]
+                counts[begin : begin + len(rows)] = keep.sum(dim=1)
+            done, begin = done + len(found), begin + len(rows)
+        state = {"values": values}
         if use_mask:
-            state["mask"] = torch.cat(masks)
+            state["mask"] = mask
         else:
-            state["columns"] = pack_stream(torch.cat(columns), bits_for(shape[1]))
-            state["row_counts"] = pack_stream(torch.cat(counts), bits_for(shape[1] + 1))
+            state["columns"] = pack_stream(columns, bits_for(shape[1]))
+            state["row_counts"] = pack_stream(counts, bits_for(shape[1] + 1))
         self._rows = None
         self._set_state(state)
         yield FitStep("prune", 1.0)

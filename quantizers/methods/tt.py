@@ -163,8 +163,8 @@ class TT(Quantizer):
         shapes = core_shapes(self.config, table.shape)
         rest = _as_tensor(table.vectors, [core[0] for core in shapes], [core[2] for core in shapes])
         # Values of about 1, so that Gram matrices neither overflow nor vanish; the scale goes back in at the end.
-        unit = float(rest.abs().amax()) or 1.0
-        rest = (rest / unit).reshape(1, -1)
+        unit = float(torch.linalg.vector_norm(rest, torch.inf)) or 1.0
+        rest = rest.div_(unit).reshape(1, -1)
         cores = []
         for k, (n, before, d, after) in enumerate(shapes[:-1]):
             matrix = rest.reshape(before * n * d, -1)
@@ -201,9 +201,15 @@ def _product(cores: Sequence[Tensor], ids: Tensor) -> Tensor:
 def _as_tensor(vectors: Tensor, rows: Sequence[int], columns: Sequence[int]) -> Tensor:
     """The padded table with its sides in the order n_1, d_1, n_2, d_2, ..: (N, D) -> (n_1 * d_1 * n_2 * ..,)."""
     count = len(rows)
-    padding = (0, math.prod(columns) - vectors.shape[1], 0, math.prod(rows) - vectors.shape[0])
-    padded = torch.nn.functional.pad(vectors, padding).reshape(*rows, *columns)
-    return padded.permute([side for k in range(count) for side in (k, count + k)]).reshape(-1)
+    sides = [side for k in range(count) for side in (k, count + k)]
+    # Blocks of rows with the same first digit, each padded and laid out alone: never a second copy of the table.
+    block = math.prod(rows[1:])
+    out = torch.zeros([size for pair in zip(rows, columns, strict=True) for size in pair], device=vectors.device)
+    for first, part in enumerate(torch.split(vectors, block)):
+        padding = (0, math.prod(columns) - vectors.shape[1], 0, block - len(part))
+        padded = torch.nn.functional.pad(part, padding).reshape(1, *rows[1:], *columns)
+        out[first] = padded.permute(sides)[0]
+    return out.reshape(-1)
 
 
 def _left_axes(matrix: Tensor, rank: int, random: torch.Generator) -> Tensor:
