@@ -25,8 +25,6 @@ from quantizers.coding.bits import pack, row_bytes
 from quantizers.coding.codebooks import CodebookDtype, codebook_dtypes_for, stored, stored_bytes
 from quantizers.table import TableStats
 
-PLAIN_WORTH = 5.95  # see additive_configs
-
 
 class AdditiveConfig(QuantizerConfig):
     """Parameters that every additive method has.
@@ -50,10 +48,11 @@ def codebook_bytes(config: Any, embedding_dim: int) -> int:
 ConfigT = TypeVar("ConfigT", bound=AdditiveConfig)
 
 
-def worth(num_codebooks: int, codebook_size: int) -> float:
+def worth(num_codebooks: int, codebook_size: int, *, slope: float = 1 / 11.5, most: float = 5.4) -> float:
     """What M codebooks of K codewords are worth to a row, as :func:`additive_configs` has it."""
     bits = math.log2(codebook_size)
-    return num_codebooks * bits * (bits + PLAIN_WORTH)
+    row = num_codebooks * bits
+    return row * (bits + min(slope * row, most))
 
 
 def additive_configs(
@@ -72,9 +71,9 @@ def additive_configs(
 
     Every M is tried with every number of bits and every codebook type; K is what the bytes left by the codes hold, at most
     2**bits, so that nothing stays unused. A codebook of K codewords makes better use of its bits the larger K is, and costs
-    more bytes: the K is taken whose M maximizes ``B * (b + 5.95)``, b = log2 K and B = M * b bits a row. Of the best M and
-    K of each number of bits, residual quantization and local search on GloVe (104,352 x 50 and 50,000 x 100, ratios 16 to
-    128; docs/results/proposals.md) do best with what this takes.
+    more bytes: the K is taken whose M maximizes ``B * (b + min(B / 11.5, 5.4))``, b = log2 K and B = M * b bits a row. Of
+    the best M and K of each number of bits, residual quantization and local search do best with what this takes, on GloVe
+    at 16 to 128 times smaller (104,352 x 50, 50,000 x 100; docs/results/proposals.md).
 
     Args:
         budget: the most bytes of codes and codebooks together.

@@ -34,7 +34,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from quantizers.additive import PLAIN_WORTH, AdditiveConfig, AdditiveQuantizer, additive_configs
+from quantizers.additive import AdditiveConfig, AdditiveQuantizer, additive_configs, worth
 from quantizers.base import CHUNK_ROWS, Budget, FitStep, Skip, generator
 from quantizers.coding.bits import pack
 from quantizers.coding.codebooks import rounded
@@ -107,7 +107,7 @@ class DCCL(AdditiveQuantizer):
     def configs_for(cls, budget: Budget, stats: TableStats) -> Sequence[DCCLConfig] | Skip:
         """See :func:`quantizers.additive.additive_configs`: codes of 3 to 8 bits, at most 256 books and 4,096 codewords.
 
-        What is maximized is ``B * (b + max(5.95, min(B / 20, 12)))``, b bits a code and B = M * b bits a row: fitted on
+        Where it is more, ``B * (b + min(B / 20, 12))`` is maximized, b bits a code and B = M * b bits a row: fitted on
         GloVe 100d at ratios 8 to 128. The more codes a row has, the more local search makes of small codebooks.
         """
         return additive_configs(
@@ -251,9 +251,7 @@ class DCCL(AdditiveQuantizer):
 
 
 def _worth(num_codebooks: int, codebook_size: int) -> float:
-    bits = math.log2(codebook_size)
-    row = num_codebooks * bits
-    return row * (bits + max(PLAIN_WORTH, min(row / 20, 12)))
+    return max(worth(num_codebooks, codebook_size), worth(num_codebooks, codebook_size, slope=1 / 20, most=12))
 
 
 def hidden_units(config: Any) -> int:
