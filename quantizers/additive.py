@@ -72,8 +72,7 @@ def additive_configs(
     Every M is tried with every number of bits and every codebook type; K is what the bytes left by the codes hold, at most
     2**bits, so that nothing stays unused. A codebook of K codewords makes better use of its bits the larger K is, and costs
     more bytes: the K is taken whose M maximizes ``B * (b + min(B / 11.5, 5.4))``, b = log2 K and B = M * b bits a row. Of
-    the best M and K of each number of bits, residual quantization and local search do best with what this takes, on GloVe
-    at 16 to 128 times smaller (104,352 x 50, 50,000 x 100; docs/results/proposals.md).
+    the best M and K of each number of bits, this takes the one with the least error on GloVe (docs/results/proposals.md).
 
     Args:
         budget: the most bytes of codes and codebooks together.
