@@ -40,7 +40,7 @@ CASES: list[tuple[str, int, int, dict[str, Any]]] = [
 # Beside faiss's local search; minutes each, so only where --cases names them.
 LONG: list[tuple[str, int, int, dict[str, Any]]] = [
     ("dccl", 32, 16, {}),
-    ("dccl", 32, 16, {"iterations": 10_000, "refine_rounds": 80}),
+    ("dccl", 32, 16, {"iterations": 10_000, "refine_rounds": 120}),
 ]
 
 

@@ -229,7 +229,8 @@ def _step(
 ) -> Tensor:
     """One gradient step; returns loss and maxp."""
     logits = network.logits(x)
-    choice = torch.softmax((logits + gumbel_noise(logits.shape, generator, x.device)) / tau, dim=2)
+    logits = logits + gumbel_noise(logits.shape, generator, x.device)
+    choice = torch.softmax(logits if tau == 1 else logits / tau, dim=2)
     loss = half_squared_error(network.rebuild(choice), x)
     optimizer.zero_grad()
     loss.backward()  # type: ignore[no-untyped-call]

@@ -10,11 +10,11 @@ epochs, gradients clipped to a global norm of 0.001, the weights of the lowest l
 codes as the argmax of the logits. (The reference takes its validation rows from the training rows and scores them on soft
 codes with noise; here they are held out and scored on hard codes without.)
 
-``recipe="fast"``, the default, trains the same loss on rows scaled to unit deviation with a larger rate that falls along
-a cosine, batches of 256, Xavier's start, codewords that start as rows, and 256 hidden units whatever M and K are; then it
+``recipe="fast"``, the default, trains the same loss on rows scaled to unit deviation with a larger rate that falls along a
+cosine, batches of 256, Xavier's start, codewords that start as rows, and 128 hidden units, 256 above 512 codewords; then it
 alternates least squares for the codebooks and local search for the codes, which the paper does not have. Most of what it is
-better than the reference comes from that (docs/results/dccl.md has the shares); the curves tell the phases apart: ``train``,
-then ``refine``. A table whose rows are all equal is not trained on.
+better than the reference comes from that (docs/results/dccl.md has the shares); the curves tell the phases apart:
+``train``, then ``refine``. A table whose rows are all equal is not trained on.
 
 Codes of new vectors are searched for with the codebooks, as the network is not kept in the file; of the table's own rows
 they may differ from those stored, and rebuild them about as well (within some percent, the stored ones being better).
@@ -52,6 +52,7 @@ _MAX_WORDS = 4096
 _REPORTS = 20
 _MAX_WORK = 2e12  # floating-point operations that the fast recipe trains for, at the most
 _BOUND = 0.01
+_SMALL = 512  # codewords up to which the fast recipe learns with fewer units and steps and a larger rate, as well
 
 
 class DCCLConfig(AdditiveConfig):
@@ -61,13 +62,13 @@ class DCCLConfig(AdditiveConfig):
         recipe: ``fast``, or ``authors`` for the reference settings.
         tau: temperature of the Gumbel-softmax at the start.
         tau_end: temperature at the end, reached geometrically; default ``tau``.
-        hidden: hidden units of the encoder; 256, authors M*K/2.
+        hidden: hidden units of the encoder; 128, above 512 codewords 256, authors M*K/2.
         optimizer: ``adam`` or ``sgd``.
-        learning_rate: 0.012, authors 1e-4.
+        learning_rate: 0.025, above 512 codewords 0.012, authors 1e-4.
         batch_size: 256, authors 64.
         epochs: passes over the rows that are not held out; authors 200, fast: as many as its number of steps makes.
-        iterations: gradient steps, instead of ``epochs``; fast: a twelfth of the rows, 100 to 3,000 and less for very large
-            M*K.
+        iterations: gradient steps, instead of ``epochs``; fast: a twelfth of the rows, 100 to 2,000, above 512 codewords to
+            3,000, and less for very large M*K.
         clip_norm: largest global norm of a gradient, 0 for no limit; 0, authors 0.001.
         validation_rows: rows held out of the training, at most a tenth; 1,000, authors 640.
         refine_rounds: rounds of finishing; 20, authors 0.
@@ -224,6 +225,7 @@ class DCCL(AdditiveQuantizer):
         """The recipe's schedule with what the configuration changes, for ``num_rows`` rows to train on."""
         config = self.config
         authors = config.recipe == "authors"
+        small = _small(config)
         batch = config.batch_size or (64 if authors else max(32, min(256, num_rows // 4)))
         epoch = max(1, math.ceil(num_rows / batch))
         if config.iterations is not None:
@@ -235,14 +237,14 @@ class DCCL(AdditiveQuantizer):
         else:
             words, hidden = config.num_codebooks * config.codebook_size, hidden_units(config)
             row = 6 * (embedding_dim * hidden + hidden * words + words * embedding_dim)
-            steps = max(100, min(3000, num_rows // 12, int(_MAX_WORK / (row * batch))))
+            steps = max(100, min(2000 if small else 3000, num_rows // 12, int(_MAX_WORK / (row * batch))))
         clip = config.clip_norm if config.clip_norm is not None else (1e-3 if authors else 0.0)
         return Schedule(
             steps=steps,
             batch_size=batch,
             report_steps=min(steps, epoch) if authors else max(1, steps // _REPORTS),
             optimizer=config.optimizer,
-            learning_rate=config.learning_rate or (1e-4 if authors else 0.012),
+            learning_rate=config.learning_rate or (1e-4 if authors else 0.025 if small else 0.012),
             constant_rate=authors,
             tau=config.tau,
             tau_end=config.tau_end or config.tau,
@@ -254,11 +256,17 @@ def _worth(num_codebooks: int, codebook_size: int) -> float:
     return max(worth(num_codebooks, codebook_size), worth(num_codebooks, codebook_size, slope=1 / 20, most=12))
 
 
+def _small(config: Any) -> bool:
+    return bool(config.num_codebooks * config.codebook_size <= _SMALL)
+
+
 def hidden_units(config: Any) -> int:
     """H of a configuration's encoder."""
     if config.hidden is not None:
         return int(config.hidden)
-    return max(1, config.num_codebooks * config.codebook_size // 2) if config.recipe == "authors" else 256
+    if config.recipe == "authors":
+        return max(1, int(config.num_codebooks * config.codebook_size) // 2)
+    return 128 if _small(config) else 256
 
 
 def _scaling(vectors: Tensor, authors: bool) -> tuple[Tensor, float]:
