@@ -245,7 +245,8 @@ class Trellis(Quantizer):
         values = rebuilt_values(state["shrink"].to(torch.float32), reader.width) * state["step"]
         leaves = torch.stack([values, -values], dim=2).flatten(1)[:, 1:].flatten()  # of 0, 1, -1, 2, -2, ..
         rows = ids.detach().cpu().numpy()
-        if leaves.requires_grad and torch.is_grad_enabled():
+        few = len(rows) * len(reader.bases) < len(reader.entries)  # a table of values for all entries would cost more
+        if few or (leaves.requires_grad and torch.is_grad_enabled()):
             symbols = torch.from_numpy(reader.read(rows, reader.symbol)).to(leaves.device)
             coordinates = leaves[symbols]
         else:
