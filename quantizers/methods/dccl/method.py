@@ -52,7 +52,7 @@ _MAX_WORDS = 4096
 _REPORTS = 20
 _MAX_WORK = 2e12  # floating-point operations that the fast recipe trains for, at the most
 _BOUND = 0.01
-_SMALL = 512  # codewords up to which the fast recipe learns with fewer units and steps and a larger rate, as well
+_SMALL = 512  # codewords; above it, fewer hidden units and steps cost accuracy
 
 
 class DCCLConfig(AdditiveConfig):
